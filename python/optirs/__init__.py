@@ -1,0 +1,1 @@
+"""Gradient optimisers with explicit state on trees of NumPy arrays."""
