@@ -1,0 +1,390 @@
+//! Element types: what a formula may do with one number, and how 16-bit and foreign types are read and written.
+//!
+//! A rule is written once over [`Element`]. Real numbers are their own [`Element::Real`]; a complex number's is the type
+//! of its parts, which second moments have. Only operations that IEEE 754 defines to the last bit are offered, so that
+//! every instruction set gives the same result.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use num_complex::Complex;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+
+/// The type of an array's elements.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum DType {
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary64.
+    F64,
+    /// Two binary32.
+    C64,
+    /// Two binary64.
+    C128,
+}
+
+/// The type in which a rule computes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compute {
+    /// float32, also for 16-bit arrays.
+    F32,
+    /// float64.
+    F64,
+    /// complex64.
+    C64,
+    /// complex128.
+    C128,
+}
+
+impl DType {
+    /// Bytes of one element.
+    #[must_use]
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F16 | Self::BF16 => 2,
+            Self::F32 => 4,
+            Self::F64 | Self::C64 => 8,
+            Self::C128 => 16,
+        }
+    }
+
+    /// The type in which arrays of this type are computed.
+    #[must_use]
+    pub const fn compute(self) -> Compute {
+        match self {
+            Self::F16 | Self::BF16 | Self::F32 => Compute::F32,
+            Self::F64 => Compute::F64,
+            Self::C64 => Compute::C64,
+            Self::C128 => Compute::C128,
+        }
+    }
+
+    /// Whether elements have an imaginary part.
+    #[must_use]
+    pub const fn is_complex(self) -> bool {
+        matches!(self, Self::C64 | Self::C128)
+    }
+
+    /// NumPy's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+            Self::F32 => "float32",
+            Self::F64 => "float64",
+            Self::C64 => "complex64",
+            Self::C128 => "complex128",
+        }
+    }
+
+    /// The type with NumPy's name `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::F16,
+            Self::BF16,
+            Self::F32,
+            Self::F64,
+            Self::C64,
+            Self::C128,
+        ]
+        .into_iter()
+        .find(|d| d.name() == name)
+    }
+}
+
+impl Compute {
+    /// The storage type of values of this type.
+    #[must_use]
+    pub const fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F64 => DType::F64,
+            Self::C64 => DType::C64,
+            Self::C128 => DType::C128,
+        }
+    }
+
+    /// The storage type of the real numbers that go with it.
+    #[must_use]
+    pub const fn real(self) -> DType {
+        match self {
+            Self::F32 | Self::C64 => DType::F32,
+            Self::F64 | Self::C128 => DType::F64,
+        }
+    }
+}
+
+/// A number that rules compute with.
+pub trait Element:
+    Copy
+    + Send
+    + Sync
+    + PartialEq
+    + 'static
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Neg<Output = Self>
+    + Mul<Self::Real, Output = Self>
+    + Div<Self::Real, Output = Self>
+{
+    /// The type of the modulus, and of hyper-parameters.
+    type Real: Real;
+    /// This type's name at run time.
+    const COMPUTE: Compute;
+    /// Zero.
+    const ZERO: Self;
+    /// `x` as an element.
+    fn from_real(x: Self::Real) -> Self;
+    /// The real part: the number itself where it is real.
+    fn re(self) -> Self::Real;
+    /// `|z|²`.
+    fn abs2(self) -> Self::Real;
+    /// `|z|²` in float64, which float32 cannot overflow.
+    fn wide_abs2(self) -> f64;
+    /// `|z|`, without overflow on the way.
+    fn abs(self) -> Self::Real;
+    /// `z/|z|`, and 0 at 0; NaN stays NaN.
+    fn sign(self) -> Self;
+    /// Reads `out.len()` elements of type `from` at `at`, converted.
+    ///
+    /// # Safety
+    /// `at` is valid for reads of that many aligned elements of `from`.
+    unsafe fn load(from: DType, at: *const u8, out: &mut [Self]);
+    /// Writes `values`, converted and rounded once, as elements of type `to` at `at`.
+    ///
+    /// # Safety
+    /// `at` is valid for writes of that many aligned elements of `to`, and does not overlap `values`.
+    unsafe fn store(to: DType, values: &[Self], at: *mut u8);
+}
+
+/// A real number that rules compute with.
+pub trait Real:
+    Element<Real = Self> + PartialOrd + Mul<Self, Output = Self> + Div<Self, Output = Self>
+{
+    /// One.
+    const ONE: Self;
+    /// The nearest value.
+    fn from_f64(x: f64) -> Self;
+    /// The same value.
+    fn to_f64(self) -> f64;
+    /// The square root.
+    fn sqrt(self) -> Self;
+
+    /// The greater one; NaN if either is.
+    #[inline(always)]
+    fn maximum(self, other: Self) -> Self {
+        if self > other || is_nan(self) {
+            self
+        } else {
+            other
+        }
+    }
+
+    /// The lesser one; NaN if either is.
+    #[inline(always)]
+    fn minimum(self, other: Self) -> Self {
+        if self < other || is_nan(self) {
+            self
+        } else {
+            other
+        }
+    }
+}
+
+#[allow(
+    clippy::eq_op,
+    reason = "the definition of NaN; `is_nan` is not in the trait"
+)]
+#[inline(always)]
+fn is_nan<R: Real>(x: R) -> bool {
+    x != x
+}
+
+macro_rules! real {
+    ($t:ident, $variant:ident, $from_half:ident, $to_half:ident) => {
+        impl Element for $t {
+            type Real = $t;
+            const COMPUTE: Compute = Compute::$variant;
+            const ZERO: Self = 0.0;
+            #[inline(always)]
+            fn from_real(x: $t) -> Self {
+                x
+            }
+            #[inline(always)]
+            fn re(self) -> $t {
+                self
+            }
+            #[inline(always)]
+            fn abs2(self) -> $t {
+                self * self
+            }
+            #[inline(always)]
+            fn wide_abs2(self) -> f64 {
+                f64::from(self) * f64::from(self)
+            }
+            #[inline(always)]
+            fn abs(self) -> $t {
+                <$t>::abs(self)
+            }
+            #[inline(always)]
+            fn sign(self) -> Self {
+                // NaN is neither, and 0 keeps itself: the value passes through.
+                if self > 0.0 {
+                    1.0
+                } else if self < 0.0 {
+                    -1.0
+                } else {
+                    self
+                }
+            }
+            unsafe fn load(from: DType, at: *const u8, out: &mut [Self]) {
+                let n = out.len();
+                // SAFETY: the caller vouches for `at`.
+                unsafe {
+                    match from {
+                        DType::F16 => from_raw_parts(at.cast::<f16>(), n).$from_half(out),
+                        DType::BF16 => from_raw_parts(at.cast::<bf16>(), n).$from_half(out),
+                        DType::F32 => cast(from_raw_parts(at.cast::<f32>(), n), out, |x| x as $t),
+                        DType::F64 => cast(from_raw_parts(at.cast::<f64>(), n), out, |x| x as $t),
+                        DType::C64 | DType::C128 => {
+                            debug_assert!(false, "complex numbers are never read as real ones")
+                        }
+                    }
+                }
+            }
+            unsafe fn store(to: DType, values: &[Self], at: *mut u8) {
+                let n = values.len();
+                // SAFETY: the caller vouches for `at`.
+                unsafe {
+                    match to {
+                        DType::F16 => from_raw_parts_mut(at.cast::<f16>(), n).$to_half(values),
+                        DType::BF16 => from_raw_parts_mut(at.cast::<bf16>(), n).$to_half(values),
+                        DType::F32 => cast(values, from_raw_parts_mut(at.cast::<f32>(), n), |x| {
+                            x as f32
+                        }),
+                        DType::F64 => cast(values, from_raw_parts_mut(at.cast::<f64>(), n), |x| {
+                            f64::from(x)
+                        }),
+                        DType::C64 | DType::C128 => {
+                            debug_assert!(false, "real numbers are never written as complex ones")
+                        }
+                    }
+                }
+            }
+        }
+
+        impl Real for $t {
+            const ONE: Self = 1.0;
+            #[inline(always)]
+            fn from_f64(x: f64) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                <$t>::sqrt(self)
+            }
+        }
+    };
+}
+
+real!(f32, F32, convert_to_f32_slice, convert_from_f32_slice);
+real!(f64, F64, convert_to_f64_slice, convert_from_f64_slice);
+
+macro_rules! complex {
+    ($t:ident, $variant:ident, |$z:ident| $modulus:expr) => {
+        impl Element for Complex<$t> {
+            type Real = $t;
+            const COMPUTE: Compute = Compute::$variant;
+            const ZERO: Self = Complex { re: 0.0, im: 0.0 };
+            #[inline(always)]
+            fn from_real(x: $t) -> Self {
+                Complex { re: x, im: 0.0 }
+            }
+            #[inline(always)]
+            fn re(self) -> $t {
+                self.re
+            }
+            #[inline(always)]
+            fn abs2(self) -> $t {
+                self.re * self.re + self.im * self.im
+            }
+            #[inline(always)]
+            fn wide_abs2(self) -> f64 {
+                f64::from(self.re) * f64::from(self.re) + f64::from(self.im) * f64::from(self.im)
+            }
+            #[inline(always)]
+            fn abs(self) -> $t {
+                let $z = self;
+                $modulus
+            }
+            #[inline(always)]
+            fn sign(self) -> Self {
+                let modulus = self.abs();
+                if modulus == 0.0 { self } else { self / modulus }
+            }
+            unsafe fn load(from: DType, at: *const u8, out: &mut [Self]) {
+                let n = out.len();
+                // SAFETY: the caller vouches for `at`.
+                unsafe {
+                    match from {
+                        DType::C64 => cast(from_raw_parts(at.cast(), n), out, |z: Complex<f32>| {
+                            Complex::new(z.re as $t, z.im as $t)
+                        }),
+                        DType::C128 => {
+                            cast(from_raw_parts(at.cast(), n), out, |z: Complex<f64>| {
+                                Complex::new(z.re as $t, z.im as $t)
+                            })
+                        }
+                        _ => {
+                            debug_assert!(false, "real numbers are converted before they come here")
+                        }
+                    }
+                }
+            }
+            unsafe fn store(to: DType, values: &[Self], at: *mut u8) {
+                let n = values.len();
+                // SAFETY: the caller vouches for `at`.
+                unsafe {
+                    match to {
+                        DType::C64 => cast(values, from_raw_parts_mut(at.cast(), n), |z| {
+                            Complex::new(z.re as f32, z.im as f32)
+                        }),
+                        DType::C128 => cast(values, from_raw_parts_mut(at.cast(), n), |z| {
+                            Complex::new(f64::from(z.re), f64::from(z.im))
+                        }),
+                        _ => debug_assert!(false, "complex numbers are never written as real ones"),
+                    }
+                }
+            }
+        }
+    };
+}
+
+// float32 parts cannot overflow in float64; float64 parts are scaled by the greater one.
+complex!(f32, C64, |z| z.wide_abs2().sqrt() as f32);
+complex!(f64, C128, |z| {
+    let (a, b) = (z.re.abs(), z.im.abs());
+    let (large, small) = if a > b { (a, b) } else { (b, a) };
+    let ratio = small / large;
+    if large == 0.0 || large == f64::INFINITY {
+        large + small * 0.0
+    } else {
+        large * (1.0 + ratio * ratio).sqrt()
+    }
+});
+
+fn cast<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {
+    for (b, &a) in to.iter_mut().zip(from) {
+        *b = f(a);
+    }
+}

@@ -1,0 +1,207 @@
+//! The loops over elements: one source for every rule, element type, instruction set and way of being called.
+//!
+//! A loop is a plain `for` over *separate* slice parameters into which the rule's formula is inlined: that is the form
+//! that the compiler vectorises for every rule. In place and pure are two loops, since with one loop over pointers that
+//! may be equal the compiler's overlap check fails in place and the loop runs one element at a time. Strides of the
+//! state known only at run time, local blocks of lanes and constant trip counts were measured and lost.
+
+use crate::element::Element;
+use crate::rule::{Elementwise, SLOTS, Scalars, narrow};
+use crate::simd::Level;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+
+/// Where a loop reads and writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// `x -= dx`; the state is replaced.
+    InPlace,
+    /// `y = x - dx`; the state is read from one place and written to another.
+    Pure,
+    /// `g` becomes `dx`, `x` is only read; the state is replaced.
+    Link,
+}
+
+/// The arguments of one loop, all arrays `n` elements long.
+///
+/// The pointers are aligned and valid for the loop's time; what [`Mode`] says is written is written by nobody else and
+/// overlaps nothing, and what it says is only read is written by nobody.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// What to do.
+    pub mode: Mode,
+    /// The number of elements.
+    pub n: usize,
+    /// The scalars of the step.
+    pub k: &'a Scalars,
+    /// The parameter; written in place.
+    pub x: *mut u8,
+    /// The new parameter, when pure.
+    pub y: *mut u8,
+    /// The gradient; written as a link.
+    pub g: *mut u8,
+    /// The state; written unless pure.
+    pub s: [*mut u8; SLOTS],
+    /// The new state, when pure.
+    pub o: [*mut u8; SLOTS],
+}
+
+/// One element's state as a tuple, and the loops over arrays of it.
+pub trait Columns<T: Element>: Copy {
+    /// Runs the loop that `call` describes.
+    ///
+    /// # Safety
+    /// `call` keeps what [`Call`] promises, and its pointers are to elements of `T` and of this tuple's types.
+    unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, call: &Call);
+}
+
+/// Defines `$name(level, args)`: `$body`, compiled for every [`Level`].
+macro_rules! per_level {
+    (fn $name:ident<$($G:ident: $B:path),* $(,)?>($($arg:ident: $t:ty),* $(,)?) where [$($w:tt)*] $body:block) => {
+        #[inline(always)]
+        #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+        fn $name<$($G: $B),*>(level: Level, $($arg: $t),*) where $($w)* {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn body<$($G: $B),*>($($arg: $t),*) where $($w)* $body
+
+            #[inline(never)]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn baseline<$($G: $B),*>($($arg: $t),*) where $($w)* {
+                body::<$($G),*>($($arg),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn avx2<$($G: $B),*>($($arg: $t),*) where $($w)* {
+                body::<$($G),*>($($arg),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn avx512<$($G: $B),*>($($arg: $t),*) where $($w)* {
+                body::<$($G),*>($($arg),*);
+            }
+
+            match level {
+                // SAFETY: `level` never exceeds what the processor has.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => unsafe { avx512::<$($G),*>($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe { avx2::<$($G),*>($($arg),*) },
+                _ => baseline::<$($G),*>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use per_level;
+
+macro_rules! columns {
+    ($($S:ident $s:ident $o:ident $i:tt),*) => {
+        impl<T: Element, $($S: Element),*> Columns<T> for ($($S,)*) {
+            unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, call: &Call) {
+                per_level! {
+                    fn in_place<R: Elementwise, T: Element, $($S: Element),*>(
+                        k: &Scalars, x: &mut [T], g: &[T], $($s: &mut [$S]),*
+                    ) where [R: Elementwise<State<T> = ($($S,)*)>] {
+                        let (n, k) = (x.len(), narrow(k));
+                        let g = &g[..n];
+                        $(let $s = &mut $s[..n];)*
+                        for i in 0..n {
+                            let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
+                            x[i] = x[i] - dx;
+                            $($s[i] = _s.$i;)*
+                        }
+                    }
+                }
+                per_level! {
+                    fn pure<R: Elementwise, T: Element, $($S: Element),*>(
+                        k: &Scalars, x: &[T], y: &mut [T], g: &[T], $($s: &[$S], $o: &mut [$S]),*
+                    ) where [R: Elementwise<State<T> = ($($S,)*)>] {
+                        let (n, k) = (y.len(), narrow(k));
+                        let (x, g) = (&x[..n], &g[..n]);
+                        $(let ($s, $o) = (&$s[..n], &mut $o[..n]);)*
+                        for i in 0..n {
+                            let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
+                            y[i] = x[i] - dx;
+                            $($o[i] = _s.$i;)*
+                        }
+                    }
+                }
+                per_level! {
+                    fn link<R: Elementwise, T: Element, $($S: Element),*>(
+                        k: &Scalars, x: &[T], g: &mut [T], $($s: &mut [$S]),*
+                    ) where [R: Elementwise<State<T> = ($($S,)*)>] {
+                        let (n, k) = (g.len(), narrow(k));
+                        let x = &x[..n];
+                        $(let $s = &mut $s[..n];)*
+                        for i in 0..n {
+                            let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
+                            g[i] = dx;
+                            $($s[i] = _s.$i;)*
+                        }
+                    }
+                }
+                let &Call { mode, n, k, x, y, g, s: _s, o: _o } = call;
+                // SAFETY: the caller keeps what `Call` promises: the slices are valid, and the mutable ones overlap
+                // nothing.
+                unsafe {
+                    match mode {
+                        Mode::InPlace => in_place::<R, T, $($S),*>(
+                            level, k, from_raw_parts_mut(x.cast(), n), from_raw_parts(g.cast(), n),
+                            $(from_raw_parts_mut(_s[$i].cast(), n)),*
+                        ),
+                        Mode::Pure => pure::<R, T, $($S),*>(
+                            level, k, from_raw_parts(x.cast(), n), from_raw_parts_mut(y.cast(), n),
+                            from_raw_parts(g.cast(), n),
+                            $(from_raw_parts(_s[$i].cast(), n), from_raw_parts_mut(_o[$i].cast(), n)),*
+                        ),
+                        Mode::Link => link::<R, T, $($S),*>(
+                            level, k, from_raw_parts(x.cast(), n), from_raw_parts_mut(g.cast(), n),
+                            $(from_raw_parts_mut(_s[$i].cast(), n)),*
+                        ),
+                    }
+                }
+            }
+        }
+    };
+}
+
+columns!();
+columns!(A a a2 0);
+columns!(A a a2 0, B b b2 1);
+columns!(A a a2 0, B b b2 1, C c c2 2);
+
+per_level! {
+    fn subtract_in_place<T: Element>(x: &mut [T], d: &[T]) where [] {
+        for (x, &d) in x.iter_mut().zip(d) {
+            *x = *x - d;
+        }
+    }
+}
+
+per_level! {
+    fn subtract_pure<T: Element>(x: &[T], d: &[T], y: &mut [T]) where [] {
+        for ((y, &x), &d) in y.iter_mut().zip(x).zip(d) {
+            *y = x - d;
+        }
+    }
+}
+
+/// `y = x - d`, where `y` may be `x`.
+///
+/// # Safety
+/// Both are valid for `d.len()` aligned elements; they are equal or do not overlap, and neither overlaps `d`.
+pub unsafe fn subtract<T: Element>(level: Level, x: *const T, d: &[T], y: *mut T) {
+    let n = d.len();
+    // SAFETY: the caller's promise.
+    unsafe {
+        if x == y {
+            subtract_in_place(level, from_raw_parts_mut(y, n), d);
+        } else {
+            subtract_pure(level, from_raw_parts(x, n), d, from_raw_parts_mut(y, n));
+        }
+    }
+}

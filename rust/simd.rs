@@ -1,0 +1,64 @@
+//! Which instruction set the loops use: chosen once at run time, and only faster, never different.
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// An instruction set for which every loop is compiled.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Level {
+    /// What every processor of the architecture has: SSE2 on x86-64, NEON on Arm.
+    Baseline = 1,
+    /// 256-bit vectors.
+    Avx2 = 2,
+    /// 512-bit vectors.
+    Avx512 = 3,
+}
+
+/// 0 until the processor has been asked.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The level in use.
+pub fn level() -> Level {
+    match LEVEL.load(Ordering::Relaxed) {
+        1 => Level::Baseline,
+        2 => Level::Avx2,
+        3 => Level::Avx512,
+        _ => {
+            let best = best();
+            LEVEL.store(best as u8, Ordering::Relaxed);
+            best
+        }
+    }
+}
+
+/// The highest level that this processor has.
+#[must_use]
+pub fn best() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        if avx512 {
+            return Level::Avx512;
+        }
+        if is_x86_feature_detected!("avx2") {
+            return Level::Avx2;
+        }
+    }
+    Level::Baseline
+}
+
+/// The levels that this processor has.
+#[must_use]
+pub fn levels() -> Vec<Level> {
+    [Level::Baseline, Level::Avx2, Level::Avx512]
+        .into_iter()
+        .filter(|&l| l <= best())
+        .collect()
+}
+
+/// Uses `level` from now on, or the best one below it. For tests and measurements.
+pub fn set_level(level: Level) {
+    LEVEL.store(level.min(best()) as u8, Ordering::Relaxed);
+}
