@@ -103,7 +103,7 @@ macro_rules! columns {
         impl<T: Element, $($S: Element),*> Columns<T> for ($($S,)*) {
             unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, call: &Call) {
                 per_level! {
-                    fn in_place<R: Elementwise, T: Element, $($S: Element),*>(
+                    fn in_place<R: Sized, T: Element, $($S: Element),*>(
                         k: &Scalars, x: &mut [T], g: &[T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (n, k) = (x.len(), narrow(k));
@@ -117,7 +117,7 @@ macro_rules! columns {
                     }
                 }
                 per_level! {
-                    fn pure<R: Elementwise, T: Element, $($S: Element),*>(
+                    fn pure<R: Sized, T: Element, $($S: Element),*>(
                         k: &Scalars, x: &[T], y: &mut [T], g: &[T], $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (n, k) = (y.len(), narrow(k));
@@ -131,7 +131,7 @@ macro_rules! columns {
                     }
                 }
                 per_level! {
-                    fn link<R: Elementwise, T: Element, $($S: Element),*>(
+                    fn link<R: Sized, T: Element, $($S: Element),*>(
                         k: &Scalars, x: &[T], g: &mut [T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (n, k) = (g.len(), narrow(k));

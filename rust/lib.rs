@@ -1,7 +1,11 @@
 //! Gradient optimisers with explicit state, in one pass over memory.
 
+pub mod buffer;
+pub mod chain;
+pub mod drive;
 pub mod element;
 pub mod kernel;
+pub mod pool;
 pub mod reduce;
 pub mod rule;
 pub mod rules;

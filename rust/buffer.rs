@@ -1,0 +1,223 @@
+//! Aligned memory for moments and results, recycled.
+//!
+//! Fresh pages from the system cost several times the step that fills them, so large blocks that are given back are kept
+//! for the next request of their size. In the steady state `state, model = update(state, model, grad)` alternates between
+//! two sets of blocks. What is kept is bounded by what is in use, or [`FLOOR`] if that is more: a program that drops its
+//! model gets its memory back.
+//!
+//! Large blocks start at different places of a page ([`STAGGER`]): streams that start at the same place share cache sets
+//! and slow each other down.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, TryLockError};
+
+/// From this size on blocks are recycled; below it the allocator does well by itself.
+const LARGE: usize = 64 << 10;
+/// From this size on blocks ask for huge pages.
+const HUGE: usize = 4 << 20;
+const HUGE_PAGE: usize = 2 << 20;
+/// So much may be kept however little is in use.
+const FLOOR: usize = 64 << 20;
+/// Distance between the starts of consecutive blocks within a page: a multiple of the cache line.
+const STAGGER: usize = 1088;
+const STAGGERS: usize = 32;
+const ALIGN: usize = 64;
+
+static NEXT_STAGGER: AtomicUsize = AtomicUsize::new(0);
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static KEPT: Mutex<Kept> = Mutex::new(Kept {
+    blocks: VecDeque::new(),
+    bytes: 0,
+});
+
+struct Kept {
+    /// Oldest first.
+    blocks: VecDeque<Block>,
+    bytes: usize,
+}
+
+/// An allocation of the system's.
+struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+    offset: usize,
+}
+
+// SAFETY: a block is owned by whoever holds it, and has no thread of its own.
+unsafe impl Send for Block {}
+
+impl Block {
+    fn new(bytes: usize) -> Self {
+        let (layout, offset) = layout(bytes);
+        // SAFETY: the layout is not empty.
+        let start = unsafe { alloc(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        #[cfg(target_os = "linux")]
+        if layout.align() == HUGE_PAGE {
+            // SAFETY: the range was just allocated; the call is advice and its failure harmless.
+            unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        }
+        Self {
+            start,
+            layout,
+            offset,
+        }
+    }
+
+    fn free(self) {
+        // SAFETY: allocated in `new` with this layout, and owned.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// The layout of a block with room for `bytes`, and where in it they start.
+fn layout(bytes: usize) -> (Layout, usize) {
+    let (size, align, offset) = if bytes < LARGE {
+        (bytes.max(1), ALIGN, 0)
+    } else {
+        let align = if bytes < HUGE { 4096 } else { HUGE_PAGE };
+        let offset = NEXT_STAGGER.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER;
+        (bytes + STAGGERS * STAGGER, align, offset)
+    };
+    match Layout::from_size_align(size, align) {
+        Ok(layout) => (layout, offset),
+        Err(_) => handle_alloc_error(Layout::new::<u8>()),
+    }
+}
+
+/// Some bytes, 64-byte aligned, not initialised.
+pub struct Buffer {
+    block: Option<Block>,
+    bytes: usize,
+}
+
+// SAFETY: a buffer is plain memory; who may write to it when is its users' affair, which they say where they do.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// Room for `bytes` bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        let block = if bytes < LARGE { None } else { recycled(bytes) };
+        if bytes >= LARGE {
+            IN_USE.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Self {
+            block: Some(block.unwrap_or_else(|| Block::new(bytes))),
+            bytes,
+        }
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub fn ptr(&self) -> *mut u8 {
+        match &self.block {
+            // SAFETY: the offset lies within the block.
+            Some(block) => unsafe { block.start.as_ptr().add(block.offset) },
+            None => NonNull::dangling().as_ptr(),
+        }
+    }
+
+    /// How many bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let Some(block) = self.block.take() else {
+            return;
+        };
+        if self.bytes < LARGE {
+            return block.free();
+        }
+        let in_use = IN_USE.fetch_sub(self.bytes, Ordering::Relaxed) - self.bytes;
+        let Some(mut kept) = kept() else {
+            return block.free();
+        };
+        kept.bytes += block.layout.size();
+        kept.blocks.push_back(block);
+        kept.trim(in_use.max(FLOOR));
+    }
+}
+
+impl Kept {
+    fn trim(&mut self, bound: usize) {
+        while self.bytes > bound {
+            let Some(block) = self.blocks.pop_front() else {
+                return;
+            };
+            self.bytes -= block.layout.size();
+            block.free();
+        }
+    }
+}
+
+/// The kept blocks, unless another thread has them just now: after a `fork` that thread may not exist, so nobody waits.
+fn kept() -> Option<std::sync::MutexGuard<'static, Kept>> {
+    match KEPT.try_lock() {
+        Ok(kept) => Some(kept),
+        Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+fn recycled(bytes: usize) -> Option<Block> {
+    let mut kept = kept()?;
+    let size = bytes + STAGGERS * STAGGER;
+    let i = kept.blocks.iter().rposition(|b| b.layout.size() == size)?;
+    let block = kept.blocks.remove(i)?;
+    kept.bytes -= size;
+    Some(block)
+}
+
+/// Gives everything that is kept back to the system, and says how many bytes that was.
+pub fn release() -> usize {
+    let Some(mut kept) = kept() else { return 0 };
+    let bytes = kept.bytes;
+    kept.trim(0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_blocks_are_recycled_aligned_and_released() {
+        let size = (5 << 20) + 64;
+        let first = Buffer::new(size);
+        let at = first.ptr();
+        assert_eq!(at as usize % ALIGN, 0);
+        drop(first);
+        let again = Buffer::new(size);
+        assert_eq!(again.ptr(), at);
+        drop(again);
+        assert!(release() >= size);
+    }
+
+    #[test]
+    fn buffers_start_at_different_places_of_a_page() {
+        let (a, b) = (Buffer::new(HUGE), Buffer::new(HUGE));
+        assert_ne!(a.ptr() as usize % 4096, b.ptr() as usize % 4096);
+    }
+
+    #[test]
+    fn empty_and_small() {
+        assert!(Buffer::new(0).is_empty());
+        assert_eq!(Buffer::new(12).ptr() as usize % ALIGN, 0);
+    }
+}
