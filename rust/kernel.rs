@@ -58,28 +58,28 @@ pub trait Columns<T: Element>: Copy {
 macro_rules! per_level {
     (fn $name:ident<$($G:ident: $B:path),* $(,)?>($($arg:ident: $t:ty),* $(,)?) where [$($w:tt)*] $body:block) => {
         #[inline(always)]
-        #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+        #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
         fn $name<$($G: $B),*>(level: Level, $($arg: $t),*) where $($w)* {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
             fn body<$($G: $B),*>($($arg: $t),*) where $($w)* $body
 
             #[inline(never)]
-            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
             fn baseline<$($G: $B),*>($($arg: $t),*) where $($w)* {
                 body::<$($G),*>($($arg),*);
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2")]
-            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
             fn avx2<$($G: $B),*>($($arg: $t),*) where $($w)* {
                 body::<$($G),*>($($arg),*);
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
             fn avx512<$($G: $B),*>($($arg: $t),*) where $($w)* {
                 body::<$($G),*>($($arg),*);
             }
@@ -103,7 +103,7 @@ macro_rules! columns {
         impl<T: Element, $($S: Element),*> Columns<T> for ($($S,)*) {
             unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, call: &Call) {
                 per_level! {
-                    fn in_place<R: Sized, T: Element, $($S: Element),*>(
+                    fn in_place<R: Elementwise, T: Element, $($S: Element),*>(
                         k: &Scalars, x: &mut [T], g: &[T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (n, k) = (x.len(), narrow(k));
@@ -117,7 +117,7 @@ macro_rules! columns {
                     }
                 }
                 per_level! {
-                    fn pure<R: Sized, T: Element, $($S: Element),*>(
+                    fn pure<R: Elementwise, T: Element, $($S: Element),*>(
                         k: &Scalars, x: &[T], y: &mut [T], g: &[T], $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (n, k) = (y.len(), narrow(k));
@@ -131,7 +131,7 @@ macro_rules! columns {
                     }
                 }
                 per_level! {
-                    fn link<R: Sized, T: Element, $($S: Element),*>(
+                    fn link<R: Elementwise, T: Element, $($S: Element),*>(
                         k: &Scalars, x: &[T], g: &mut [T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (n, k) = (g.len(), narrow(k));
