@@ -3,8 +3,9 @@
 /// What a rule's file needs.
 mod prelude {
     pub(crate) use crate::element::{Element, Real};
+    pub(crate) use crate::reduce::Norm;
     pub(crate) use crate::rule::{
-        Boxed, Elementwise, Rounding, SCALARS, Scalars, Slot, power, rule,
+        Boxed, Elementwise, Reduction, Rounding, SCALARS, SLOTS, Scalars, Slot, power, rule,
     };
 }
 
@@ -20,6 +21,25 @@ macro_rules! registry {
 }
 
 registry! {
-    adam: Adam,
     descent: Descent,
+    momentum: Momentum,
+    nesterov: Nesterov,
+    rmsprop: RMSProp,
+    rprop: Rprop,
+    adam: Adam,
+    adamw: AdamW,
+    lion: Lion,
+    radam: RAdam,
+    adamax: AdaMax,
+    oadam: OAdam,
+    adagrad: AdaGrad,
+    adadelta: AdaDelta,
+    amsgrad: AMSGrad,
+    nadam: NAdam,
+    adabelief: AdaBelief,
+    weightdecay: WeightDecay,
+    signdecay: SignDecay,
+    clipgrad: ClipGrad,
+    clipnorm: ClipNorm,
+    accumgrad: AccumGrad,
 }

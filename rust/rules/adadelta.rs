@@ -1,0 +1,29 @@
+//! AdaDelta (Zeiler 2012): steps in the units of the parameter, without a rate.
+use super::prelude::*;
+
+rule! {
+    /// See the module.
+    pub struct AdaDelta { rho: f64, epsilon: f64 }
+}
+
+impl Elementwise for AdaDelta {
+    const SLOTS: &'static [Slot] = &[Slot::real("acc"), Slot::real("delta")];
+    type State<T: Element> = (T::Real, T::Real);
+
+    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+        let rho = r.round(self.rho);
+        r.scalars([rho, 1.0 - rho, self.epsilon])
+    }
+
+    #[inline(always)]
+    fn element<T: Element>(
+        [rho, c, epsilon, ..]: [T::Real; SCALARS],
+        _x: T,
+        g: T,
+        (acc, delta): (T::Real, T::Real),
+    ) -> (T, (T::Real, T::Real)) {
+        let acc = acc * rho + g.abs2() * c;
+        let dx = g * (delta + epsilon).sqrt() / (acc + epsilon).sqrt();
+        (dx, (acc, delta * rho + dx.abs2() * c))
+    }
+}

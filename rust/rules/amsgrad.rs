@@ -1,0 +1,35 @@
+//! AMSGrad (Reddi, Kale and Kumar 2018): Adam whose second moment never falls.
+use super::prelude::*;
+
+rule! {
+    /// See the module.
+    pub struct AMSGrad { eta: f64, beta: [f64; 2], epsilon: f64 }
+}
+
+impl Elementwise for AMSGrad {
+    const SLOTS: &'static [Slot] = &[Slot::like("m"), Slot::real("v"), Slot::real("v_max")];
+    type State<T: Element> = (T, T::Real, T::Real);
+
+    fn initial(&self) -> [f64; SLOTS] {
+        [self.epsilon; SLOTS]
+    }
+
+    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+        let [b1, b2] = self.beta.map(|b| r.round(b));
+        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, self.eta, self.epsilon])
+    }
+
+    #[inline(always)]
+    fn element<T: Element>(
+        k: [T::Real; SCALARS],
+        _x: T,
+        g: T,
+        (m, v, v_max): (T, T::Real, T::Real),
+    ) -> (T, (T, T::Real, T::Real)) {
+        let [b1, c1, b2, c2, eta, epsilon, ..] = k;
+        let m = m * b1 + g * c1;
+        let v = v * b2 + g.abs2() * c2;
+        let v_max = v_max.maximum(v);
+        (m * eta / (v_max.sqrt() + epsilon), (m, v, v_max))
+    }
+}

@@ -1,0 +1,22 @@
+//! Every element of the gradient, clamped.
+use super::prelude::*;
+
+rule! {
+    /// See the module.
+    pub struct ClipGrad { delta: f64 }
+}
+
+impl Elementwise for ClipGrad {
+    const SLOTS: &'static [Slot] = &[];
+    const COMPLEX: bool = false;
+    type State<T: Element> = ();
+
+    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+        r.scalars([self.delta])
+    }
+
+    #[inline(always)]
+    fn element<T: Element>([delta, ..]: [T::Real; SCALARS], _x: T, g: T, (): ()) -> (T, ()) {
+        (T::from_real(g.re().maximum(-delta).minimum(delta)), ())
+    }
+}
