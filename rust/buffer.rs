@@ -28,10 +28,7 @@ const ALIGN: usize = 64;
 
 static NEXT_STAGGER: AtomicUsize = AtomicUsize::new(0);
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static KEPT: Mutex<Kept> = Mutex::new(Kept {
-    blocks: VecDeque::new(),
-    bytes: 0,
-});
+static KEPT: Mutex<Kept> = Mutex::new(Kept { blocks: VecDeque::new(), bytes: 0 });
 
 struct Kept {
     /// Oldest first.
@@ -54,19 +51,13 @@ impl Block {
         let (layout, offset) = layout(bytes);
         // SAFETY: the layout is not empty.
         let start = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         #[cfg(target_os = "linux")]
         if layout.align() == HUGE_PAGE {
             // SAFETY: the range was just allocated; the call is advice and its failure harmless.
             unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
-        Self {
-            start,
-            layout,
-            offset,
-        }
+        Self { start, layout, offset }
     }
 
     fn free(self) {
@@ -107,10 +98,7 @@ impl Buffer {
         if bytes >= LARGE {
             IN_USE.fetch_add(bytes, Ordering::Relaxed);
         }
-        Self {
-            block: Some(block.unwrap_or_else(|| Block::new(bytes))),
-            bytes,
-        }
+        Self { block: Some(block.unwrap_or_else(|| Block::new(bytes))), bytes }
     }
 
     /// The first byte.

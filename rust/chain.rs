@@ -32,6 +32,8 @@ pub enum Form {
 pub struct Program {
     /// The links in the order in which the gradient passes them.
     pub links: Vec<Box<dyn Kernel>>,
+    /// Their names.
+    pub names: Vec<String>,
     /// See [`Form`].
     pub form: Form,
     /// The type of the master copy, if the rule keeps one.
@@ -41,11 +43,7 @@ pub struct Program {
 impl Program {
     /// Compiles `spec`; `Err` says what the registry does not know.
     pub fn new(spec: &Spec) -> Result<Self, String> {
-        let mut program = Self {
-            links: Vec::new(),
-            form: Form::Chain(Vec::new()),
-            master: None,
-        };
+        let mut program = Self { links: Vec::new(), names: Vec::new(), form: Form::Chain(Vec::new()), master: None };
         program.form = program.add(spec)?;
         Ok(program)
     }
@@ -53,23 +51,15 @@ impl Program {
     fn add(&mut self, spec: &Spec) -> Result<Form, String> {
         match spec {
             Spec::Rule(name, values) => {
-                let entry = RULES
-                    .iter()
-                    .find(|e| e.name == name)
-                    .ok_or_else(|| format!("no rule {name}"))?;
-                let look_up =
-                    |field: &'static str| values.iter().find(|(n, _)| n == field).map(|&(_, v)| v);
+                let entry = RULES.iter().find(|e| e.name == name).ok_or_else(|| format!("no rule {name}"))?;
+                let look_up = |field: &'static str| values.iter().find(|(n, _)| n == field).map(|&(_, v)| v);
                 let link = (entry.build)(&look_up)
                     .map_err(|field| format!("{name}: {field} is missing or of a wrong type"))?;
                 self.links.push(link);
+                self.names.push(name.clone());
                 Ok(Form::Link(self.links.len() - 1))
             }
-            Spec::Chain(rules) => Ok(Form::Chain(
-                rules
-                    .iter()
-                    .map(|r| self.add(r))
-                    .collect::<Result<_, _>>()?,
-            )),
+            Spec::Chain(rules) => Ok(Form::Chain(rules.iter().map(|r| self.add(r)).collect::<Result<_, _>>()?)),
             Spec::Mixed(rule, dtype) => {
                 self.master = Some(*dtype);
                 Ok(Form::Mixed(Box::new(self.add(rule)?)))
@@ -99,16 +89,7 @@ impl Program {
             link.slots()
                 .iter()
                 .zip(link.initial())
-                .map(move |(slot, initial)| {
-                    (
-                        if slot.real {
-                            compute.real()
-                        } else {
-                            compute.dtype()
-                        },
-                        Some(initial),
-                    )
-                })
+                .map(move |(slot, initial)| (if slot.real { compute.real() } else { compute.dtype() }, Some(initial)))
         });
         master.into_iter().chain(moments).collect()
     }
@@ -124,12 +105,7 @@ impl Program {
     /// How many links take part in the next step, and whether it reaches the parameter.
     #[must_use]
     pub fn reach(&self, counts: &[u64]) -> (usize, bool) {
-        match self
-            .links
-            .iter()
-            .zip(counts)
-            .position(|(link, &t)| !link.emits(t + 1))
-        {
+        match self.links.iter().zip(counts).position(|(link, &t)| !link.emits(t + 1)) {
             Some(i) => (i + 1, false),
             None => (self.links.len(), true),
         }
@@ -138,17 +114,9 @@ impl Program {
     /// The first `reach` links in segments: each starts at a link that must know the whole gradient, or at the first one.
     #[must_use]
     pub fn segments(&self, reach: usize) -> Vec<Range<usize>> {
-        let mut cuts: Vec<usize> = (1..reach)
-            .filter(|&i| self.links[i].reduction().is_some())
-            .collect();
+        let mut cuts: Vec<usize> = (1..reach).filter(|&i| self.links[i].reduction().is_some()).collect();
         cuts.insert(0, 0);
         cuts.push(reach);
         cuts.windows(2).map(|w| w[0]..w[1]).collect()
-    }
-
-    /// Whether every rule makes sense for complex parameters; if not, the name of one that does not.
-    #[must_use]
-    pub fn real_only(&self) -> bool {
-        self.links.iter().any(|l| !l.complex())
     }
 }

@@ -106,16 +106,8 @@ unsafe impl Send for Plan<'_> {}
 
 #[derive(Clone, Copy)]
 enum Piece {
-    Job {
-        job: usize,
-        start: usize,
-        end: usize,
-    },
-    Copy {
-        copy: usize,
-        start: usize,
-        end: usize,
-    },
+    Job { job: usize, start: usize, end: usize },
+    Copy { copy: usize, start: usize, end: usize },
 }
 
 impl Plan<'_> {
@@ -129,11 +121,7 @@ impl Plan<'_> {
         let level = simd::level();
         let total = self.jobs.iter().map(|j| j.n * j.traffic()).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
-        let threads = if total < PARALLEL_BYTES {
-            1
-        } else {
-            pool::threads()
-        };
+        let threads = if total < PARALLEL_BYTES { 1 } else { pool::threads() };
         if threads == 1 {
             for job in &self.jobs {
                 // SAFETY: the caller's promise.
@@ -161,20 +149,12 @@ impl Plan<'_> {
         for (job, j) in self.jobs.iter().enumerate() {
             let step = (TASK_BYTES / j.traffic()).max(TILE) / TILE * TILE;
             for start in (0..j.n).step_by(step) {
-                pieces.push(Piece::Job {
-                    job,
-                    start,
-                    end: j.n.min(start + step),
-                });
+                pieces.push(Piece::Job { job, start, end: j.n.min(start + step) });
             }
         }
         for (copy, c) in self.copies.iter().enumerate() {
             for start in (0..c.bytes).step_by(TASK_BYTES / 2) {
-                pieces.push(Piece::Copy {
-                    copy,
-                    start,
-                    end: c.bytes.min(start + TASK_BYTES / 2),
-                });
+                pieces.push(Piece::Copy { copy, start, end: c.bytes.min(start + TASK_BYTES / 2) });
             }
         }
         pieces
@@ -214,8 +194,7 @@ impl Plan<'_> {
 impl Job<'_> {
     /// Bytes read and written for an element.
     fn traffic(&self) -> usize {
-        let sinks =
-            self.y.map_or(0, |y| y.dtype.size()) + self.rounded.map_or(0, |r| r.dtype.size());
+        let sinks = self.y.map_or(0, |y| y.dtype.size()) + self.rounded.map_or(0, |r| r.dtype.size());
         let states: usize = self.states.iter().map(|s| 2 * s.size).sum();
         let dx = self.dx.map_or(0, |_| self.compute.dtype().size());
         self.gradient.dtype.size() + self.x.dtype.size() + sinks + states + dx
@@ -259,11 +238,7 @@ impl Job<'_> {
                 o[i] = state.to.add(start * state.size);
             }
             let call = Call {
-                mode: if ptr::eq(self.x.ptr, y.ptr) {
-                    Mode::InPlace
-                } else {
-                    Mode::Pure
-                },
+                mode: if ptr::eq(self.x.ptr, y.ptr) { Mode::InPlace } else { Mode::Pure },
                 n: end - start,
                 k: &self.scalars[0],
                 x: self.x.ptr.add(at).cast_mut(),
@@ -291,11 +266,7 @@ impl Job<'_> {
         let n = d.len();
         // SAFETY: the caller's promise; the scratch tiles overlap nothing.
         unsafe {
-            T::load(
-                self.gradient.dtype,
-                self.gradient.ptr.add(at * self.gradient.dtype.size()),
-                d,
-            );
+            T::load(self.gradient.dtype, self.gradient.ptr.add(at * self.gradient.dtype.size()), d);
             let mut from = self.x.ptr.add(at * self.x.dtype.size()).cast::<T>();
             if self.x.dtype != native {
                 T::load(self.x.dtype, from.cast(), x);
@@ -334,11 +305,7 @@ impl Job<'_> {
                 for (s, state) in s.iter_mut().zip(states.by_ref().take(link.slots().len())) {
                     *s = state.to.add(at * state.size);
                     if !ptr::eq(state.from, state.to) {
-                        ptr::copy_nonoverlapping(
-                            state.from.add(at * state.size),
-                            *s,
-                            d.len() * state.size,
-                        );
+                        ptr::copy_nonoverlapping(state.from.add(at * state.size), *s, d.len() * state.size);
                     }
                 }
                 let call = Call {
@@ -387,20 +354,12 @@ pub unsafe fn measure(measures: &[Measure]) -> Vec<f64> {
     let mut total = 0;
     for (i, m) in measures.iter().enumerate() {
         let blocks = m.n.div_ceil(BLOCK);
-        tasks.extend(
-            (0..blocks)
-                .step_by(BLOCKS)
-                .map(|b| (i, b..blocks.min(b + BLOCKS), total)),
-        );
+        tasks.extend((0..blocks).step_by(BLOCKS).map(|b| (i, b..blocks.min(b + BLOCKS), total)));
         total += blocks;
     }
     let partial: Vec<AtomicU64> = (0..total).map(|_| AtomicU64::new(0)).collect();
     let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
-    let threads = if bytes < PARALLEL_BYTES {
-        1
-    } else {
-        pool::threads()
-    };
+    let threads = if bytes < PARALLEL_BYTES { 1 } else { pool::threads() };
     pool::run(threads, tasks.len(), &|t| {
         let (i, blocks, first) = &tasks[t];
         for b in blocks.clone() {
@@ -409,10 +368,7 @@ pub unsafe fn measure(measures: &[Measure]) -> Vec<f64> {
             partial[first + b].store(value.to_bits(), Ordering::Relaxed);
         }
     });
-    let partial: Vec<f64> = partial
-        .into_iter()
-        .map(|p| f64::from_bits(p.into_inner()))
-        .collect();
+    let partial: Vec<f64> = partial.into_iter().map(|p| f64::from_bits(p.into_inner())).collect();
     let mut rest = &partial[..];
     let norms = measures.iter().map(|m| {
         let (blocks, tail) = rest.split_at(m.n.div_ceil(BLOCK));

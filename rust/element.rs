@@ -85,16 +85,7 @@ impl DType {
     /// The type with NumPy's name `name`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [
-            Self::F16,
-            Self::BF16,
-            Self::F32,
-            Self::F64,
-            Self::C64,
-            Self::C128,
-        ]
-        .into_iter()
-        .find(|d| d.name() == name)
+        [Self::F16, Self::BF16, Self::F32, Self::F64, Self::C64, Self::C128].into_iter().find(|d| d.name() == name)
     }
 }
 
@@ -164,9 +155,7 @@ pub trait Element:
 }
 
 /// A real number that rules compute with.
-pub trait Real:
-    Element<Real = Self> + PartialOrd + Mul<Self, Output = Self> + Div<Self, Output = Self>
-{
+pub trait Real: Element<Real = Self> + PartialOrd + Mul<Self, Output = Self> + Div<Self, Output = Self> {
     /// One.
     const ONE: Self;
     /// The nearest value.
@@ -179,28 +168,17 @@ pub trait Real:
     /// The greater one; NaN if either is.
     #[inline(always)]
     fn maximum(self, other: Self) -> Self {
-        if self > other || is_nan(self) {
-            self
-        } else {
-            other
-        }
+        if self > other || is_nan(self) { self } else { other }
     }
 
     /// The lesser one; NaN if either is.
     #[inline(always)]
     fn minimum(self, other: Self) -> Self {
-        if self < other || is_nan(self) {
-            self
-        } else {
-            other
-        }
+        if self < other || is_nan(self) { self } else { other }
     }
 }
 
-#[allow(
-    clippy::eq_op,
-    reason = "the definition of NaN; `is_nan` is not in the trait"
-)]
+#[allow(clippy::eq_op, reason = "the definition of NaN; `is_nan` is not in the trait")]
 #[inline(always)]
 fn is_nan<R: Real>(x: R) -> bool {
     x != x
@@ -265,12 +243,8 @@ macro_rules! real {
                     match to {
                         DType::F16 => from_raw_parts_mut(at.cast::<f16>(), n).$to_half(values),
                         DType::BF16 => from_raw_parts_mut(at.cast::<bf16>(), n).$to_half(values),
-                        DType::F32 => cast(values, from_raw_parts_mut(at.cast::<f32>(), n), |x| {
-                            x as f32
-                        }),
-                        DType::F64 => cast(values, from_raw_parts_mut(at.cast::<f64>(), n), |x| {
-                            f64::from(x)
-                        }),
+                        DType::F32 => cast(values, from_raw_parts_mut(at.cast::<f32>(), n), |x| x as f32),
+                        DType::F64 => cast(values, from_raw_parts_mut(at.cast::<f64>(), n), |x| f64::from(x)),
                         DType::C64 | DType::C128 => {
                             debug_assert!(false, "real numbers are never written as complex ones")
                         }
@@ -340,11 +314,9 @@ macro_rules! complex {
                         DType::C64 => cast(from_raw_parts(at.cast(), n), out, |z: Complex<f32>| {
                             Complex::new(z.re as $t, z.im as $t)
                         }),
-                        DType::C128 => {
-                            cast(from_raw_parts(at.cast(), n), out, |z: Complex<f64>| {
-                                Complex::new(z.re as $t, z.im as $t)
-                            })
-                        }
+                        DType::C128 => cast(from_raw_parts(at.cast(), n), out, |z: Complex<f64>| {
+                            Complex::new(z.re as $t, z.im as $t)
+                        }),
                         _ => {
                             debug_assert!(false, "real numbers are converted before they come here")
                         }
@@ -356,9 +328,9 @@ macro_rules! complex {
                 // SAFETY: the caller vouches for `at`.
                 unsafe {
                     match to {
-                        DType::C64 => cast(values, from_raw_parts_mut(at.cast(), n), |z| {
-                            Complex::new(z.re as f32, z.im as f32)
-                        }),
+                        DType::C64 => {
+                            cast(values, from_raw_parts_mut(at.cast(), n), |z| Complex::new(z.re as f32, z.im as f32))
+                        }
                         DType::C128 => cast(values, from_raw_parts_mut(at.cast(), n), |z| {
                             Complex::new(f64::from(z.re), f64::from(z.im))
                         }),
@@ -376,11 +348,7 @@ complex!(f64, C128, |z| {
     let (a, b) = (z.re.abs(), z.im.abs());
     let (large, small) = if a > b { (a, b) } else { (b, a) };
     let ratio = small / large;
-    if large == 0.0 || large == f64::INFINITY {
-        large + small * 0.0
-    } else {
-        large * (1.0 + ratio * ratio).sqrt()
-    }
+    if large == 0.0 || large == f64::INFINITY { large + small * 0.0 } else { large * (1.0 + ratio * ratio).sqrt() }
 });
 
 fn cast<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {

@@ -48,24 +48,12 @@ fn pool(workers: usize) -> Option<&'static ThreadPool> {
         }
         at = entry.next;
     }
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(workers)
-        .thread_name(|i| format!("optirs-{i}"))
-        .build()
-        .ok();
-    let entry = Box::leak(Box::new(Entry {
-        process,
-        workers,
-        pool,
-        next: ptr::null_mut(),
-    }));
+    let pool = ThreadPoolBuilder::new().num_threads(workers).thread_name(|i| format!("optirs-{i}")).build().ok();
+    let entry = Box::leak(Box::new(Entry { process, workers, pool, next: ptr::null_mut() }));
     loop {
         // Two threads may both make a pool here; the older one then idles.
         entry.next = POOLS.load(Ordering::Acquire);
-        if POOLS
-            .compare_exchange(entry.next, entry, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-        {
+        if POOLS.compare_exchange(entry.next, entry, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             return entry.pool.as_ref();
         }
     }
@@ -84,11 +72,7 @@ pub fn run(threads: usize, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         }
     };
     let helpers = threads.min(tasks).saturating_sub(1);
-    match if helpers == 0 {
-        None
-    } else {
-        pool(threads - 1)
-    } {
+    match if helpers == 0 { None } else { pool(threads - 1) } {
         None => work(),
         Some(pool) => pool.in_place_scope(|scope| {
             for _ in 0..helpers {

@@ -67,8 +67,7 @@ impl Norm {
         if blocks.is_empty() {
             return 0.0;
         }
-        let total =
-            |start, join: fn(f64, f64) -> f64| blocks.iter().fold(start, |a, &b| join(a, b));
+        let total = |start, join: fn(f64, f64) -> f64| blocks.iter().fold(start, |a, &b| join(a, b));
         match self {
             Self::Count | Self::Sum => total(0.0, add),
             Self::Euclid => total(0.0, add).sqrt(),
@@ -106,13 +105,7 @@ per_level! {
 }
 
 #[inline(always)]
-fn fold<T: Element>(
-    level: Level,
-    g: &[T],
-    start: f64,
-    f: impl Fn(T) -> f64,
-    join: impl Fn(f64, f64) -> f64,
-) -> f64 {
+fn fold<T: Element>(level: Level, g: &[T], start: f64, f: impl Fn(T) -> f64, join: impl Fn(f64, f64) -> f64) -> f64 {
     let mut acc = [start; LANES];
     lanes(level, g, &mut acc, &f, &join);
     acc.into_iter().fold(start, join)

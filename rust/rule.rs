@@ -47,9 +47,7 @@ impl Rounding {
     /// The rounding of `compute`.
     #[must_use]
     pub const fn of(compute: Compute) -> Self {
-        Self {
-            single: matches!(compute, Compute::F32 | Compute::C64),
-        }
+        Self { single: matches!(compute, Compute::F32 | Compute::C64) }
     }
 
     /// `x` rounded.
@@ -103,12 +101,7 @@ pub trait Elementwise: Send + Sync + 'static {
     fn prepare(&self, t: u64, rounding: Rounding) -> Scalars;
 
     /// `(dx, new state)` of one element: parameter `x`, incoming gradient `g`. Mark it `#[inline(always)]`.
-    fn element<T: Element>(
-        k: [T::Real; SCALARS],
-        x: T,
-        g: T,
-        state: Self::State<T>,
-    ) -> (T, Self::State<T>);
+    fn element<T: Element>(k: [T::Real; SCALARS], x: T, g: T, state: Self::State<T>) -> (T, Self::State<T>);
 
     /// The count after a step at which it was `t - 1`.
     fn advance(&self, t: u64) -> u64 {
@@ -230,11 +223,7 @@ macro_rules! field {
     ($t:ty, $variant:ident) => {
         impl Field for $t {
             fn read(value: Value) -> Option<Self> {
-                if let Value::$variant(x) = value {
-                    Some(x)
-                } else {
-                    None
-                }
+                if let Value::$variant(x) = value { Some(x) } else { None }
             }
         }
     };

@@ -52,10 +52,7 @@ pub fn best() -> Level {
 /// The levels that this processor has.
 #[must_use]
 pub fn levels() -> Vec<Level> {
-    [Level::Baseline, Level::Avx2, Level::Avx512]
-        .into_iter()
-        .filter(|&l| l <= best())
-        .collect()
+    [Level::Baseline, Level::Avx2, Level::Avx512].into_iter().filter(|&l| l <= best()).collect()
 }
 
 /// Uses `level` from now on, or the best one below it. For tests and measurements.

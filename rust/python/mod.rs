@@ -1,5 +1,28 @@
 //! What Python sees: converts, checks and calls; no arithmetic.
+
+mod apply;
+mod arrays;
+mod entry;
+mod leaf;
+mod program;
+mod steps;
+mod threads;
+mod tree;
+mod update;
+mod walk;
+
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = false)]
-mod _core {}
+mod _core {
+    #[pymodule_export]
+    use super::apply::{apply, init, rules};
+    #[pymodule_export]
+    use super::leaf::{Leaf, make_leaves, restore};
+    #[pymodule_export]
+    use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
+    #[pymodule_export]
+    use super::tree::{flatten, path_text, register, registered, unflatten};
+    #[pymodule_export]
+    use super::update::update;
+}

@@ -16,18 +16,9 @@ impl Elementwise for AccumGrad {
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        [n, emits, ..]: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (accum,): (T,),
-    ) -> (T, (T,)) {
+    fn element<T: Element>([n, emits, ..]: [T::Real; SCALARS], _x: T, g: T, (accum,): (T,)) -> (T, (T,)) {
         let accum = accum + g / n;
-        if emits == T::Real::ONE {
-            (accum, (T::ZERO,))
-        } else {
-            (T::ZERO, (accum,))
-        }
+        if emits == T::Real::ONE { (accum, (T::ZERO,)) } else { (T::ZERO, (accum,)) }
     }
 
     fn advance(&self, t: u64) -> u64 {

@@ -14,24 +14,11 @@ impl Elementwise for AdaBelief {
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta.map(|b| r.round(b));
         let (m_hat, s_hat) = (1.0 / (1.0 - power(b1, t)), 1.0 / (1.0 - power(b2, t)));
-        r.scalars([
-            b1,
-            1.0 - b1,
-            b2,
-            1.0 - b2,
-            self.eta * m_hat,
-            s_hat,
-            self.epsilon,
-        ])
+        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, self.eta * m_hat, s_hat, self.epsilon])
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        k: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (m, s): (T, T::Real),
-    ) -> (T, (T, T::Real)) {
+    fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, s): (T, T::Real)) -> (T, (T, T::Real)) {
         let [b1, c1, b2, c2, eta, s_hat, epsilon, ..] = k;
         let m = m * b1 + g * c1;
         let s = s * b2 + (g - m).abs2() * c2 + epsilon;

@@ -19,12 +19,7 @@ impl Elementwise for AdaGrad {
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        [eta, epsilon, ..]: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (acc,): (T::Real,),
-    ) -> (T, (T::Real,)) {
+    fn element<T: Element>([eta, epsilon, ..]: [T::Real; SCALARS], _x: T, g: T, (acc,): (T::Real,)) -> (T, (T::Real,)) {
         let acc = acc + g.abs2();
         (g * eta / (acc.sqrt() + epsilon), (acc,))
     }

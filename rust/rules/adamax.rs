@@ -18,12 +18,7 @@ impl Elementwise for AdaMax {
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        k: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (m, u): (T, T::Real),
-    ) -> (T, (T, T::Real)) {
+    fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, u): (T, T::Real)) -> (T, (T, T::Real)) {
         let [b1, c1, b2, eta, epsilon, ..] = k;
         let m = m * b1 + g * c1;
         let u = (u * b2).maximum(g.abs());

@@ -30,15 +30,10 @@ impl Reduction for ClipNorm {
     }
 
     fn refuse(&self, norm: f64) -> Option<String> {
-        (self.throw && !norm.is_finite())
-            .then(|| format!("ClipNorm: the gradient has {}-norm {norm}", self.p))
+        (self.throw && !norm.is_finite()).then(|| format!("ClipNorm: the gradient has {}-norm {norm}", self.p))
     }
 
     fn scalars(&self, norm: f64, r: Rounding) -> Scalars {
-        r.scalars([if norm.is_finite() {
-            (self.omega / norm).min(1.0)
-        } else {
-            f64::NAN
-        }])
+        r.scalars([if norm.is_finite() { (self.omega / norm).min(1.0) } else { f64::NAN }])
     }
 }

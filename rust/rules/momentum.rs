@@ -15,12 +15,7 @@ impl Elementwise for Momentum {
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        [rho, eta, ..]: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (velocity,): (T,),
-    ) -> (T, (T,)) {
+    fn element<T: Element>([rho, eta, ..]: [T::Real; SCALARS], _x: T, g: T, (velocity,): (T,)) -> (T, (T,)) {
         let velocity = velocity * rho + g * eta;
         (velocity, (velocity,))
     }

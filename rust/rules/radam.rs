@@ -24,33 +24,15 @@ impl Elementwise for RAdam {
             (1.0, 0.0)
         };
         let eta = self.eta * factor * m_hat;
-        r.scalars([
-            b1,
-            1.0 - b1,
-            b2,
-            1.0 - b2,
-            eta,
-            v_hat,
-            self.epsilon,
-            adaptive,
-        ])
+        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, eta, v_hat, self.epsilon, adaptive])
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        k: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (m, v): (T, T::Real),
-    ) -> (T, (T, T::Real)) {
+    fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, v): (T, T::Real)) -> (T, (T, T::Real)) {
         let [b1, c1, b2, c2, eta, v_hat, epsilon, adaptive] = k;
         let m = m * b1 + g * c1;
         let v = v * b2 + g.abs2() * c2;
-        let dx = if adaptive == T::Real::ONE {
-            m * eta / ((v * v_hat).sqrt() + epsilon)
-        } else {
-            m * eta
-        };
+        let dx = if adaptive == T::Real::ONE { m * eta / ((v * v_hat).sqrt() + epsilon) } else { m * eta };
         (dx, (m, v))
     }
 }

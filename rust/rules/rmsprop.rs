@@ -12,11 +12,7 @@ struct Centred(RMSProp);
 
 impl Boxed for RMSProp {
     fn boxed(self) -> Box<dyn Kernel> {
-        if self.centred {
-            Box::new(Centred(self))
-        } else {
-            Box::new(Plain(self))
-        }
+        if self.centred { Box::new(Centred(self)) } else { Box::new(Plain(self)) }
     }
 }
 
@@ -36,12 +32,7 @@ impl Elementwise for Plain {
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        k: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (quad,): (T::Real,),
-    ) -> (T, (T::Real,)) {
+    fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (quad,): (T::Real,)) -> (T, (T::Real,)) {
         let [rho, c, eta, epsilon, ..] = k;
         let quad = quad * rho + g.abs2() * c;
         (g * eta / (quad.sqrt() + epsilon), (quad,))
@@ -57,12 +48,7 @@ impl Elementwise for Centred {
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        k: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (quad, lin): (T::Real, T),
-    ) -> (T, (T::Real, T)) {
+    fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (quad, lin): (T::Real, T)) -> (T, (T::Real, T)) {
         let [rho, c, eta, epsilon, ..] = k;
         let quad = quad * rho + g.abs2() * c;
         let lin = lin * rho + g * c;

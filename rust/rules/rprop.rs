@@ -21,12 +21,7 @@ impl Elementwise for Rprop {
     }
 
     #[inline(always)]
-    fn element<T: Element>(
-        k: [T::Real; SCALARS],
-        _x: T,
-        g: T,
-        (previous, step): (T, T::Real),
-    ) -> (T, (T, T::Real)) {
+    fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (previous, step): (T, T::Real)) -> (T, (T, T::Real)) {
         let [less, more, least, most, ..] = k;
         // The product of the signs: that of the numbers can underflow.
         let agreement = previous.re().sign() * g.re().sign();

@@ -1,0 +1,75 @@
+//! `init` and `apply`: a rule on one array, outside of any tree.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::arrays::{Layout, View, allocate, array, descriptor};
+use super::entry::{Names, entries};
+use super::leaf::{Moments, make_leaves, restored};
+use super::steps::Steps;
+use super::update::Output;
+use super::walk::Place;
+use crate::element::DType;
+use crate::rules::RULES;
+
+/// The registry: every rule's name and the names of its hyper-parameters.
+#[pyfunction]
+pub fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    for entry in RULES {
+        dict.set_item(entry.name, PyTuple::new(py, entry.fields)?)?;
+    }
+    Ok(dict)
+}
+
+/// The state of a built-in rule for the array `x`.
+#[pyfunction]
+pub fn init<'py>(py: Python<'py>, rule: Bound<'py, PyAny>, x: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let leaf = make_leaves(py, vec![(rule, x, PyTuple::empty(py))])?.remove(0);
+    Bound::new(py, leaf)?.getattr(intern!(py, "state"))
+}
+
+/// One step of a built-in rule without master copies: its new state, and what is to be subtracted from `x`, or None.
+///
+/// The arguments are left alone. What is returned is in the compute type, float32 for 16-bit arrays.
+#[pyfunction]
+pub fn apply<'py>(
+    py: Python<'py>,
+    rule: Py<PyAny>,
+    state: &Bound<'py, PyAny>,
+    x: Bound<'py, PyAny>,
+    dx: Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)> {
+    let (dtype, layout) = match View::of(&x) {
+        Some(view) if view.dtype.is_some() => (view.dtype, Arc::new(Layout::of(&view))),
+        _ => return Err(PyTypeError::new_err(format!("x is no trainable array, but {}", x.get_type().name()?))),
+    };
+    let dtype = dtype.unwrap_or(DType::F32);
+    let leaf = Bound::new(py, restored(py, rule, dtype, layout.clone(), state)?)?;
+    let places = [Place { leaf: leaf.clone(), array: x, gradient: Some(dx) }];
+    let names = Names(leaf.as_any());
+    let (entries, _) = entries(py, &places, &names, false)?;
+    let entry = &entries[0];
+    let gradient = entry.gradient(py, &names)?;
+    let compute = entry.working().compute().dtype();
+    let place = allocate(py, &[(0, layout.len * compute.size())])?.remove(0);
+    let output = Output::direction(py, entry, place.ptr)?;
+    let mut steps = Steps::new(py, &names, true);
+    steps.add(entry, gradient.as_ref(), &output)?;
+    steps.run()?;
+    let counts = std::mem::take(&mut steps.counts).pop().flatten();
+    let reached = steps.reached();
+    drop(steps);
+    drop(entries);
+    if let (Some(mut guard), Some(new)) = (leaf.get().write(), counts)
+        && let Some(Moments::Compiled { counts, .. }) = guard.get_mut().map(|i| &mut i.moments)
+    {
+        *counts = new;
+    }
+    let dx = if reached { Some(array(py, &place, &descriptor(py, compute)?, compute.size(), &layout)?) } else { None };
+    Ok((leaf.getattr(intern!(py, "state"))?, dx))
+}

@@ -1,0 +1,291 @@
+//! NumPy arrays in and out: what an array is made of, read once, and arrays over our own memory.
+
+use crate::buffer::Buffer;
+use crate::element::DType;
+use numpy::npyffi::{
+    NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check, PyArray_Descr,
+    PyArrayObject, get_type_object,
+};
+use pyo3::exceptions::PyMemoryError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use std::os::raw::c_int;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// Memory of ours, kept alive by the leaves and arrays that use it.
+#[pyclass(frozen, module = "optirs._core")]
+pub struct Memory(pub Buffer);
+
+/// A part of a [`Memory`].
+pub struct Place {
+    /// The whole.
+    pub memory: Py<Memory>,
+    /// The first byte of the part.
+    pub ptr: *mut u8,
+}
+
+// SAFETY: plain memory, kept alive by `memory`; who may write to it when is decided where it is used.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// Another handle on the same part.
+    pub fn share(&self, py: Python<'_>) -> Self {
+        Self { memory: self.memory.clone_ref(py), ptr: self.ptr }
+    }
+}
+
+/// Parts larger than this get memory of their own; smaller ones of the same group share it, one after the other.
+const OWN: usize = 256 << 10;
+
+/// Memory for all of `requests`, each a group and a number of bytes.
+///
+/// The groups are state slots: all first moments of small arrays lie together, then all second ones, which makes a
+/// thousand small arrays as fast as one large one.
+pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Place>> {
+    let groups = requests.iter().map(|r| r.0 + 1).max().unwrap_or(0);
+    let mut totals = vec![0; groups];
+    for &(group, bytes) in requests.iter().filter(|r| r.1 < OWN) {
+        totals[group] += bytes.next_multiple_of(64);
+    }
+    let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
+    let mut places = Vec::with_capacity(requests.len());
+    for &(group, bytes) in requests {
+        if bytes >= OWN {
+            places.push(own(py, bytes)?);
+            continue;
+        }
+        let rest = match &mut shared[group] {
+            Some(rest) => rest,
+            none => none.insert(own(py, totals[group])?),
+        };
+        places.push(rest.share(py));
+        rest.ptr = rest.ptr.wrapping_add(bytes.next_multiple_of(64));
+    }
+    Ok(places)
+}
+
+fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
+    let memory = Bound::new(py, Memory(Buffer::new(bytes)))?;
+    let ptr = memory.get().0.ptr();
+    Ok(Place { memory: memory.unbind(), ptr })
+}
+
+/// What a NumPy array is made of.
+pub struct View<'a> {
+    /// The first element.
+    pub data: *mut u8,
+    /// The lengths of the dimensions.
+    pub shape: &'a [isize],
+    /// The distances between neighbours along each dimension, in bytes.
+    pub strides: &'a [isize],
+    /// The type of the elements, if rules can step it.
+    pub dtype: Option<DType>,
+    /// Whether elements are aligned and in this machine's byte order.
+    pub plain: bool,
+    /// Whether elements may be written.
+    pub writeable: bool,
+}
+
+/// NumPy's number for bfloat16, which `ml_dtypes` registers at run time; 0 until one was seen.
+static BF16: AtomicI32 = AtomicI32::new(0);
+
+impl<'a> View<'a> {
+    /// The parts of `object`, if it is a NumPy array.
+    pub fn of(object: &'a Bound<'_, PyAny>) -> Option<Self> {
+        let py = object.py();
+        // SAFETY: `object` is a live Python object; the cast follows the check, and NumPy keeps `dimensions` and `strides`
+        // `nd` long. They may be null where `nd` is 0.
+        unsafe {
+            if PyArray_Check(py, object.as_ptr()) == 0 {
+                return None;
+            }
+            let array = &(*object.as_ptr().cast::<PyArrayObject>()).fields;
+            let nd = array.nd as usize;
+            let slice = |p: *mut isize| if nd == 0 { &[][..] } else { std::slice::from_raw_parts(p, nd) };
+            let descr = &(*array.descr).fields;
+            let swapped = if cfg!(target_endian = "little") { b'>' } else { b'<' };
+            Some(Self {
+                data: array.data.cast(),
+                shape: slice(array.dimensions),
+                strides: slice(array.strides),
+                dtype: dtype(py, descr.type_num, descr.typeobj),
+                plain: array.flags & NPY_ARRAY_ALIGNED != 0 && descr.byteorder as u8 != swapped,
+                writeable: array.flags & NPY_ARRAY_WRITEABLE != 0,
+            })
+        }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product::<isize>() as usize
+    }
+
+    /// The addresses from the first byte to behind the last one; empty for an empty array.
+    pub fn span(&self, itemsize: usize) -> (usize, usize) {
+        let start = self.data as usize;
+        if self.len() == 0 {
+            return (start, start);
+        }
+        let (mut low, mut high) = (0, 0);
+        for (n, s) in self.shape.iter().zip(self.strides) {
+            let reach = (n - 1) * s;
+            if reach < 0 { low += reach } else { high += reach }
+        }
+        (start.wrapping_add_signed(low), start.wrapping_add_signed(high) + itemsize)
+    }
+}
+
+/// Our name for NumPy's type number `num`.
+fn dtype(py: Python<'_>, num: c_int, scalar: *mut pyo3::ffi::PyTypeObject) -> Option<DType> {
+    const HALF: c_int = NPY_TYPES::NPY_HALF as c_int;
+    const FLOAT: c_int = NPY_TYPES::NPY_FLOAT as c_int;
+    const DOUBLE: c_int = NPY_TYPES::NPY_DOUBLE as c_int;
+    const CFLOAT: c_int = NPY_TYPES::NPY_CFLOAT as c_int;
+    const CDOUBLE: c_int = NPY_TYPES::NPY_CDOUBLE as c_int;
+    match num {
+        FLOAT => Some(DType::F32),
+        DOUBLE => Some(DType::F64),
+        HALF => Some(DType::F16),
+        CFLOAT => Some(DType::C64),
+        CDOUBLE => Some(DType::C128),
+        num if num >= NPY_TYPES::NPY_USERDEF as c_int => {
+            if BF16.load(Ordering::Relaxed) == num {
+                return Some(DType::BF16);
+            }
+            // SAFETY: a descriptor's scalar type is a live type object.
+            let scalar = unsafe { Bound::from_borrowed_ptr(py, scalar.cast()) };
+            let name: String = scalar.getattr("__name__").and_then(|n| n.extract()).ok()?;
+            if name != "bfloat16" {
+                return None;
+            }
+            BF16.store(num, Ordering::Relaxed);
+            Some(DType::BF16)
+        }
+        _ => None,
+    }
+}
+
+/// The shape of an array and the order in which its elements lie, without gaps.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Layout {
+    /// The lengths of the dimensions.
+    pub shape: Vec<isize>,
+    /// The distances between neighbours, in elements.
+    pub strides: Vec<isize>,
+    /// The number of elements.
+    pub len: usize,
+}
+
+impl Layout {
+    /// The layout of a gapless copy of `view` that keeps its order: C, Fortran, or any other.
+    pub fn of(view: &View) -> Self {
+        let nd = view.shape.len();
+        let mut axes: Vec<usize> = (0..nd).collect();
+        // Stable, so that C order wins where strides are equal.
+        axes.sort_by_key(|&a| std::cmp::Reverse(if view.shape[a] == 1 { isize::MAX } else { view.strides[a].abs() }));
+        let fortran = Self::in_order(view.shape, (0..nd).rev());
+        if Self::in_order(view.shape, 0..nd).matches(view) {
+            axes.sort_unstable();
+        } else if fortran.matches(view) {
+            return fortran;
+        }
+        Self::in_order(view.shape, axes.into_iter())
+    }
+
+    /// A layout from outside, if it is gapless.
+    pub fn checked(shape: Vec<isize>, strides: Vec<isize>) -> Option<Self> {
+        if shape.len() != strides.len() || shape.iter().any(|&n| n < 0) {
+            return None;
+        }
+        let mut axes: Vec<usize> = (0..shape.len()).collect();
+        axes.sort_by_key(|&a| std::cmp::Reverse((strides[a], shape[a])));
+        shape.iter().try_fold(1_isize, |a, &n| a.checked_mul(n.max(1)))?;
+        let layout = Self::in_order(&shape, axes.into_iter());
+        let same = (0..shape.len()).all(|a| shape[a] <= 1 || strides[a] == layout.strides[a]);
+        (same || layout.len == 0).then_some(layout)
+    }
+
+    /// The gapless layout in which the last of `axes` varies fastest.
+    fn in_order(shape: &[isize], axes: impl DoubleEndedIterator<Item = usize>) -> Self {
+        let mut strides = vec![0; shape.len()];
+        let mut step = 1;
+        for a in axes.rev() {
+            strides[a] = step;
+            step *= shape[a].max(1);
+        }
+        Self { shape: shape.to_vec(), strides, len: shape.iter().product::<isize>() as usize }
+    }
+
+    /// Whether the elements of `view`, which has this shape, lie just so.
+    pub fn matches(&self, view: &View) -> bool {
+        let Some(dtype) = view.dtype else { return false };
+        let size = dtype.size() as isize;
+        self.len == 0
+            || (self.shape == view.shape
+                && (0..self.shape.len()).all(|a| self.shape[a] <= 1 || view.strides[a] == self.strides[a] * size))
+    }
+}
+
+/// A new array of type `descr` over the memory of `place`.
+pub fn array<'py>(
+    py: Python<'py>,
+    place: &Place,
+    descr: &Bound<'py, PyAny>,
+    itemsize: usize,
+    layout: &Layout,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut shape = layout.shape.clone();
+    let mut strides: Vec<isize> = layout.strides.iter().map(|s| s * itemsize as isize).collect();
+    // SAFETY: the layout's bytes lie within `place`, which the base object keeps alive; NumPy steals the references to the
+    // descriptor and to the base, which are given to it with `into_ptr`.
+    unsafe {
+        let made = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            get_type_object(py, NpyTypes::PyArray_Type),
+            descr.clone().into_ptr().cast::<PyArray_Descr>(),
+            shape.len() as c_int,
+            shape.as_mut_ptr(),
+            strides.as_mut_ptr(),
+            place.ptr.cast(),
+            NPY_ARRAY_WRITEABLE,
+            std::ptr::null_mut(),
+        );
+        let made = Bound::from_owned_ptr_or_err(py, made)?;
+        let base = place.memory.clone_ref(py).into_ptr();
+        if PY_ARRAY_API.PyArray_SetBaseObject(py, made.as_ptr().cast(), base) != 0 {
+            return Err(PyErr::take(py).unwrap_or_else(|| PyMemoryError::new_err("cannot make an array")));
+        }
+        Ok(made)
+    }
+}
+
+/// NumPy's descriptor of `dtype`, which is not bfloat16: that one belongs to `ml_dtypes`.
+pub fn descriptor(py: Python<'_>, dtype: DType) -> PyResult<Bound<'_, PyAny>> {
+    let num = match dtype {
+        DType::F32 => NPY_TYPES::NPY_FLOAT,
+        DType::F64 => NPY_TYPES::NPY_DOUBLE,
+        DType::F16 => NPY_TYPES::NPY_HALF,
+        DType::C64 => NPY_TYPES::NPY_CFLOAT,
+        DType::C128 => NPY_TYPES::NPY_CDOUBLE,
+        DType::BF16 => {
+            return py.import("ml_dtypes")?.getattr("bfloat16").and_then(|t| numpy(py)?.call_method1("dtype", (t,)));
+        }
+    };
+    // SAFETY: NumPy returns a new reference to one of its own types.
+    unsafe {
+        let descr = PY_ARRAY_API.PyArray_DescrFromType(py, num as c_int);
+        Bound::from_owned_ptr_or_err(py, descr.cast())
+    }
+}
+
+/// The module `numpy`.
+pub fn numpy(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import("numpy")
+}
+
+/// A shape as Python prints it.
+pub fn shape_text(py: Python<'_>, shape: &[isize]) -> String {
+    PyTuple::new(py, shape).map_or_else(|_| format!("{shape:?}"), |t| t.to_string())
+}

@@ -1,0 +1,260 @@
+//! One parameter of an update: its leaf, its array and its gradient, checked.
+
+use std::collections::HashMap;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::arrays::{Layout, View, array, descriptor, numpy, shape_text};
+use super::leaf::{Guard, Leaf, Moments, busy};
+use super::tree::{flatten, path_text};
+use super::walk::Place;
+use crate::drive::Source;
+use crate::element::DType;
+
+/// A parameter, once however many places it stands at.
+pub struct Entry<'a, 'py> {
+    /// The first of its places.
+    pub place: usize,
+    /// Its leaf.
+    pub leaf: &'a Leaf,
+    /// Leave to use the leaf.
+    pub guard: Guard<'a>,
+    /// Its array at the first place.
+    pub array: &'a Bound<'py, PyAny>,
+    /// What that is made of.
+    pub view: View<'a>,
+    /// Whether the array is stepped where it lies; if not, through a copy.
+    pub direct: bool,
+    /// The gradients at its places, and whether they are those of the transpose.
+    gradients: Vec<(&'a Bound<'py, PyAny>, bool)>,
+}
+
+/// Where a place's array comes from: an entry, transposed or not.
+#[derive(Clone, Copy)]
+pub struct Origin {
+    /// The index of the entry.
+    pub entry: usize,
+    /// Whether the place has the transpose of the entry's array.
+    pub transposed: bool,
+}
+
+/// Names the places of a state tree, for errors.
+pub struct Names<'a, 'py>(pub &'a Bound<'py, PyAny>);
+
+impl Names<'_, '_> {
+    /// The key path of place `i`.
+    pub fn of(&self, i: usize) -> String {
+        let leaves = flatten(self.0, true).unwrap_or_default();
+        let mut paths = leaves.iter().filter(|l| l.1.is_exact_instance_of::<Leaf>());
+        paths.nth(i).map_or_else(|| "?".into(), |l| if l.0.is_empty() { "the top".into() } else { path_text(&l.0) })
+    }
+}
+
+/// The entries of all places, ties joined, and where each place's array comes from.
+pub fn entries<'a, 'py>(
+    py: Python<'py>,
+    places: &'a [Place<'py>],
+    names: &Names,
+    in_place: bool,
+) -> PyResult<(Vec<Entry<'a, 'py>>, Vec<Origin>)> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(places.len());
+    let mut origins = Vec::with_capacity(places.len());
+    let mut seen: HashMap<*const Leaf, usize> = HashMap::with_capacity(places.len());
+    for (i, place) in places.iter().enumerate() {
+        let leaf = place.leaf.get();
+        let view = parameter(py, leaf, place, i, names)?;
+        let known = seen.get(&std::ptr::from_ref(leaf)).copied();
+        let origin = match known {
+            Some(entry) => {
+                let transposed = tied(&entries[entry].view, &view)
+                    .ok_or_else(|| not_tied(&names.of(entries[entry].place), &names.of(i)))?;
+                Origin { entry, transposed }
+            }
+            None => {
+                if view.shape != leaf.layout.shape {
+                    return Err(wrong_shape(py, leaf, &view, &names.of(i)));
+                }
+                seen.insert(leaf, entries.len());
+                let guard = if in_place { leaf.write() } else { leaf.read() }.ok_or_else(busy)?;
+                let direct = view.plain && leaf.layout.matches(&view);
+                entries.push(Entry { place: i, leaf, guard, array: &place.array, view, direct, gradients: Vec::new() });
+                Origin { entry: entries.len() - 1, transposed: false }
+            }
+        };
+        if in_place && !entries[origin.entry].view.writeable {
+            return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i))));
+        }
+        let entry = &mut entries[origin.entry];
+        if let (Some(g), false) = (&place.gradient, entry.guard.get().frozen) {
+            entry.gradients.push((g, origin.transposed));
+        }
+        origins.push(origin);
+    }
+    Ok((entries, origins))
+}
+
+/// The parts of the model's array at a place; its type must be the leaf's.
+fn parameter<'a>(py: Python<'_>, leaf: &Leaf, place: &'a Place, i: usize, names: &Names) -> PyResult<View<'a>> {
+    let Some(view) = View::of(&place.array) else {
+        let kind = place.array.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("model at {} is {kind}, the state has a Leaf there", names.of(i))));
+    };
+    if view.dtype == Some(leaf.dtype) {
+        return Ok(view);
+    }
+    let dtype = place.array.getattr(intern!(py, "dtype"))?;
+    Err(PyTypeError::new_err(format!("parameter at {} is {dtype}, its Leaf is {}", names.of(i), leaf.dtype.name())))
+}
+
+fn wrong_shape(py: Python<'_>, leaf: &Leaf, view: &View, place: &str) -> PyErr {
+    let (a, b) = (shape_text(py, view.shape), shape_text(py, &leaf.layout.shape));
+    PyValueError::new_err(format!("parameter at {place} has shape {a}, its Leaf has {b}"))
+}
+
+fn not_tied(first: &str, second: &str) -> PyErr {
+    PyValueError::new_err(format!(
+        "{first} and {second} are one parameter in the state, but different arrays in the model"
+    ))
+}
+
+/// Whether `b` is the array `a` (`Some(false)`), its full transpose (`Some(true)`), or neither.
+pub fn tied(a: &View, b: &View) -> Option<bool> {
+    if a.data != b.data || a.dtype != b.dtype || a.shape.len() != b.shape.len() {
+        return None;
+    }
+    if a.shape == b.shape && a.strides == b.strides {
+        return Some(false);
+    }
+    let reversed = |x: &[isize], y: &[isize]| x.iter().eq(y.iter().rev());
+    (reversed(a.shape, b.shape) && reversed(a.strides, b.strides)).then_some(true)
+}
+
+/// A gradient ready to be read, and the object that keeps it alive.
+pub struct Gradient<'py> {
+    /// Where it is.
+    pub source: Source,
+    /// From its first byte to behind its last one.
+    pub span: (usize, usize),
+    /// The array.
+    pub array: Bound<'py, PyAny>,
+}
+
+impl<'py> Entry<'_, 'py> {
+    /// The type in which the parameter is stepped: the master's, if there is one.
+    pub fn working(&self) -> DType {
+        match &self.guard.get().moments {
+            Moments::Compiled { program, .. } => program.working(self.leaf.dtype),
+            Moments::Own(_) => self.leaf.dtype,
+        }
+    }
+
+    /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
+    pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'py>>> {
+        let own = matches!(self.guard.get().moments, Moments::Own(_));
+        match &self.gradients[..] {
+            [] => return Ok(None),
+            [(g, false)] if !own => {
+                if let Some(gradient) = self.as_is(g) {
+                    return Ok(Some(gradient));
+                }
+            }
+            _ => {}
+        }
+        self.converted(py, names).map(Some)
+    }
+
+    /// The gradient where it lies, if the driver can read it there.
+    fn as_is(&self, g: &Bound<'py, PyAny>) -> Option<Gradient<'py>> {
+        let view = View::of(g)?;
+        let (dtype, working) = (view.dtype?, self.working());
+        let readable = dtype == working
+            || match working {
+                DType::F32 | DType::F64 => !dtype.is_complex(),
+                DType::C64 | DType::C128 => dtype.is_complex(),
+                DType::F16 | DType::BF16 => false,
+            };
+        let layout = &self.leaf.layout;
+        let fits = readable && view.plain && view.shape == layout.shape && layout.matches(&view);
+        fits.then(|| Gradient {
+            source: Source { ptr: view.data, dtype },
+            span: view.span(dtype.size()),
+            array: g.clone(),
+        })
+    }
+
+    /// The gradient converted, summed and laid out by NumPy.
+    fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'py>> {
+        let working = self.working();
+        let layout = &self.leaf.layout;
+        let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
+        let dtype = if working == DType::BF16 { self.array.getattr("dtype")? } else { descriptor(py, working)? };
+        let helper = py.import(intern!(py, "optirs._gradient"))?.getattr(intern!(py, "total"))?;
+        let parts = PyList::new(py, self.gradients.iter().map(|&(g, t)| (g, t)))?;
+        let array = helper.call1((parts, dtype, &layout.shape, order)).map_err(|e| self.placed(py, e, names))?;
+        let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
+        let dtype = view.dtype.unwrap_or(working);
+        Ok(Gradient { source: Source { ptr: view.data, dtype }, span: view.span(dtype.size()), array: array.clone() })
+    }
+
+    /// An error whose text starts with what is wrong, with the place put before it.
+    fn placed(&self, py: Python<'_>, error: PyErr, names: &Names) -> PyErr {
+        if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
+            return error;
+        }
+        let text = format!("gradient at {} {}", names.of(self.place), error.value(py));
+        let placed = PyErr::from_type(error.get_type(py), text);
+        placed.set_cause(py, error.cause(py));
+        placed
+    }
+
+    /// A gapless copy of `array` in the leaf's own order.
+    pub fn gapless(&self, py: Python<'py>, array_: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let dtype = array_.getattr(intern!(py, "dtype"))?.call_method1(intern!(py, "newbyteorder"), ("=",))?;
+        let copy = new_array(py, &dtype, self.leaf.dtype, &self.leaf.layout)?;
+        numpy(py)?.call_method1(intern!(py, "copyto"), (&copy, array_))?;
+        Ok(copy)
+    }
+}
+
+fn new_array<'py>(
+    py: Python<'py>,
+    descr: &Bound<'py, PyAny>,
+    dtype: DType,
+    layout: &Layout,
+) -> PyResult<Bound<'py, PyAny>> {
+    let place = super::arrays::allocate(py, &[(0, layout.len * dtype.size())])?.remove(0);
+    array(py, &place, descr, dtype.size(), layout)
+}
+
+/// Refuses parameters that share elements without being tied, and returns what the update writes, sorted.
+pub fn check_overlap(py: Python<'_>, entries: &[Entry], names: &Names) -> PyResult<Vec<(usize, usize)>> {
+    let mut spans: Vec<(usize, usize, usize)> = Vec::with_capacity(entries.len());
+    for (i, e) in entries.iter().enumerate() {
+        let (low, high) = e.view.span(e.leaf.dtype.size());
+        if low < high {
+            spans.push((low, high, i));
+        }
+    }
+    spans.sort_unstable();
+    let mut open: Vec<(usize, usize, usize)> = Vec::new();
+    for &span in &spans {
+        open.retain(|o| o.1 > span.0);
+        for other in &open {
+            let (a, b) = (&entries[other.2.min(span.2)], &entries[other.2.max(span.2)]);
+            if shares(py, a, b)? {
+                let (a, b) = (names.of(a.place), names.of(b.place));
+                let text = format!("{a} and {b} share memory without being the same parameter or its transpose");
+                return Err(PyValueError::new_err(text));
+            }
+        }
+        open.push(span);
+    }
+    Ok(spans.into_iter().map(|s| (s.0, s.1)).collect())
+}
+
+fn shares(py: Python<'_>, a: &Entry, b: &Entry) -> PyResult<bool> {
+    numpy(py)?.call_method1("shares_memory", (a.array, b.array))?.is_truthy()
+}

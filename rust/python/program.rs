@@ -1,0 +1,54 @@
+//! From a rule in Python to a compiled one.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
+
+use crate::chain::{Program, Spec};
+use crate::element::DType;
+use crate::rule::Value;
+
+/// The compiled form of `rule`; `None` where a rule of the user's own is in it.
+pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
+    let described = py.import(intern!(py, "optirs.rules"))?.call_method1(intern!(py, "spec"), (rule,))?;
+    if described.is_none() {
+        return Ok(None);
+    }
+    let program = Program::new(&spec(&described)?).map_err(PyValueError::new_err)?;
+    Ok(Some(Arc::new(program)))
+}
+
+/// Reads what `optirs.rules.spec` returned.
+fn spec(described: &Bound<'_, PyAny>) -> PyResult<Spec> {
+    let parts = described.cast::<PyTuple>()?;
+    let name: String = parts.get_item(0)?.extract()?;
+    let body = parts.get_item(1)?;
+    match name.as_str() {
+        "OptimiserChain" => Ok(Spec::Chain(body.try_iter()?.map(|r| spec(&r?)).collect::<PyResult<_>>()?)),
+        "MixedPrecision" => {
+            let dtype: String = parts.get_item(2)?.extract()?;
+            let dtype = DType::from_name(&dtype).ok_or_else(|| PyValueError::new_err(format!("no type {dtype}")))?;
+            Ok(Spec::Mixed(Box::new(spec(&body)?), dtype))
+        }
+        _ => {
+            let fields = body.cast::<PyDict>()?;
+            let fields = fields.iter().map(|(k, v)| Ok((k.extract()?, value(&v)?))).collect::<PyResult<_>>()?;
+            Ok(Spec::Rule(name, fields))
+        }
+    }
+}
+
+fn value(value: &Bound<'_, PyAny>) -> PyResult<Value> {
+    if value.is_instance_of::<PyBool>() {
+        Ok(Value::Flag(value.extract()?))
+    } else if value.is_instance_of::<PyFloat>() {
+        Ok(Value::Float(value.extract()?))
+    } else if value.is_instance_of::<PyTuple>() {
+        Ok(Value::Pair(value.extract::<(f64, f64)>()?.into()))
+    } else {
+        Ok(Value::Count(value.extract()?))
+    }
+}

@@ -1,0 +1,403 @@
+//! What a model is made of: the one definition of "child".
+//!
+//! Python's `functor` registers classes here; every walk, there or in Rust, asks [`children`] and [`rebuild`].
+
+use pyo3::exceptions::{PyException, PyRecursionError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
+
+use super::arrays::View;
+use super::leaf::Leaf;
+
+/// Deeper structures are refused: a walk may not overflow the stack.
+pub const MAX_DEPTH: usize = 1000;
+
+/// How instances of a class are walked and rebuilt.
+#[pyclass(frozen, module = "optirs._core")]
+pub struct Registration {
+    /// The attributes that are children.
+    pub children: Vec<Py<PyString>>,
+    /// Attributes outside `__dict__`, copied when an instance is rebuilt.
+    slots: Vec<Py<PyString>>,
+    /// The names of the trainable children, or a function of the instance that returns them; `None`: all.
+    trainable: Option<Py<PyAny>>,
+}
+
+fn registry(py: Python<'_>) -> &Bound<'_, PyDict> {
+    static REGISTRY: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    REGISTRY.get_or_init(py, || PyDict::new(py).unbind()).bind(py)
+}
+
+/// Registers `cls` with these children.
+#[pyfunction]
+pub fn register(
+    cls: &Bound<'_, PyType>,
+    children: Vec<Py<PyString>>,
+    slots: Vec<Py<PyString>>,
+    trainable: Option<Py<PyAny>>,
+) -> PyResult<()> {
+    registry(cls.py()).set_item(cls, Bound::new(cls.py(), Registration { children, slots, trainable })?)
+}
+
+/// The registered children of `cls`, or None.
+#[pyfunction]
+pub fn registered(cls: &Bound<'_, PyType>) -> PyResult<Option<Vec<Py<PyString>>>> {
+    let py = cls.py();
+    let found = registry(py).get_item(cls)?;
+    Ok(found
+        .and_then(|r| Some(r.cast::<Registration>().ok()?.get().children.iter().map(|c| c.clone_ref(py)).collect())))
+}
+
+/// What kind of node an object is.
+pub enum Node<'a, 'py> {
+    /// Not walked.
+    Leaf,
+    /// A dict or an instance of a class derived from it.
+    Dict(&'a Bound<'py, PyDict>),
+    /// The same for list.
+    List(&'a Bound<'py, PyList>),
+    /// A tuple or a named tuple, with its field names.
+    Tuple(&'a Bound<'py, PyTuple>, Option<Bound<'py, PyTuple>>),
+    /// An instance of a registered class.
+    Object(Bound<'py, Registration>),
+}
+
+/// Which kind of node `object` is.
+pub fn node<'a, 'py>(object: &'a Bound<'py, PyAny>) -> PyResult<Node<'a, 'py>> {
+    if let Ok(dict) = object.cast_exact::<PyDict>() {
+        return Ok(Node::Dict(dict));
+    }
+    if let Ok(list) = object.cast_exact::<PyList>() {
+        return Ok(Node::List(list));
+    }
+    if let Ok(tuple) = object.cast_exact::<PyTuple>() {
+        return Ok(Node::Tuple(tuple, None));
+    }
+    if object.is_none() || View::of(object).is_some() || object.is_exact_instance_of::<Leaf>() {
+        return Ok(Node::Leaf);
+    }
+    if let Some(found) = registry(object.py()).get_item(object.get_type())? {
+        return Ok(Node::Object(found.cast_into()?));
+    }
+    if let Ok(dict) = object.cast::<PyDict>() {
+        return Ok(Node::Dict(dict));
+    }
+    if let Ok(list) = object.cast::<PyList>() {
+        return Ok(Node::List(list));
+    }
+    if let Ok(tuple) = object.cast::<PyTuple>()
+        && let Some(fields) = fields(tuple)?
+    {
+        return Ok(Node::Tuple(tuple, Some(fields)));
+    }
+    Ok(Node::Leaf)
+}
+
+/// The field names of a named tuple.
+pub fn fields<'py>(tuple: &Bound<'py, PyTuple>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let Ok(fields) = tuple.get_type().getattr(intern!(tuple.py(), "_fields")) else { return Ok(None) };
+    Ok(fields.cast_into::<PyTuple>().ok().filter(|f| f.len() == tuple.len()))
+}
+
+/// Where a walk is: the keys from the root down.
+#[derive(Default)]
+pub struct Path {
+    keys: Vec<Key>,
+}
+
+enum Key {
+    Index(usize),
+    Name(Py<PyAny>),
+}
+
+impl Key {
+    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match self {
+            Self::Index(i) => PyInt::new(py, *i).into_any(),
+            Self::Name(name) => name.bind(py).clone(),
+        }
+    }
+}
+
+impl Path {
+    /// Goes down to the child `key`; too deep or in a circle is an error.
+    pub fn push(&mut self, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.go(key.py(), Key::Name(key.clone().unbind()))
+    }
+
+    /// Goes down to the `i`-th child.
+    pub fn push_index(&mut self, py: Python<'_>, i: usize) -> PyResult<()> {
+        self.go(py, Key::Index(i))
+    }
+
+    fn go(&mut self, py: Python<'_>, key: Key) -> PyResult<()> {
+        if self.keys.len() >= MAX_DEPTH {
+            let head = text(self.keys.iter().take(6).map(|k| k.object(py)));
+            let text = format!("the structure at {head}... nests deeper than {MAX_DEPTH} levels, or contains itself");
+            return Err(PyRecursionError::new_err(text));
+        }
+        self.keys.push(key);
+        Ok(())
+    }
+
+    /// Goes back up.
+    pub fn pop(&mut self) {
+        self.keys.pop();
+    }
+
+    /// As errors print it, after "at".
+    pub fn text(&self, py: Python<'_>) -> String {
+        text(self.keys.iter().map(|k| k.object(py)))
+    }
+
+    /// As a tuple.
+    pub fn tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.keys.iter().map(|k| k.object(py)))
+    }
+}
+
+/// `layers[0].W` for `("layers", 0, "W")`; "the top" where there are no keys.
+fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> String {
+    let mut text = String::new();
+    for key in keys {
+        match key.cast::<PyString>() {
+            Ok(name) if name.call_method0("isidentifier").and_then(|b| b.is_truthy()).unwrap_or(false) => {
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.push_str(&name.to_string_lossy());
+            }
+            _ => {
+                text.push('[');
+                text.push_str(&key.repr().map_or_else(|_| "?".into(), |r| r.to_string_lossy().into_owned()));
+                text.push(']');
+            }
+        }
+    }
+    if text.is_empty() { "the top".into() } else { text }
+}
+
+/// The printed form of a key path.
+#[pyfunction]
+pub fn path_text(path: &Bound<'_, PyTuple>) -> String {
+    if path.is_empty() { String::new() } else { text(path.iter()) }
+}
+
+/// The child `name` of a registered object.
+pub fn attribute<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    path: &Path,
+) -> PyResult<Bound<'py, PyAny>> {
+    object.getattr(name).map_err(|error| {
+        let py = object.py();
+        if !error.is_instance_of::<PyException>(py) {
+            return error; // Ctrl-C
+        }
+        let class = object.get_type();
+        let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
+        let text = format!("{class} at {} has no readable attribute {name}: {error}", path.text(py));
+        let wrapped = PyValueError::new_err(text);
+        wrapped.set_cause(py, Some(error));
+        wrapped
+    })
+}
+
+/// The keys and values of a node's children; `None` for a leaf.
+pub type Children<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
+
+/// See [`Children`].
+pub fn children<'py>(object: &Bound<'py, PyAny>, kind: &Node<'_, 'py>, path: &Path) -> PyResult<Option<Children<'py>>> {
+    let py = object.py();
+    let number = |(i, x): (usize, Bound<'py, PyAny>)| Ok((i.into_pyobject(py)?.into_any(), x));
+    Ok(Some(match kind {
+        Node::Leaf => return Ok(None),
+        Node::Dict(dict) => dict.iter().collect(),
+        Node::List(list) => list.iter().enumerate().map(number).collect::<PyResult<_>>()?,
+        Node::Tuple(tuple, None) => tuple.iter().enumerate().map(number).collect::<PyResult<_>>()?,
+        Node::Tuple(tuple, Some(fields)) => fields.iter().zip(tuple.iter()).collect(),
+        Node::Object(class) => {
+            let child =
+                |name: &Py<PyString>| Ok((name.bind(py).clone().into_any(), attribute(object, name.bind(py), path)?));
+            class.get().children.iter().map(child).collect::<PyResult<_>>()?
+        }
+    }))
+}
+
+/// A node like `object` with other children. `bare`: without the attributes that are not children.
+pub fn rebuild<'py>(
+    object: &Bound<'py, PyAny>,
+    kind: &Node<'_, 'py>,
+    keys: impl Iterator<Item = Bound<'py, PyAny>>,
+    values: Vec<Bound<'py, PyAny>>,
+    bare: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = object.py();
+    match kind {
+        Node::Leaf => Ok(object.clone()),
+        Node::Dict(dict) => {
+            let exact = dict.is_exact_instance_of::<PyDict>();
+            let new = if exact { dict.copy()? } else { shallow_copy(object)?.cast_into()? };
+            for (key, value) in keys.zip(values) {
+                new.set_item(key, value)?;
+            }
+            Ok(new.into_any())
+        }
+        Node::List(list) => {
+            if list.is_exact_instance_of::<PyList>() {
+                return Ok(PyList::new(py, values)?.into_any());
+            }
+            let new = shallow_copy(object)?.cast_into::<PyList>()?;
+            for (i, value) in values.into_iter().enumerate() {
+                new.set_item(i, value)?;
+            }
+            Ok(new.into_any())
+        }
+        Node::Tuple(_, None) => Ok(PyTuple::new(py, values)?.into_any()),
+        Node::Tuple(tuple, Some(_)) => {
+            let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
+            new.call1((tuple.get_type(), PyTuple::new(py, values)?))
+        }
+        Node::Object(class) => instance(object, class.get(), values, bare),
+    }
+}
+
+fn shallow_copy<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    object.py().import("copy")?.call_method1("copy", (object,))
+}
+
+/// A new instance with these children: neither `__init__` nor any other method of the class runs.
+fn instance<'py>(
+    object: &Bound<'py, PyAny>,
+    class: &Registration,
+    values: Vec<Bound<'py, PyAny>>,
+    bare: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    static NEW: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = object.py();
+    let new =
+        NEW.get_or_try_init(py, || py.import("builtins")?.getattr("object")?.getattr("__new__").map(Bound::unbind))?;
+    let made = new.bind(py).call1((object.get_type(),))?;
+    if !bare {
+        let dict = intern!(py, "__dict__");
+        if let Ok(old) = object.getattr(dict) {
+            made.getattr(dict)?.cast::<PyDict>()?.update(old.cast::<PyDict>()?.as_mapping())?;
+        }
+        for name in &class.slots {
+            if let Ok(value) = object.getattr(name) {
+                set_attribute(&made, name.bind(py), &value)?;
+            }
+        }
+    }
+    for (name, value) in class.children.iter().zip(values) {
+        set_attribute(&made, name.bind(py), &value)?;
+    }
+    Ok(made)
+}
+
+/// Sets an attribute past the class's own `__setattr__`, which a frozen dataclass has.
+fn set_attribute(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: three live objects.
+    let failed = unsafe { pyo3::ffi::PyObject_GenericSetAttr(object.as_ptr(), name.as_ptr(), value.as_ptr()) } != 0;
+    if failed { Err(PyErr::fetch(object.py())) } else { Ok(()) }
+}
+
+/// Whether each child of a registered object is trained.
+fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> PyResult<Vec<bool>> {
+    let py = object.py();
+    let Some(trainable) = &class.trainable else { return Ok(vec![true; class.children.len()]) };
+    let trainable = trainable.bind(py);
+    let names = if trainable.is_callable() { trainable.call1((object,))? } else { trainable.clone() };
+    let mut trained = vec![false; class.children.len()];
+    for name in names.try_iter()? {
+        let name = name?;
+        let found = class.children.iter().position(|c| c.bind(py).as_any().eq(&name).unwrap_or(false));
+        let Some(i) = found else {
+            let text = format!(
+                "trainable of {} at {} names {}, which is not a child",
+                object.get_type().name()?,
+                path.text(py),
+                name.repr()?
+            );
+            return Err(PyTypeError::new_err(text));
+        };
+        trained[i] = true;
+    }
+    Ok(trained)
+}
+
+/// All leaves of `tree`: their key paths, themselves, and whether they may be trained.
+///
+/// A child that is not trained is listed as one leaf; `whole` walks those too, without asking what is trained.
+#[pyfunction]
+pub fn flatten<'py>(
+    tree: &Bound<'py, PyAny>,
+    whole: bool,
+) -> PyResult<Vec<(Bound<'py, PyTuple>, Bound<'py, PyAny>, bool)>> {
+    let mut leaves = Vec::new();
+    visit(
+        tree,
+        whole,
+        &mut Path::default(),
+        &mut |path, leaf, trained| {
+            leaves.push((path.tuple(leaf.py())?, leaf.clone(), trained));
+            Ok(leaf.clone())
+        },
+        None,
+    )?;
+    Ok(leaves)
+}
+
+/// A tree like `tree` whose leaves, in the order of [`flatten`], are `values`. `bare`: registered objects hold their
+/// children only.
+#[pyfunction]
+pub fn unflatten<'py>(
+    tree: &Bound<'py, PyAny>,
+    values: Vec<Bound<'py, PyAny>>,
+    whole: bool,
+    bare: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut values = values.into_iter();
+    let made = visit(
+        tree,
+        whole,
+        &mut Path::default(),
+        &mut |_, _, _| values.next().ok_or_else(|| PyValueError::new_err("fewer values than leaves")),
+        Some(bare),
+    )?;
+    if values.next().is_some() {
+        return Err(PyValueError::new_err("more values than leaves"));
+    }
+    Ok(made)
+}
+
+type Visitor<'a, 'py> = dyn FnMut(&Path, &Bound<'py, PyAny>, bool) -> PyResult<Bound<'py, PyAny>> + 'a;
+
+/// Calls `visitor` on every leaf and, if `bare` says how, rebuilds the tree of what it returns.
+fn visit<'py>(
+    object: &Bound<'py, PyAny>,
+    whole: bool,
+    path: &mut Path,
+    visitor: &mut Visitor<'_, 'py>,
+    bare: Option<bool>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let kind = node(object)?;
+    let Some(children) = children(object, &kind, path)? else { return visitor(path, object, true) };
+    let trained = match &kind {
+        Node::Object(class) if !whole => trained(object, class.get(), path)?,
+        _ => vec![true; children.len()],
+    };
+    let mut values = Vec::with_capacity(children.len());
+    for ((key, child), &train_child) in children.iter().zip(&trained) {
+        path.push(key)?;
+        let value = if !train_child { visitor(path, child, false)? } else { visit(child, whole, path, visitor, bare)? };
+        values.push(value);
+        path.pop();
+    }
+    match bare {
+        None => Ok(object.clone()),
+        Some(bare) => rebuild(object, &kind, children.into_iter().map(|c| c.0), values, bare),
+    }
+}
