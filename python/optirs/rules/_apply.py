@@ -1,0 +1,139 @@
+"""A rule on one array: what it remembers at first, and what it makes of a gradient."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ._base import Array, Rule, expect_rule, spec
+
+_COMPUTE: dict[str, np.dtype[Any]] = {
+    "float16": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.float32),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+    "complex64": np.dtype(np.complex64),
+    "complex128": np.dtype(np.complex128),
+}
+
+
+def init(rule: Rule, x: Any) -> Any:
+    """The state of `rule` before the first step of the parameter `x`.
+
+    Args:
+        rule: Any rule.
+        x: The parameter, an array.
+
+    Returns:
+        `None`, a `dict` of arrays and counts, a tuple of such for a chain, or what a rule of your own makes.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> optirs.init(optirs.Momentum(), np.zeros(3))
+        {'velocity': array([0., 0., 0.])}
+    """
+    expect_rule("init: the first argument", rule)
+    x = _parameter(rule, x)
+    if spec(rule) is not None:
+        return _core.init(rule, x if rule._rounds else computed(x))
+    return rule.init(_shown(rule, x))
+
+
+def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
+    """What `rule` makes of the gradient `dx` of the parameter `x`. Pure: nothing is changed.
+
+    Args:
+        rule: Any rule.
+        state: What `init` or the previous `apply` returned.
+        x: The parameter.
+        dx: The gradient, of the same shape; real where `x` is.
+
+    Returns:
+        `(new state, dx)`, where `dx` is to be subtracted from `x`; it is `None` where nothing is, as while `AccumGrad`
+        collects. For a 16-bit parameter it is float32.
+
+    Raises:
+        ValueError: If the shapes differ.
+        TypeError: If `x` is not an array of floats, or `dx` is complex and `x` is not.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> optirs.apply(optirs.Descent(0.5), None, np.zeros(2), np.array([1.0, 2.0]))
+        (None, array([0.5, 1. ]))
+    """
+    expect_rule("apply: the first argument", rule)
+    x = _parameter(rule, x)
+    dx = _gradient(rule, x, dx, "the gradient")
+    if spec(rule) is not None:
+        result: tuple[Any, Any] = _core.apply(rule, state, x if rule._rounds else computed(x), dx)
+        return result
+    state, dx = _pair(rule, rule.apply(_locked(state), _shown(rule, x), _locked(dx)))
+    return state, None if dx is None else _gradient(rule, x, dx, "its dx")
+
+
+def advance(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
+    """`(new state, new parameter)`, rounded once and in the memory order of `x`; `None` for a parameter that stays."""
+    if rule._rounds:
+        return rule._advance(state, x, _gradient(rule, x, dx, "the gradient"))
+    state, dx = apply(rule, state, x, dx)
+    if dx is None:
+        return state, None
+    new = np.empty_like(x)
+    new[...] = computed(x) - dx
+    return state, new
+
+
+def _parameter(rule: Rule, x: Any) -> Array:
+    """`x` as an array of a type that rules compute with."""
+    array: Array = np.asarray(x)
+    if array.dtype.name not in _COMPUTE:
+        raise TypeError(f"{_name(rule)}: the parameter must be an array of floats, got {array.dtype}")
+    return array
+
+
+def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
+    """`dx` as an array like `x`, in the type in which `x` is computed."""
+    array: Array = np.asarray(dx)
+    to = _COMPUTE[x.dtype.name]
+    if array.dtype.name not in _COMPUTE and array.dtype.kind not in "iu":
+        raise TypeError(f"{_name(rule)}: {what} must be an array of numbers, got {array.dtype}")
+    if array.dtype.kind == "c" and to.kind != "c":
+        raise TypeError(f"{_name(rule)}: {what} is {array.dtype}, the parameter is {x.dtype}")
+    if array.shape != x.shape:
+        raise ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}")
+    return array.astype(to, copy=False)
+
+
+def _pair(rule: Rule, result: Any) -> tuple[Any, Any]:
+    """What `apply` of a rule must return."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"{_name(rule)}.apply must return (state, dx), got {type(result).__name__}")
+    return result
+
+
+def computed(x: Array) -> Array:
+    """`x` in the type in which it is computed."""
+    return x.astype(_COMPUTE[x.dtype.name], copy=False)
+
+
+def _shown(rule: Rule, x: Array) -> Array:
+    """`x` as a rule in Python sees it."""
+    view: Array = _locked(x if rule._rounds else computed(x))
+    return view
+
+
+def _locked(value: Any) -> Any:
+    """`value` with its arrays, also those in plain containers, as read-only views."""
+    if isinstance(value, np.ndarray):
+        view = value.view()
+        view.flags.writeable = False
+        return view
+    if type(value) in (list, tuple):
+        return type(value)(_locked(v) for v in value)
+    if type(value) is dict:
+        return {key: _locked(v) for key, v in value.items()}
+    return value
+
+
+def _name(rule: Rule) -> str:
+    return type(rule).__name__

@@ -1,0 +1,203 @@
+"""`Rule`, and what the built-in rules have in common."""
+
+import dataclasses
+import inspect
+import math
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_args, get_type_hints
+
+from numpy.typing import NDArray
+
+from .. import _core
+from ._parameters import Parameter
+
+Array = NDArray[Any]
+R = TypeVar("R", bound="Rule")
+T = TypeVar("T", bound="type[BuiltIn]")
+
+
+class Rule:
+    """What turns a gradient into a step. Subclass it for a rule of your own.
+
+    A rule is a value: it holds hyper-parameters and nothing that changes. What it remembers between steps is the state,
+    which `init` makes and `apply` takes and returns. A frozen dataclass is the natural form: then `replace` and
+    `optirs.adjust` work on its fields. Neither method may change its arguments; arrays arrive read-only. A 16-bit
+    parameter arrives as float32, in which it is computed.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class DecayDescent(optirs.Rule):
+        ...     eta: float = 0.1
+        ...     def init(self, x):
+        ...         return 1
+        ...     def apply(self, state, x, dx):
+        ...         return state + 1, dx * (self.eta / state ** 0.5)
+        >>> rule = optirs.OptimiserChain(optirs.WeightDecay(0.5), DecayDescent())
+        >>> x = np.array([1.0, 2.0])
+        >>> state = optirs.init(rule, x)
+        >>> state, dx = optirs.apply(rule, state, x, np.array([0.5, 0.0]))
+        >>> state, dx
+        ((None, 2), array([0.1, 0.1]))
+    """
+
+    def init(self, x: Array) -> Any:
+        """The state before the first step of the parameter `x`: any object."""
+        raise NotImplementedError(f"{type(self).__name__} must define init(self, x) -> state")
+
+    def apply(self, state: Any, x: Array, dx: Array) -> tuple[Any, Any]:
+        """`(new state, dx)`: what the gradient `dx` becomes, to be subtracted from `x`; `None` for no step."""
+        raise NotImplementedError(f"{type(self).__name__} must define apply(self, state, x, dx) -> (state, dx)")
+
+    def replace(self, **values: Any) -> Self:
+        """A copy with other hyper-parameters: `rule.replace(eta=0.1)`.
+
+        Raises:
+            TypeError: If there is no such field, or a value is not of its type.
+            ValueError: If a value is out of range.
+        """
+        names = own_fields(self)
+        for name in values:
+            if name not in names:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(names) or 'none'}")
+        return dataclasses.replace(self, **values) if values else self  # type: ignore[type-var]
+
+    _rounds: ClassVar[bool] = False  # whether it sees a 16-bit parameter as it is, and rounds by itself
+
+    def _advance(self, state: Any, x: Array, dx: Array) -> tuple[Any, Array | None]:
+        """`(new state, new parameter)` of a rule that rounds."""
+        raise NotImplementedError
+
+    def _spec(self) -> tuple[Any, ...] | None:
+        """What the compiled module makes the rule of; `None` if it cannot."""
+        return None
+
+    def _adjustable(self) -> list[str]:
+        """The names of the hyper-parameters that `adjust` may change, here and in the rules inside."""
+        return own_fields(self)
+
+    def _adjusted(self, values: dict[str, Any]) -> Self:
+        """A copy where those of `values` that are adjustable here, and in the rules inside, have changed."""
+        return self.replace(**{name: values[name] for name in self._adjustable() if name in values})
+
+
+class BuiltIn(Rule):
+    """A rule that is compiled. Its fields are checked as their types say."""
+
+    _builtin: ClassVar[bool]
+    _parameters: ClassVar[dict[str, Parameter]] = {}
+
+    def __post_init__(self) -> None:
+        for name, parameter in self._parameters.items():
+            value = parameter.read(f"{type(self).__name__}: {name}", getattr(self, name))
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={_literal(getattr(self, name))}" for name in own_fields(self))
+        return f"{type(self).__qualname__}({', '.join(fields)})"
+
+    def _spec(self) -> tuple[Any, ...] | None:
+        base = parent(self)
+        assert base is not None
+        return base.__name__, {name: getattr(self, name) for name in self._parameters}
+
+    def _adjustable(self) -> list[str]:
+        fixed = {name for name, parameter in self._parameters.items() if parameter.fixed}
+        return [name for name in own_fields(self) if name not in fixed]
+
+    def init(self, x: Array) -> Any:
+        """The state before the first step of the parameter `x`; see `optirs.init`."""
+        return _core.init(plain(self), x)
+
+    def apply(self, state: Any, x: Array, dx: Array) -> tuple[Any, Any]:
+        """`(new state, dx)`; see `optirs.apply`."""
+        result: tuple[Any, Any] = _core.apply(plain(self), state, x, dx)
+        return result
+
+
+@dataclass_transform(frozen_default=True)
+def builtin(cls: T) -> T:
+    """Makes a class a built-in rule: a frozen dataclass with checked fields and a full docstring."""
+    dataclasses.dataclass(frozen=True, repr=False)(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    types = {field.name: get_args(hints[field.name]) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    cls._builtin = True
+    cls._parameters = {name: args[1] for name, args in types.items()}
+    cls.__doc__ = _documented(cls)
+    return cls
+
+
+def _documented(cls: type[BuiltIn]) -> str | None:
+    """The docstring with its arguments and errors, put before what it says about the state."""
+    if cls.__doc__ is None:  # python -OO
+        return None
+    head, state, tail = inspect.cleandoc(cls.__doc__).partition("State:\n")
+    fields = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    lines = ["Args:"]
+    for name, parameter in cls._parameters.items():
+        default = "" if fields[name] is dataclasses.MISSING else f" (default {fields[name]!r})"
+        lines.append(f"    {name}: {parameter.words[0].upper()}{parameter.words[1:]}{default}.")
+    lines += ["", "Raises:", "    TypeError: If an argument is not of its type."]
+    lines += ["    ValueError: If it is out of range.", "", ""]
+    return head + "\n".join(lines) + state + tail
+
+
+def _literal(value: Any) -> str:
+    """Python source of a hyper-parameter."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))})"
+    return repr(value)
+
+
+def own_fields(rule: Rule) -> list[str]:
+    """The names of the dataclass fields that the constructor of `rule` takes."""
+    if not dataclasses.is_dataclass(rule):
+        return []
+    return [field.name for field in dataclasses.fields(rule) if field.init]
+
+
+def parent(rule: Rule) -> type[Any] | None:
+    """The built-in class that `rule` is of or derives from, if any."""
+    return next((c for c in type(rule).__mro__ if "_builtin" in vars(c)), None)
+
+
+def spec(rule: Rule) -> tuple[Any, ...] | None:
+    """What the compiled module makes `rule` of; `None` if any part is a rule in Python.
+
+    `('Adam', {'eta': 0.001, ...})`, `('OptimiserChain', (spec, ...))` or `('MixedPrecision', spec, 'float32')`. A
+    subclass of a built-in rule that overrides neither `init` nor `apply` is its parent.
+    """
+    own, base = type(expect_rule("rule", rule)), parent(rule)
+    return rule._spec() if base and own.init is base.init and own.apply is base.apply else None
+
+
+def fields(rule: Rule) -> tuple[str, ...]:
+    """The names of the hyper-parameters of `rule`, and of the rules inside, that `adjust` may change."""
+    return tuple(dict.fromkeys(expect_rule("rule", rule)._adjustable()))
+
+
+def adjusted(rule: R, **values: Any) -> R:
+    """A copy where every rule inside that has a field of that name gets the value; the others stay as they are."""
+    expect_rule("rule", rule)
+    return rule._adjusted(values)
+
+
+def plain(rule: BuiltIn) -> Rule:
+    """`rule` as its built-in class, without what a subclass adds or overrides."""
+    base = parent(rule)
+    assert base is not None
+    copy: Rule = object.__new__(base)
+    for name in rule._parameters:
+        object.__setattr__(copy, name, getattr(rule, name))
+    return copy
+
+
+def expect_rule(what: str, rule: Any) -> Rule:
+    """`rule`, if it is one; `what` begins the message if it is not."""
+    if isinstance(rule, Rule):
+        return rule
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise TypeError(f"{what} must be a rule, got the class {rule.__name__}: write {rule.__name__}(...)")
+    raise TypeError(f"{what} must be a rule, got {rule!r}")

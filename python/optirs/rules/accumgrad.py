@@ -1,0 +1,36 @@
+"""The mean of n gradients."""
+
+from ._base import BuiltIn, builtin
+from ._parameters import Gradients
+
+
+@builtin
+class AccumGrad(BuiltIn):
+    """Collects `n` gradients and passes their mean on at every `n`-th step.
+
+        accum = accum + g/n
+        dx = accum, accum = 0    at every n-th step; else nothing
+
+    In between, the rules after it do not run, their state and the parameter stay.
+
+    State:
+        `accum`; `count`, the number of gradients collected, 0 to n-1.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> rule, x = optirs.AccumGrad(2), np.array([1.0])
+        >>> state = optirs.init(rule, x)
+        >>> for g in (1.0, 3.0):
+        ...     state, dx = optirs.apply(rule, state, x, np.array([g]))
+        ...     print(dx)
+        None
+        [2.]
+
+    References:
+        Optimisers.jl, `AccumGrad`.
+
+    Note: Elsewhere
+        `optax.MultiSteps`, whose updates are 0 in between. In PyTorch, gradients add up until `zero_grad`.
+    """
+
+    n: Gradients

@@ -1,0 +1,88 @@
+"""Rules in sequence."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from ._apply import apply, init
+from ._base import Array, Rule, expect_rule, spec
+from .mixedprecision import MixedPrecision
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class OptimiserChain(Rule):
+    """Rules in sequence: each gets what the one before it made of the gradient, and the last one's `dx` is the step.
+
+        dx = gradient;  for each rule: dx = what the rule makes of dx;  x = x - dx
+
+    Chains may hold chains. An empty one passes the gradient on as it is. When a rule passes nothing on, as `AccumGrad`
+    does while it collects, the rules after it do not run and their state stays.
+
+    Args:
+        *rules: The rules, first to last.
+
+    Raises:
+        TypeError: If one of them is not a rule.
+        ValueError: If one of them is a `MixedPrecision`, which goes around a chain.
+
+    State:
+        A tuple with the state of each rule.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> rule = optirs.OptimiserChain(optirs.ClipGrad(1.0), optirs.Descent(0.5))
+        >>> state = optirs.init(rule, np.zeros(2))
+        >>> optirs.apply(rule, state, np.zeros(2), np.array([0.4, -3.0]))
+        ((None, None), array([ 0.2, -0.5]))
+
+    References:
+        Optimisers.jl, `OptimiserChain`.
+
+    Note: Elsewhere
+        `optax.chain`, with the signs of the updates the other way round. PyTorch has none.
+    """
+
+    rules: tuple[Rule, ...]
+
+    _builtin: ClassVar[bool] = True
+
+    def __init__(self, *rules: Rule) -> None:
+        name = type(self).__name__
+        if len(rules) == 1 and isinstance(rules[0], list | tuple):
+            raise TypeError(f"{name} takes the rules one by one: {name}(*rules)")
+        for i, rule in enumerate(rules):
+            if isinstance(expect_rule(f"{name}: rules[{i}]", rule), MixedPrecision):
+                raise ValueError(f"{name}: rules[{i}] is a MixedPrecision, which goes around a chain, never inside")
+        object.__setattr__(self, "rules", rules)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(map(repr, self.rules))})"
+
+    def replace(self, **values: Any) -> Self:
+        """A copy with other rules: `chain.replace(rules=[...])`."""
+        if unknown := values.keys() - {"rules"}:
+            raise TypeError(f"{type(self).__name__} has no field {min(unknown)!r}; it has rules")
+        return type(self)(*values["rules"]) if values else self
+
+    def _spec(self) -> tuple[Any, ...] | None:
+        specs = tuple(spec(rule) for rule in self.rules)
+        return None if None in specs else ("OptimiserChain", specs)
+
+    def _adjustable(self) -> list[str]:
+        return [name for rule in self.rules for name in rule._adjustable()]
+
+    def _adjusted(self, values: dict[str, Any]) -> Self:
+        return self.replace(rules=[rule._adjusted(values) for rule in self.rules])
+
+    def init(self, x: Array) -> tuple[Any, ...]:
+        """The state of each rule before the first step of the parameter `x`."""
+        return tuple(init(rule, x) for rule in self.rules)
+
+    def apply(self, state: tuple[Any, ...], x: Array, dx: Array) -> tuple[tuple[Any, ...], Any]:
+        """`(new states, dx)`; `dx` is `None` where a rule passes nothing on."""
+        states = list(state)
+        step: Array | None = dx
+        for i, rule in enumerate(self.rules):
+            states[i], step = apply(rule, states[i], x, step)
+            if step is None:
+                break
+        return tuple(states), step
