@@ -24,5 +24,5 @@ mod _core {
     #[pymodule_export]
     use super::tree::{flatten, path_text, register, registered, unflatten};
     #[pymodule_export]
-    use super::update::update;
+    use super::update::{gradients, update};
 }

@@ -57,6 +57,20 @@ pub fn update<'py>(
     replace(state, model, &mut at_places)
 }
 
+/// The gradient of each parameter, summed over its places; None where there is none.
+#[pyfunction]
+pub fn gradients<'py>(
+    py: Python<'py>,
+    state: &Bound<'py, PyAny>,
+    model: &Bound<'py, PyAny>,
+    gradient: &Bound<'py, PyAny>,
+) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
+    let places = places(state, model, gradient)?;
+    let names = Names(state);
+    let (entries, _) = entries(py, &places, &names, false)?;
+    entries.iter().map(|e| Ok(e.gradient(py, &names)?.map(|g| g.array))).collect()
+}
+
 fn at_place<'py>(
     py: Python<'py>,
     fresh: &[(Bound<'py, PyAny>, Bound<'py, PyAny>)],

@@ -64,8 +64,8 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
     expect_rule("apply: the first argument", rule)
     x = _parameter(rule, x)
     dx = _gradient(rule, x, dx, "the gradient")
-    if spec(rule) is not None:
-        result: tuple[Any, Any] = _core.apply(rule, state, x if rule._rounds else computed(x), dx)
+    if spec(rule) is not None and not rule._rounds:
+        result: tuple[Any, Any] = _core.apply(rule, state, computed(x), dx)
         return result
     state, dx = _pair(rule, rule.apply(_locked(state), _shown(rule, x), _locked(dx)))
     return state, None if dx is None else _gradient(rule, x, dx, "its dx")

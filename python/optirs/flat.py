@@ -1,0 +1,113 @@
+"""Models as flat vectors, for `scipy.optimize` and the like."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .rules import Descent
+from .tree import parameters
+
+Array = NDArray[Any]
+
+
+def destructure(model: Any) -> tuple[Array, "Restructure"]:
+    """The trainable values of `model` as one vector, and the way back.
+
+    Args:
+        model: A tree of arrays.
+
+    Returns:
+        `(flat, restructure)`: a 1-d copy of all trainables in C order, tied ones once, in the type to which theirs promote;
+        and a `Restructure`: `restructure(flat)` is a model with those values, `restructure.gradient(grad)` the vector of a
+        gradient tree.
+
+    Raises:
+        ValueError: If two parameters share elements without being tied.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> flat, restructure = optirs.destructure({"W": np.ones((2, 2)), "b": np.zeros(1)})
+        >>> flat
+        array([1., 1., 1., 1., 0.])
+        >>> restructure(2 * flat)["W"].shape, len(restructure)
+        ((2, 2), 5)
+        >>> restructure.gradient({"b": [3.0]})
+        array([0., 0., 0., 0., 3.])
+
+    As `Optimisers.destructure` in Julia, `jax.flatten_util.ravel_pytree`, `torch.nn.utils.parameters_to_vector`.
+    """
+    restructure = Restructure(model)
+    parts = [np.ravel(array) for array in restructure._arrays]
+    flat = np.concatenate([np.empty(0, restructure._dtype), *parts], dtype=restructure._dtype)
+    return flat, restructure
+
+
+class Restructure:
+    """Makes models of flat vectors; see `destructure`."""
+
+    def __init__(self, model: Any) -> None:
+        leaves, found, self._index = parameters(model)
+        self._arrays = [p.array for p in found]
+        self._leaves = [leaf for _, leaf, _ in leaves]
+        transposed = {place: t for p in found for place, t in p.places}
+        self._transposed = [transposed.get(path, False) for path, _, _ in leaves]
+        # A copy of the structure: what is done to the model later does not matter here.
+        self._model = _core.unflatten(model, self._leaves, False, False)
+        descent = Descent()
+        made = _core.make_leaves([(descent, p.array, p.path) for p in found])
+        self._state = _core.unflatten(model, [None if i is None else made[i] for i in self._index], False, True)
+        self._ends = np.cumsum([array.size for array in self._arrays], dtype=int)
+        self._dtype = np.result_type(*[a.dtype for a in self._arrays]) if found else np.dtype(np.float64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._arrays else 0
+
+    def __call__(self, flat: Any) -> Any:
+        """A model with the values of `flat`, in new arrays of the original shapes, types and memory orders, ties kept.
+
+        Raises:
+            ValueError: If `flat` is not 1-d, or of another length.
+            TypeError: If it is not of numbers, or complex while the model is real.
+        """
+        flat = self._checked(flat)
+        arrays = [
+            _filled(flat[end - like.size : end], like) for end, like in zip(self._ends, self._arrays, strict=True)
+        ]
+        values = [
+            leaf if i is None else arrays[i].T if transposed else arrays[i]
+            for leaf, i, transposed in zip(self._leaves, self._index, self._transposed, strict=True)
+        ]
+        return _core.unflatten(self._model, values, False, False)
+
+    def gradient(self, gradient: Any) -> Array:
+        """The flat vector of a gradient tree: tied places summed, zero where there is none.
+
+        Raises:
+            TypeError: As `update`.
+            ValueError: As `update`.
+        """
+        found = _core.gradients(self._state, self._model, gradient)
+        parts = [
+            np.zeros(like.size, like.dtype) if g is None else np.ravel(g).astype(like.dtype, copy=False)
+            for g, like in zip(found, self._arrays, strict=True)
+        ]
+        return np.concatenate([np.empty(0, self._dtype), *parts], dtype=self._dtype)
+
+    def _checked(self, flat: Any) -> Array:
+        array: Array = np.asarray(flat)
+        if array.shape != (len(self),):
+            raise ValueError(f"restructure takes a vector of length {len(self)}, got shape {array.shape}")
+        if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+            raise TypeError(f"restructure takes numbers, got {array.dtype}")
+        if array.dtype.kind == "c" and self._dtype.kind != "c":
+            raise TypeError(f"restructure takes real numbers, got {array.dtype}")
+        return array
+
+
+def _filled(values: Array, like: Array) -> Array:
+    """A new array like `like` with these values in C order."""
+    new = np.empty_like(like, subok=False)
+    new[...] = (values if new.dtype.kind == "c" else values.real).reshape(like.shape)
+    return new

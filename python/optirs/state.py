@@ -1,0 +1,275 @@
+"""The optimiser's state: made, stepped, adjusted, frozen."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from ._core import Leaf
+from .rules import Rule, adjusted, fields
+from .tree import KeyPath, parameters
+
+RuleFunction = Callable[[KeyPath, Any], Rule | None]
+
+
+def setup(rule: Rule | RuleFunction, model: Any) -> Any:
+    """The state of training `model` with `rule`: a tree of the model's structure.
+
+    Args:
+        rule: A rule, or a function of key path and array that returns each parameter's rule, or None to leave it alone.
+        model: A tree of arrays.
+
+    Returns:
+        A tree with a `Leaf` in place of every trainable array, one for tied ones, and None in place of every other leaf and
+        of every child that is not trained.
+
+    Raises:
+        TypeError: If `rule` is neither, or makes no sense for a parameter's type.
+        ValueError: If two parameters share elements without being tied.
+
+    Warns:
+        UserWarning: If nothing in the model is trainable; often a class lacks `@functor`.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> state = optirs.setup(optirs.Adam(), {"W": np.zeros((2, 3), np.float32), "name": "linear"})
+        >>> state["W"].state["m"].shape, state["name"]
+        ((2, 3), None)
+
+    As `Optimisers.setup` in Julia; `optax.GradientTransformation.init`.
+    """
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise TypeError(f"setup needs a rule, got the class {rule.__name__}: write {rule.__name__}()")
+    if not isinstance(rule, Rule) and not callable(rule):
+        raise TypeError(f"setup takes (rule, model); the first argument is {type(rule).__name__}")
+    all_leaves, found, index = parameters(model)
+    if not found:
+        warnings.warn("setup found no trainable parameters in this model", UserWarning, stacklevel=2)
+    chosen = [rule if isinstance(rule, Rule) else _chosen(rule, p.path, p.array) for p in found]
+    items = [(r, p.array, p.path) for r, p in zip(chosen, found, strict=True) if r is not None]
+    made = iter(_core.make_leaves(items))
+    by_parameter = [None if r is None else next(made) for r in chosen]
+    values = [None if i is None else by_parameter[i] for i in index]
+    return _core.unflatten(model, values, False, True)
+
+
+def _chosen(rule: RuleFunction, path: KeyPath, array: Any) -> Rule | None:
+    chosen = rule(path, array)
+    if chosen is None or isinstance(chosen, Rule):
+        return chosen
+    raise TypeError(f"the rule function returned {chosen!r} for {path}, not a rule or None")
+
+
+def update(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
+    """One step: the new state and the new model. The arguments are left alone.
+
+    Args:
+        state: What `setup` or the previous `update` returned.
+        model: The model.
+        gradient: A tree like the model; None at a node for no step below. Dicts and objects with some of a class's
+            attributes will do for it, lists and tuples are interchangeable, and arrays are converted.
+
+    Returns:
+        `(state, model)`. Every array that has a Leaf, and every Leaf, is fresh; all else is shared.
+
+    Raises:
+        TypeError: If something is of the wrong kind, or the arguments are in another order.
+        ValueError: If structures, shapes or ties differ; the text names the place and both sides.
+        FloatingPointError: If `ClipNorm` meets a norm that is not finite.
+        RuntimeError: If an `update_` of the same state is under way in another thread.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> model = {"w": np.array([1.0, 2.0])}
+        >>> state = optirs.setup(optirs.Descent(0.5), model)
+        >>> state, new = optirs.update(state, model, {"w": np.array([1.0, 1.0])})
+        >>> new["w"], model["w"]
+        (array([0.5, 1.5]), array([1., 2.]))
+
+    As `Optimisers.update` in Julia. PyTorch's `optimizer.step()` changes the model in place: see `update_`.
+    """
+    return _core.update(state, model, gradient, False)
+
+
+def update_(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
+    """One step in place: as `update`, with the same answer and no new arrays.
+
+    Args:
+        state: As in `update`; it gets new values.
+        model: As in `update`; its arrays get new values.
+        gradient: As in `update`. It may share memory with the model.
+
+    Returns:
+        Its two arguments.
+
+    Raises:
+        TypeError: As `update`.
+        ValueError: As `update`, and if an array is read-only. After any error, model and state are as they were.
+        FloatingPointError: As `update`.
+        RuntimeError: If another update uses the same state.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> model = {"w": np.array([1.0, 2.0])}
+        >>> state = optirs.setup(optirs.Descent(0.5), model)
+        >>> _ = optirs.update_(state, model, {"w": np.array([1.0, 1.0])})
+        >>> model["w"]
+        array([0.5, 1.5])
+
+    As `Optimisers.update!` in Julia.
+    """
+    return _core.update(state, model, gradient, True)
+
+
+def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
+    """A state, or a rule, with other hyper-parameters; the moments are kept.
+
+    Args:
+        state: A state, any subtree of one, or a rule.
+        eta: The new learning rate.
+        **fields: Other hyper-parameters by name. Those that only some rules have are changed there. `centred`, `dtype` and
+            `n` cannot be, and `Rprop`'s `eta` acts at `setup` only.
+
+    Returns:
+        The same with changes; a state has its own moments, and tied Leafs stay tied.
+
+    Raises:
+        ValueError: If no rule has a field of that name, or a value is out of range.
+        TypeError: If there is nothing to adjust, or a value is not of its type.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> optirs.adjust(optirs.Adam(), 0.01, beta=(0.8, 0.99))
+        Adam(eta=0.01, beta=(0.8, 0.99), epsilon=1e-08)
+        >>> state = optirs.setup(optirs.Momentum(), {"w": np.zeros(2)})
+        >>> optirs.adjust(state, rho=0.5)["w"].rule
+        Momentum(eta=0.01, rho=0.5)
+
+    As `Optimisers.adjust` in Julia.
+    """
+    if isinstance(state, Rule):
+        return _adjusted_rules([state], eta, fields)[0]
+    leaves, own, rules = _adjusted_leaves(state, eta, fields)
+    new = {id(leaf): leaf._with_rule(rule) for leaf, rule in zip(own, rules, strict=True)}
+    return _core.unflatten(state, [new.get(id(leaf), leaf) for leaf in leaves], True, True)
+
+
+def adjust_(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
+    """As `adjust`, in place: the Leafs of `state` get new hyper-parameters. Returns `state`.
+
+    Args:
+        state: A state or any subtree of one, such as `state["decoder"]`.
+        eta: The new learning rate.
+        **fields: Other hyper-parameters by name.
+
+    Raises:
+        ValueError: As `adjust`; nothing is changed then.
+        TypeError: As `adjust`, and for a rule, which never changes.
+        RuntimeError: If an update uses the state.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> state = optirs.setup(optirs.Descent(), {"encoder": np.zeros(2), "decoder": np.zeros(2)})
+        >>> _ = optirs.adjust_(state["decoder"], 0.01)
+        >>> state["encoder"].rule, state["decoder"].rule
+        (Descent(eta=0.1), Descent(eta=0.01))
+
+    As `Optimisers.adjust!` in Julia.
+    """
+    if isinstance(state, Rule):
+        raise TypeError("a rule does not change: use adjust, which returns a new one")
+    _, own, rules = _adjusted_leaves(state, eta, fields)
+    for leaf, rule in zip(own, rules, strict=True):
+        leaf._set_rule(rule)
+    return state
+
+
+def _adjusted_leaves(state: Any, eta: Any, changes: dict[str, Any]) -> tuple[list[Any], list[Leaf], list[Rule]]:
+    """All leaves of the tree, its Leafs (tied ones once), and their new rules."""
+    leaves, own = _leafs(state, "adjust")
+    return leaves, own, _adjusted_rules([leaf.rule for leaf in own], eta, changes)
+
+
+def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any]) -> list[Rule]:
+    if eta is not None:
+        if "eta" in changes:
+            raise TypeError("adjust: eta is given twice")
+        changes = {"eta": eta, **changes}
+    known = {rule: fields(rule) for rule in rules}
+    names = dict.fromkeys(name for some in known.values() for name in some)
+    for name in changes:
+        if name not in names:
+            raise ValueError(f"adjust: no rule here has a field {name!r} to adjust; there are: {', '.join(names)}")
+    new = {rule: adjusted(rule, **{n: v for n, v in changes.items() if n in own}) for rule, own in known.items()}
+    return [new[rule] for rule in rules]
+
+
+def _leafs(state: Any, what: str) -> tuple[list[Any], list[Leaf]]:
+    leaves = [leaf for _, leaf, _ in _core.flatten(state, True)]
+    own = list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Leaf)}.values())
+    if not own and any(leaf is not None for leaf in leaves):
+        raise TypeError(f"{what} takes a state, as setup returns it; this {type(state).__name__} holds no Leaf")
+    return leaves, own
+
+
+def freeze_(state: Any) -> Any:
+    """Makes updates skip every Leaf of `state`, until `thaw_`. Returns `state`.
+
+    Args:
+        state: A state or any subtree of one.
+
+    Raises:
+        TypeError: For anything else, such as a model.
+        RuntimeError: If an update uses the state.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> state = optirs.setup(optirs.Descent(), {"encoder": np.zeros(2), "decoder": np.zeros(2)})
+        >>> _ = optirs.freeze_(state["encoder"])
+        >>> state["encoder"].frozen, state["decoder"].frozen
+        (True, False)
+
+    As `Optimisers.freeze!` in Julia.
+    """
+    return _set_frozen(state, True, "freeze_")
+
+
+def thaw_(state: Any) -> Any:
+    """Undoes `freeze_`. Returns `state`.
+
+    Args:
+        state: A state or any subtree of one.
+
+    Raises:
+        TypeError: For anything else, such as a model.
+        RuntimeError: If an update uses the state.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> state = optirs.freeze_(optirs.setup(optirs.Descent(), {"w": np.zeros(2)}))
+        >>> optirs.thaw_(state)["w"].frozen
+        False
+
+    As `Optimisers.thaw!` in Julia.
+    """
+    return _set_frozen(state, False, "thaw_")
+
+
+def _set_frozen(state: Any, frozen: bool, what: str) -> Any:
+    _, own = _leafs(state, what)
+    for leaf in own:
+        leaf._set_frozen(frozen)
+    return state
+
+
+def _same_bits(a: Any, b: Any) -> bool:
+    """Whether two states of a Leaf are equal, arrays bit for bit."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same_bits(a[k], b[k]) for k in a)
+    if isinstance(a, (tuple, list)) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_same_bits, a, b))
+    return bool(a == b)

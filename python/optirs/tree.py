@@ -1,0 +1,280 @@
+"""Models as trees: registration, key paths, leaves."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+
+C = TypeVar("C", bound=type)
+Trainable = Iterable[str] | Callable[[Any], Iterable[str]]
+
+_NUMERIC = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
+
+
+class KeyPath(tuple[Any, ...]):
+    """Where something stands in a tree: a tuple of keys, printed as one would write it.
+
+    Examples:
+        >>> import optirs
+        >>> str(optirs.KeyPath(("layers", 0, "W")))
+        'layers[0].W'
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return _core.path_text(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"KeyPath({tuple(self)!r})"
+
+
+@overload
+def functor(cls: C, /) -> C: ...
+@overload
+def functor(
+    *, children: Iterable[str] | None = None, trainable: Trainable | None = None
+) -> Callable[[C], C]: ...
+def functor(
+    cls: C | None = None, /, *, children: Iterable[str] | None = None, trainable: Trainable | None = None
+) -> C | Callable[[C], C]:
+    """Registers a class: its instances are nodes of model trees.
+
+    A class that is not registered is an opaque leaf, and its arrays are not trained. Only the class itself is registered,
+    not those derived from it. Models are rebuilt without `__init__` and `__post_init__`; attributes that are not children
+    are kept.
+
+    Args:
+        cls: The class, when used without parentheses.
+        children: The attributes that are walked. Default: the fields of the dataclass.
+        trainable: Those of them that are trained, or a function of the instance that returns them. Default: all.
+
+    Returns:
+        The class itself.
+
+    Raises:
+        TypeError: If there are no `children` and the class is not a dataclass, or `trainable` names others.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> from dataclasses import dataclass
+        >>> @optirs.functor(trainable=("W",))
+        ... @dataclass
+        ... class Scale:
+        ...     W: np.ndarray
+        ...     mean: np.ndarray
+        >>> [str(path) for path, _ in optirs.trainables(Scale(np.ones(2), np.zeros(2)), path=True)]
+        ['W']
+
+    As `Functors.@functor` and `Optimisers.trainable` in Julia.
+    """
+
+    def register(cls: C) -> C:
+        if not isinstance(cls, type):
+            raise TypeError(f"functor registers classes, got {cls!r}")
+        names = _children(cls, children)
+        chosen: Any = trainable
+        if trainable is not None and not callable(trainable):
+            chosen = _names(cls, "trainable", trainable)
+            for name in chosen:
+                if name not in names:
+                    raise TypeError(f"{cls.__name__}: trainable names {name!r}, which is not a child")
+        _core.register(cls, names, _slots(cls), chosen)
+        return cls
+
+    return register if cls is None else register(cls)
+
+
+def _children(cls: type, children: Iterable[str] | None) -> tuple[str, ...]:
+    if children is not None:
+        return _names(cls, "children", children)
+    if "__dataclass_fields__" not in vars(cls):
+        raise TypeError(
+            f"{cls.__name__} is not a dataclass: put @functor above @dataclass, or name the children: "
+            "@functor(children=(...))"
+        )
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+def _names(cls: type, what: str, names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise TypeError(f"{cls.__name__}: {what} must be a sequence of names, got the string {names!r}")
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{cls.__name__}: {what} must be names, got {name!r}")
+    if len(set(names)) != len(names):
+        raise TypeError(f"{cls.__name__}: {what} names one twice")
+    return names
+
+
+def _slots(cls: type) -> list[str]:
+    """The attributes of instances of `cls` that do not stand in `__dict__`."""
+    slots = []
+    for base in cls.__mro__:
+        own = vars(base).get("__slots__", ())
+        for name in (own,) if isinstance(own, str) else own:
+            if name not in ("__dict__", "__weakref__"):
+                private = name.startswith("__") and not name.endswith("__")
+                slots.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
+    return slots
+
+
+def isnumeric(x: Any) -> bool:
+    """Whether `x` is trainable: a NumPy array of floats or complex numbers.
+
+    Args:
+        x: Any object.
+
+    Returns:
+        True for arrays of float16, bfloat16, float32, float64, complex64 and complex128, 0-d ones too; False for all else,
+        NumPy scalars and integer arrays among it.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> optirs.isnumeric(np.zeros(2)), optirs.isnumeric(np.zeros(2, int)), optirs.isnumeric(1.0)
+        (True, False, False)
+    """
+    return isinstance(x, np.ndarray) and x.dtype.name in _NUMERIC
+
+
+def getkeypath(model: Any, path: Iterable[Any]) -> Any:
+    """What stands in `model` at `path`.
+
+    Args:
+        model: A tree.
+        path: Keys from the top down: a `KeyPath` or any sequence.
+
+    Returns:
+        The node or leaf there.
+
+    Raises:
+        KeyError: If there is none; the text names the part of the path that exists.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> optirs.getkeypath({"layers": [np.zeros(2)]}, ("layers", 0)).shape
+        (2,)
+    """
+    at = KeyPath()
+    for key in path:
+        model = _child(model, key, at)
+        at = KeyPath((*at, key))
+    return model
+
+
+def _child(node: Any, key: Any, at: KeyPath) -> Any:
+    children = _core.registered(type(node))
+    missing = KeyError(f"{type(node).__name__} at {str(at) or 'the top'} has no {key!r}")
+    if children is not None:
+        if key not in children:
+            raise missing
+        return getattr(node, key)
+    if isinstance(node, tuple) and key in getattr(node, "_fields", ()):
+        return getattr(node, key)
+    if not isinstance(node, (dict, list, tuple)):
+        raise missing
+    try:
+        return node[key]
+    except (LookupError, TypeError):
+        raise missing from None
+
+
+def leaves(tree: Any, *, whole: bool = False) -> list[tuple[KeyPath, Any, bool]]:
+    """All leaves: key path, leaf, and whether it may be trained. A child that is not is one leaf, unless `whole`."""
+    return [(KeyPath(path), leaf, trained) for path, leaf, trained in _core.flatten(tree, whole)]
+
+
+def tie(a: NDArray[Any], b: NDArray[Any]) -> bool | None:
+    """Whether `b` is `a` (False), its full transpose (True), or neither (None)."""
+    if a is b:
+        return False
+    if a.size == 0 or a.dtype != b.dtype or _address(a) != _address(b):
+        return None
+    if a.shape == b.shape and a.strides == b.strides:
+        return False
+    return True if a.shape == b.shape[::-1] and a.strides == b.strides[::-1] else None
+
+
+def _address(x: NDArray[Any]) -> int:
+    address: int = x.__array_interface__["data"][0]
+    return address
+
+
+@dataclasses.dataclass
+class Parameter:
+    """A trainable array, once however many places it stands at."""
+
+    path: KeyPath
+    array: NDArray[Any]
+    places: list[tuple[KeyPath, bool]]
+    """Where it stands, and whether transposed."""
+
+
+def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]:
+    """The leaves of `model`, its parameters in order, and for each leaf the index of its parameter.
+
+    Raises:
+        ValueError: If two parameters share elements.
+    """
+    found: list[Parameter] = []
+    by_address: dict[int, list[int]] = {}
+    index: list[int | None] = []
+    all_leaves = leaves(model)
+    for path, leaf, trained in all_leaves:
+        if not (trained and isnumeric(leaf)):
+            index.append(None)
+            continue
+        candidates = by_address.setdefault(_address(leaf), [])
+        known = next(((i, t) for i in candidates if (t := tie(found[i].array, leaf)) is not None), None)
+        if known is None:
+            candidates.append(len(found))
+            found.append(Parameter(path, leaf, []))
+            known = len(found) - 1, False
+        found[known[0]].places.append((path, known[1]))
+        index.append(known[0])
+    _check_overlap(found)
+    return all_leaves, found, index
+
+
+def _check_overlap(found: list[Parameter]) -> None:
+    spans = sorted((*np.lib.array_utils.byte_bounds(p.array), i) for i, p in enumerate(found) if p.array.size)
+    open_: list[tuple[int, int, int]] = []
+    for low, high, i in spans:
+        open_ = [o for o in open_ if o[1] > low]
+        for _, _, j in open_:
+            first, second = found[min(i, j)], found[max(i, j)]
+            if np.shares_memory(first.array, second.array):
+                raise ValueError(
+                    f"{first.path} and {second.path} share memory without being the same parameter or its transpose"
+                )
+        open_.append((low, high, i))
+
+
+def trainables(model: Any, path: bool = False) -> list[Any]:
+    """The trainable arrays of `model`, tied ones once, in its order.
+
+    Args:
+        model: A tree.
+        path: Whether to return pairs with the key path of the first place.
+
+    Returns:
+        A list of arrays, or of `(KeyPath, array)`. They are the model's own arrays, not copies.
+
+    Raises:
+        ValueError: If two of them share elements without being tied.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> W = np.zeros((2, 3))
+        >>> [x.shape for x in optirs.trainables({"encoder": W, "decoder": W.T, "name": "tied"})]
+        [(2, 3)]
+
+    As `Optimisers.trainables` in Julia.
+    """
+    _, found, _ = parameters(model)
+    return [(p.path, p.array) for p in found] if path else [p.array for p in found]
