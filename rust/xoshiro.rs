@@ -38,7 +38,6 @@ impl Uniform for f32 {
         Self::part(word, 1)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "24 bits are exact in float32")]
     fn part(word: u64, index: usize) -> Self {
         let half = (word >> (32 * index)) & 0xffff_ffff;
         (half >> 8) as f32 * (1.0 / 16_777_216.0)
@@ -52,7 +51,6 @@ impl Uniform for f64 {
         Self::part(word, 0)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "53 bits are exact in float64")]
     fn part(word: u64, _index: usize) -> Self {
         (word >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
     }
