@@ -199,7 +199,10 @@ mod tests {
         let lanes = main.fork();
         let out: Vec<f64> = rand(&mut rng, 21);
         for (index, mut lane) in lanes.into_iter().enumerate() {
-            assert_eq!([out[index], out[8 + index]], [lane.scalar(), lane.scalar()]);
+            assert_eq!(
+                [out[index], out[8 + index]],
+                [lane.scalar::<f64>(), lane.scalar()]
+            );
         }
         let tail: Vec<f64> = (0..5).map(|_| main.scalar()).collect();
         assert_eq!((&out[16..], rng), (tail.as_slice(), main));
