@@ -1,15 +1,18 @@
 //! Gradient optimisers with explicit state, in one pass over memory.
 
+pub mod affine;
 pub mod buffer;
 pub mod chain;
 pub mod drive;
 pub mod element;
 pub mod kernel;
+pub mod losses;
 pub mod pool;
 pub mod reduce;
 pub mod rule;
 pub mod rules;
 pub mod simd;
+pub mod xoshiro;
 
 #[cfg(feature = "python")]
 mod python;

@@ -1,15 +1,19 @@
 //! What Python sees: converts, checks and calls; no arithmetic.
 
+mod affine;
 mod apply;
 mod arrays;
 mod entry;
+mod inputs;
 mod leaf;
+mod losses;
 mod program;
 mod steps;
 mod threads;
 mod tree;
 mod update;
 mod walk;
+mod xoshiro;
 
 use pyo3::prelude::*;
 
@@ -25,4 +29,10 @@ mod _core {
     use super::tree::{flatten, path_text, register, registered, unflatten};
     #[pymodule_export]
     use super::update::{gradients, update};
+    #[pymodule_export]
+    use super::affine::{affine_forward, affine_gradient};
+    #[pymodule_export]
+    use super::losses::{loss, loss_pullback};
+    #[pymodule_export]
+    use super::xoshiro::Xoshiro;
 }

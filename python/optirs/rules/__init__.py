@@ -83,10 +83,6 @@ __all__ = [
     "Rule",
     "SignDecay",
     "WeightDecay",
-    "adjusted",
     "apply",
-    "fields",
     "init",
-    "spec",
-    "step",
 ]

@@ -1,0 +1,119 @@
+"""Mini-batches: from arrays of equal length, or from whatever gives batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Batch = tuple[Any, ...]
+
+
+class Batches(Protocol):
+    """A source of batches: one epoch is `epoch()`, `ordered()` gives the same data without shuffling."""
+
+    def epoch(self) -> Iterator[Batch]: ...
+    def ordered(self) -> Iterator[Batch]: ...
+    def steps(self) -> int | None: ...
+
+
+@dataclass
+class ArrayBatches:
+    """Rows of arrays with the same first dimension, `batch_size` at a time, the last batch being what is left."""
+
+    arrays: Batch
+    rows: int
+    batch_size: int
+    rng: np.random.Generator | None
+
+    def epoch(self) -> Iterator[Batch]:
+        if self.rng is None:
+            return self.ordered()
+        return self._shuffled(self.rng.permutation(self.rows))
+
+    def ordered(self) -> Iterator[Batch]:
+        if self.batch_size >= self.rows:
+            yield self.arrays
+            return
+        for start in range(0, self.rows, self.batch_size):
+            yield tuple(array[start : start + self.batch_size] for array in self.arrays)
+
+    def _shuffled(self, order: Any) -> Iterator[Batch]:
+        for start in range(0, self.rows, self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield tuple(array[chosen] for array in self.arrays)
+
+    def steps(self) -> int | None:
+        return -(-self.rows // self.batch_size)
+
+
+@dataclass
+class IterableBatches:
+    """An iterable that is read anew each epoch; a batch that is no tuple or list is one argument."""
+
+    source: Iterable[Any]
+
+    def epoch(self) -> Iterator[Batch]:
+        empty = True
+        for batch in self.source:
+            empty = False
+            yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        if empty:
+            hint = ""
+            if iter(self.source) is self.source:
+                hint = ": an iterator can be read once only; give a list, or an object whose __iter__ starts afresh"
+            raise ValueError(f"train: data gave no batch{hint}")
+
+    ordered = epoch
+
+    def steps(self) -> int | None:
+        try:
+            return len(self.source)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+
+def batches(data: Any, batch_size: int | None, shuffle: bool, rng: Any) -> Batches:
+    """The source of batches for the arguments of `train`."""
+    if isinstance(data, tuple):
+        arrays = tuple(_array(index, array) for index, array in enumerate(data))
+        rows = _common_rows(arrays)
+        generator = np.random.default_rng(rng) if shuffle else None
+        return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator)
+    if hasattr(data, "shape") or isinstance(data, (dict, str)) or not isinstance(data, Iterable):
+        kind = type(data).__name__
+        raise TypeError(f"train: data must be a tuple of arrays, such as (x, y), or an iterable of batches, got {kind}")
+    if batch_size is not None or shuffle:
+        name = "batch_size" if batch_size is not None else "shuffle"
+        raise ValueError(f"train: {name} needs data to be a tuple of arrays; an iterable gives its own batches")
+    return IterableBatches(data)
+
+
+def _array(index: int, array: Any) -> Any:
+    if isinstance(array, (tuple, dict, str)) or array is None:
+        kind = type(array).__name__
+        raise TypeError(f"train: data[{index}] must be an array, got {kind} (batches go into a list, not a tuple)")
+    array = array if hasattr(array, "shape") else np.asarray(array)
+    if len(array.shape) == 0:
+        raise ValueError(f"train: data[{index}] has shape (), it needs a first dimension to count rows by")
+    return array
+
+
+def _common_rows(arrays: Sequence[Any]) -> int:
+    if not arrays:
+        raise ValueError("train: data is an empty tuple")
+    rows = [int(array.shape[0]) for array in arrays]
+    for index, count in enumerate(rows):
+        if count != rows[0]:
+            raise ValueError(f"train: data[0] has {rows[0]} rows, data[{index}] has {count}")
+    if rows[0] == 0:
+        raise ValueError("train: data has no rows")
+    return rows[0]
+
+
+def rows_of(batch: Batch) -> int:
+    """How much a batch counts in a mean over batches: its rows, or 1 where it has none."""
+    shape: Any = getattr(next(iter(batch), None), "shape", ())
+    return int(shape[0]) if len(shape) > 0 else 1

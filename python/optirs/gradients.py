@@ -1,0 +1,73 @@
+"""Gradient functions: anything called `(model, *batch) -> (loss, gradient)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from .layers import Layer
+from .losses import Loss
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The gradient function that `supervised` makes: `f(model, x, y) -> (loss, gradient)`."""
+
+    criterion: Loss
+
+    def __call__(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, Any]:
+        """The loss of `model` on the batch, and its gradient: a tree like the model.
+
+        Raises:
+            TypeError: the model has no `pullback`.
+            ValueError: shapes that do not fit.
+        """
+        yhat, back = _pullback(model)(x)
+        loss, dyhat = self.criterion.pullback(yhat, y)
+        return loss, back(dyhat)[0]
+
+    def loss(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        """The loss alone, without the cost of the gradient; `train` logs with it."""
+        yhat, _ = _pullback(model)(x)
+        return self.criterion(yhat, y)
+
+
+def supervised(loss: Loss) -> Supervised:
+    """The gradient function of `loss(model(x), y)`, for the layers of this library.
+
+    Args:
+        loss: one of `mse`, `mae`, `huber`, `binary_crossentropy`, `crossentropy`, or anything callable with their
+            method `pullback(yhat, y) -> (loss, gradient by yhat)`.
+
+    Returns:
+        A function `(model, x, y) -> (loss, gradient)`, for any model with a method `pullback(x) -> (y, back)`,
+        `back(dy) -> (gradient of the model, gradient of x)`. Its `.loss(model, x, y)` is the loss alone.
+
+    Raises:
+        TypeError: the loss has no `pullback`; when called, the model has none.
+
+    Example:
+        >>> import numpy as np, optirs
+        >>> model = optirs.Affine(np.array([[1.0, 2.0]]), np.array([0.0]))
+        >>> loss, grad = optirs.supervised(optirs.mse)(model, [[1.0, 1.0]], [[0.0]])
+        >>> loss, grad.W, grad.b
+        (9.0, array([[6., 6.]], dtype=float32), array([6.], dtype=float32))
+
+    Source: the step of the Optimisers.jl tutorial, where Zygote takes the gradient.
+    """
+    if not (callable(loss) and callable(getattr(loss, "pullback", None))):
+        raise TypeError(f"supervised: the loss must have a method pullback(yhat, y), got {_name(loss)}")
+    return Supervised(loss)
+
+
+def _pullback(model: Layer) -> Any:
+    pullback = getattr(model, "pullback", None)
+    if not callable(pullback):
+        raise TypeError(f"supervised: the model must have a method pullback(x), as layers have, got {_name(model)}")
+    return pullback
+
+
+def _name(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__

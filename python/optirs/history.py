@@ -1,0 +1,96 @@
+"""What a training has seen: the loss of every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class History(Sequence[float]):
+    """The losses of a training, one a step, in order: `len`, indexing, slices, iteration and `numpy.asarray` work.
+
+    Attributes:
+        logged: pairs `(epoch, loss)` of the updated model, as `train(log_every=...)` logs them.
+
+    Example:
+        >>> import numpy as np, optirs
+        >>> history = optirs.History([4.0, 2.0, 1.0])
+        >>> len(history), history[-1], np.asarray(history).sum()
+        (3, 1.0, np.float64(7.0))
+    """
+
+    def __init__(self, losses: Iterable[float] = (), logged: Iterable[tuple[int, float]] = ()) -> None:
+        self._losses = list(losses)
+        self.logged = list(logged)
+
+    def append(self, loss: float) -> None:
+        """Adds the loss of one more step."""
+        self._losses.append(loss)
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        return self._losses[index]
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("a History is not an array: it cannot be one without a copy")
+        return np.array(self._losses, dtype=np.float64 if dtype is None else dtype)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, History):
+            return NotImplemented
+        return self._losses == other._losses and self.logged == other.logged
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        last = f", last loss {self[-1]:.8g}" if self else ""
+        return f"<History of {len(self)} step{'' if len(self) == 1 else 's'}{last}>"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the loss over the steps, logarithmically where all losses are positive.
+
+        Args:
+            ax: matplotlib axes to draw in; by default those of a new `pyplot` figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is missing; it comes with the extra `plot`.
+
+        Example:
+            >>> import optirs
+            >>> from matplotlib.figure import Figure
+            >>> axes = optirs.History([4.0, 2.0, 1.0]).plot(Figure().subplots())
+            >>> axes.get_yscale()
+            'log'
+        """
+        if ax is None:
+            ax = _new_axes()
+        ax.plot(range(1, len(self) + 1), self._losses)
+        if self and all(loss > 0 for loss in self):
+            ax.set_yscale("log")
+        ax.set_xlabel("step")
+        ax.set_ylabel("loss")
+        return ax
+
+
+def _new_axes() -> Axes:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("plotting needs matplotlib: pip install 'optirs[plot]'") from error
+    return pyplot.subplots()[1]

@@ -1,0 +1,128 @@
+"""Layers: callable models with a gradient of their own. Batches are rows."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from ._core import Xoshiro, affine_forward, affine_gradient
+from .tree import functor
+
+Float32 = npt.NDArray[np.float32]
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """What `supervised` asks of a model: `pullback(x) -> (y, back)`, `back(dy) -> (gradient of the layer, of x)`."""
+
+    def pullback(self, x: Any, /) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]: ...
+
+
+@functor
+@dataclass(eq=False)
+class Affine:
+    """The affine layer `y = W x + b`, for rows `y = x @ W.T + b`, computed in float32.
+
+    Args:
+        W: weights, `(n_out, n_in)`.
+        b: bias, `(n_out,)`.
+
+    The arrays are kept as they are, not copied; other dtypes than float32 are converted at every call. A field may
+    be `None` where an `Affine` is a gradient.
+
+    Raises:
+        TypeError: W or b is not an array.
+        ValueError: W is not a matrix, b not a vector, or their lengths differ.
+
+    Example:
+        >>> import numpy as np, optirs
+        >>> affine = optirs.Affine(np.array([[1.0, 2.0]]), np.array([0.5]))
+        >>> affine([[1.0, 1.0], [2.0, 0.0]])
+        array([[3.5],
+               [2.5]], dtype=float32)
+
+    Source: the `Affine` of the Functors.jl and Optimisers.jl documentation.
+    """
+
+    W: npt.NDArray[Any]
+    b: npt.NDArray[Any]
+
+    def __post_init__(self) -> None:
+        # Only for users: trees of models, states and gradients are rebuilt without it.
+        for name, value, ndim, form in (("W", self.W, 2, "(n_out, n_in)"), ("b", self.b, 1, "(n_out,)")):
+            shape = getattr(value, "shape", None)
+            if value is not None and shape is None:
+                raise TypeError(f"Affine: {name} must be an array {form}, got {type(value).__name__}")
+            if shape is not None and len(shape) != ndim:
+                raise ValueError(f"Affine: {name} has shape {tuple(shape)}, it must be {form}")
+        if self.W is not None and self.b is not None and self.W.shape[0] != self.b.shape[0]:
+            raise ValueError(f"Affine: W has shape {tuple(self.W.shape)}, b has {tuple(self.b.shape)}: one b per row")
+
+    @classmethod
+    def random(cls, n_in: int, n_out: int, *, rng: Xoshiro | None = None) -> Affine:
+        """A layer with W, then b, uniform in [0, 1), in the order in which Julia draws them.
+
+        Args:
+            n_in: length of an input row.
+            n_out: length of an output row.
+            rng: generator; by default a new one, seeded by the operating system.
+
+        Raises:
+            TypeError: the sizes are not integers, or `rng` is another kind of generator.
+            ValueError: a size is negative.
+
+        Example:
+            >>> import optirs
+            >>> optirs.Affine.random(3, 2, rng=optirs.Xoshiro(12345)).b
+            array([0.07435727, 0.1361165 ], dtype=float32)
+
+        Source: `Affine(rand(rng, Float32, n_out, n_in), rand(rng, Float32, n_out))` in the Julia notebook.
+        """
+        if rng is None:
+            rng = Xoshiro(secrets.randbits(256))
+        if not isinstance(rng, Xoshiro):
+            raise TypeError(f"Affine.random: rng must be an optirs.Xoshiro, got {type(rng).__name__}")
+        W = rng.rand(n_out, n_in)
+        return cls(W, rng.rand(n_out))
+
+    def __call__(self, x: npt.ArrayLike) -> Float32:
+        """`x @ W.T + b`: `(batch, n_out)` for `x` of `(batch, n_in)`, `(n_out,)` for `(n_in,)`.
+
+        Raises:
+            ValueError: the shapes do not fit.
+            TypeError: `x` is not an array of real numbers.
+        """
+        return affine_forward(self.W, self.b, x)
+
+    def pullback(self, x: npt.ArrayLike) -> tuple[Float32, Callable[[npt.ArrayLike], tuple[Affine, Float32]]]:
+        """The output, and the function that takes gradients back through the layer.
+
+        `back(dy)` is the gradient of `sum(dy * y)`: `(Affine(W=dy.T @ x, b=sum of the rows of dy), dy @ W)`.
+
+        Args:
+            x: rows, `(batch, n_in)` or `(n_in,)`. It must not be changed before `back` is called.
+
+        Raises:
+            ValueError: the shapes do not fit.
+            TypeError: an argument is not an array of real numbers.
+
+        Example:
+            >>> import numpy as np, optirs
+            >>> affine = optirs.Affine(np.array([[1.0, 2.0]]), np.array([0.5]))
+            >>> y, back = affine.pullback([3.0, 4.0])
+            >>> gradient, dx = back([10.0])
+            >>> gradient.W, gradient.b, dx
+            (array([[30., 40.]], dtype=float32), array([10.], dtype=float32), array([10., 20.], dtype=float32))
+        """
+        W = self.W
+
+        def back(dy: npt.ArrayLike) -> tuple[Affine, Float32]:
+            dW, db, dx = affine_gradient(W, x, dy)
+            return Affine(dW, db), dx
+
+        return affine_forward(W, self.b, x), back

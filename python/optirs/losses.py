@@ -1,0 +1,177 @@
+"""Losses: the mean over the batch of the sum over outputs, and their gradients by the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+
+
+class Loss:
+    """A loss: `loss(yhat, y)` is its value, `loss.pullback(yhat, y)` its value and its gradient by `yhat`.
+
+    For all of them: `yhat` is `(batch, n)`, or `(n,)` for one sample. Other dtypes are converted to float32; sums are
+    taken in float64 in a fixed order, so equal arguments give equal bits. A batch without rows has the loss 0.0.
+    Shapes that differ are a `ValueError`, never broadcast; what is not an array of real numbers is a `TypeError`.
+    """
+
+    __name__: str
+
+    def __init__(self, function: Callable[[npt.ArrayLike, npt.ArrayLike], float]) -> None:
+        update_wrapper(self, function)
+        self._value = function
+
+    def __call__(self, yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        return self._value(yhat, y)
+
+    def pullback(self, yhat: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, npt.NDArray[np.float32]]:
+        """The loss, and its gradient by `yhat` (float32, of the shape of `yhat`).
+
+        Args:
+            yhat: predictions, `(batch, n)` or `(n,)`.
+            y: targets, as the loss itself takes them.
+
+        Raises:
+            ValueError, TypeError: as the loss itself.
+
+        Example:
+            >>> import optirs
+            >>> optirs.mse.pullback([[1.0, 2.0]], [[0.0, 0.0]])
+            (5.0, array([[2., 4.]], dtype=float32))
+        """
+        return _core.loss_pullback(self.__name__, yhat, y)
+
+    def __repr__(self) -> str:
+        return f"optirs.{self.__name__}"
+
+    def __reduce__(self) -> str:
+        # By name, as functions are pickled.
+        return self.__name__
+
+
+@Loss
+def mse(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Squared error: mean over the batch of the sum over outputs of `(yhat - y)**2`.
+
+    Args:
+        yhat: predictions, `(batch, n)` or `(n,)`.
+        y: targets of the same shape.
+
+    Raises:
+        ValueError: the shapes differ, or are not 1-D or 2-D.
+        TypeError: an argument is not an array of real numbers.
+
+    Example:
+        >>> import optirs
+        >>> optirs.mse([[1.0, 2.0], [3.0, 4.0]], [[1.0, 1.0], [3.0, 2.0]])
+        2.5
+
+    Source: the loss of the Optimisers.jl tutorial, `sum(abs2, ŷ - y) / size(y, 2)`. PyTorch's `MSELoss` divides by the
+    number of outputs as well.
+    """
+    return _core.loss("mse", yhat, y)
+
+
+@Loss
+def mae(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Absolute error: mean over the batch of the sum over outputs of `|yhat - y|`; its slope at 0 is 0.
+
+    Args:
+        yhat: predictions, `(batch, n)` or `(n,)`.
+        y: targets of the same shape.
+
+    Raises:
+        ValueError: the shapes differ, or are not 1-D or 2-D.
+        TypeError: an argument is not an array of real numbers.
+
+    Example:
+        >>> import optirs
+        >>> optirs.mae([[1.0, 2.0], [3.0, 4.0]], [[1.0, 1.0], [3.0, 2.0]])
+        1.5
+
+    Source: P. S. Laplace (1774); PyTorch's `L1Loss` divides by the number of outputs as well.
+    """
+    return _core.loss("mae", yhat, y)
+
+
+@Loss
+def huber(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Huber's loss with delta 1: with `d = |yhat - y|`, the mean over the batch of the sum over outputs of
+
+        d**2 / 2    where d <= 1,    else    d - 1/2.
+
+    Args:
+        yhat: predictions, `(batch, n)` or `(n,)`.
+        y: targets of the same shape.
+
+    Raises:
+        ValueError: the shapes differ, or are not 1-D or 2-D.
+        TypeError: an argument is not an array of real numbers.
+
+    Example:
+        >>> import optirs
+        >>> optirs.huber([[0.5, 3.0]], [[0.0, 0.0]])
+        2.625
+
+    Source: P. J. Huber, "Robust Estimation of a Location Parameter", Ann. Math. Statist. 35 (1964).
+    """
+    return _core.loss("huber", yhat, y)
+
+
+@Loss
+def binary_crossentropy(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Cross-entropy of logits against probabilities: mean over the batch of the sum over outputs of
+
+        max(yhat, 0) - yhat * y + log(1 + exp(-|yhat|)),
+
+    which is `-y log s - (1 - y) log(1 - s)` with `s = 1 / (1 + exp(-yhat))`, without overflow for any finite logit.
+
+    Args:
+        yhat: logits, `(batch, n)` or `(n,)`.
+        y: targets of the same shape in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ, or are not 1-D or 2-D, or a target lies outside of [0, 1].
+        TypeError: an argument is not an array of real numbers.
+
+    Example:
+        >>> import optirs
+        >>> optirs.binary_crossentropy([[1000.0], [-1000.0]], [[1.0], [1.0]])
+        500.0
+
+    Source: `logitbinarycrossentropy` of Flux.jl, `BCEWithLogitsLoss` of PyTorch.
+    """
+    return _core.loss("binary_crossentropy", yhat, y)
+
+
+@Loss
+def crossentropy(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Cross-entropy of logits against classes: the mean over the batch of
+
+        log(sum over k of exp(yhat[k])) - yhat[class]
+
+    computed without overflow; for rows of probabilities `p`, of `-sum over k of p[k] log softmax(yhat)[k]`.
+
+    Args:
+        yhat: logits, `(batch, n)` or `(n,)`. A class may be ruled out by `-inf`.
+        y: class numbers from 0 to n - 1 (integers, one a row), or one-hot rows in the shape of `yhat`; softened rows
+            (probabilities that sum to 1) will do as well.
+
+    Raises:
+        ValueError: shapes that do not fit, a class number outside of 0 to n - 1, or a row of targets that has entries
+            outside of [0, 1] or does not sum to 1.
+        TypeError: class numbers that are not integers, or an argument that is not an array of real numbers.
+
+    Example:
+        >>> import optirs
+        >>> loss = optirs.crossentropy([[0.0, 0.0], [1000.0, 0.0]], [0, 1])
+        >>> print(f"{loss:.6f}")
+        500.346574
+
+    Source: `logitcrossentropy` of Flux.jl, `CrossEntropyLoss` of PyTorch.
+    """
+    return _core.loss("crossentropy", yhat, y)

@@ -1,0 +1,291 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .batches import Batch, Batches, batches, rows_of
+from .history import History
+from .progress import Progress
+from .state import Leaf, setup, update
+
+logger = logging.getLogger("optirs")
+
+
+@dataclass
+class Event:
+    """What a callback of `train` is called with, after every step.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        step: number of the step over all epochs, from 1.
+        loss: loss of this step's batch, before its update.
+        model: the updated model. It is not changed later, so it may be kept as it is.
+        state: the optimiser state that belongs to it.
+
+    Example:
+        >>> import optirs
+        >>> event = optirs.Event(epoch=1, step=7, loss=0.5, model=None, state=None)
+        >>> event.stop()
+        >>> event.stopped
+        True
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    model: Any
+    state: Any
+    stopped: bool = field(default=False, init=False)
+
+    def stop(self) -> None:
+        """Ends the training after this step."""
+        self.stopped = True
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` returns.
+
+    Attributes:
+        model: the trained model; shares no trainable array with the one given to `train`.
+        state: the optimiser state that belongs to it: `train(..., state=training.state)` goes on.
+        history: the losses, a `History`.
+        interrupted: whether Ctrl-C ended the training early.
+    """
+
+    model: Any
+    state: Any
+    history: History
+    interrupted: bool = False
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss of a training became infinite or NaN.
+
+    Attributes:
+        model, state: the last model whose loss was finite (or the one training began with), and its state.
+        history: the losses up to there.
+        epoch, step: where it happened, from 1.
+        loss: the offending value.
+    """
+
+    def __init__(self, run: _Run, loss: float) -> None:
+        super().__init__(f"train: the loss is {loss} in epoch {run.epoch}, step {run.step}")
+        self.state, self.model = run.good
+        self.history, self.epoch, self.step, self.loss = run.history, run.epoch, run.step, loss
+
+
+def train(
+    gradient: Callable[..., tuple[Any, Any]],
+    model: Any,
+    data: Any,
+    rule: Any = None,
+    *,
+    epochs: int = 1,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    rng: np.random.Generator | int | None = None,
+    state: Any = None,
+    log_every: int | None = None,
+    callbacks: Iterable[Callable[[Event], object]] = (),
+    progress: bool = False,
+) -> Training:
+    """Trains a model: for every batch `loss, grad = gradient(model, *batch)`, then one `update`.
+
+    Neither `model` nor `state` is changed. Ctrl-C ends the training and returns what has been trained so far.
+
+    Args:
+        gradient: gradient function `(model, *batch) -> (loss, gradient)`, e.g. `supervised(mse)`. For the log its
+            method `loss(model, *batch)` is called, if it has one.
+        model: the model to begin with.
+        data: a tuple of arrays with the same first dimension, or an iterable of batches, read anew each epoch.
+        rule: a rule, or a function of key path and array, as `setup` takes it.
+        epochs: how many times the data is gone through.
+        batch_size: rows a step; by default all of them. The last batch of an epoch is what is left.
+        shuffle: whether the rows are permuted in every epoch.
+        rng: generator for the shuffling; by default a new one.
+        state: optimiser state to resume from; `rule` may then be left out, and must be equal to the state's if given.
+        log_every: after every so many epochs the loss of the updated model on the data is logged (logger `optirs`,
+            level INFO) and kept in `history.logged`. The loss is the mean over the rows.
+        callbacks: functions called after every step with an `Event`; `event.stop()` ends the training. What they
+            return is ignored.
+        progress: whether a bar is drawn on standard error, if `rich` is installed (extra `progress`) and it is a
+            terminal.
+
+    Raises:
+        FloatingPointError: the loss is not finite. The exception has the last good `model` and `state`, the `history`,
+            `epoch` and `step`.
+        ValueError: sizes that do not fit, data without a batch (such as an iterator that was used up by the epoch
+            before), or a rule other than the state's.
+        TypeError: arguments of the wrong kind.
+
+    Example:
+        >>> import numpy as np, optirs
+        >>> x = np.array([[0.0], [1.0], [2.0]])
+        >>> model = optirs.Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
+        >>> result = optirs.train(optirs.supervised(optirs.mse), model, (x, 2 * x), optirs.Descent(0.1), epochs=500)
+        >>> print(result.model.W.round(3), len(result.history), result.history[0])
+        [[2.]] 500 6.666666666666667
+
+    Source: the training loop of the Optimisers.jl tutorial.
+    """
+    _check_arguments(gradient, epochs, batch_size, log_every)
+    source = batches(data, batch_size, shuffle, rng)
+    run = _Run(gradient, source, _start(rule, model, state), log_every, _functions(callbacks))
+    interrupted = False
+    with Progress(progress, epochs, source.steps()) as run.bar:
+        try:
+            run.loop(epochs)
+        except KeyboardInterrupt:
+            interrupted = True
+            logger.info("interrupted in epoch %d, after %d steps", run.epoch, len(run.history))
+    state, model = run.current
+    return Training(model, state, run.history, interrupted)
+
+
+class _Run:
+    """One training under way.
+
+    State and model change together, in one assignment, so that an interrupt between two bytecodes finds a pair that
+    belongs together. `update` is pure, so `good` stays as it was when its loss was finite.
+    """
+
+    def __init__(
+        self,
+        gradient: Callable[..., tuple[Any, Any]],
+        source: Batches,
+        start: tuple[Any, Any],
+        log_every: int | None,
+        callbacks: list[Callable[[Event], object]],
+    ) -> None:
+        self.gradient, self.source, self.log_every, self.callbacks = gradient, source, log_every, callbacks
+        self.current = self.good = start
+        self.history = History()
+        self.epoch = self.step = 0
+        self.bar: Progress
+
+    def loop(self, epochs: int) -> None:
+        for self.epoch in range(1, epochs + 1):
+            for batch in self.source.epoch():
+                if self.one_step(batch):
+                    return
+            if self.log_every is not None and self.epoch % self.log_every == 0:
+                self.log()
+
+    def one_step(self, batch: Batch) -> bool:
+        """One update; whether a callback has asked to stop."""
+        self.step += 1
+        state, model = self.current
+        loss, grad = _loss_and_gradient(self.gradient(model, *batch))
+        self.check(loss)
+        self.current = update(state, model, grad)
+        self.history.append(loss)
+        self.bar.advance(self.epoch, loss)
+        if not self.callbacks:
+            return False
+        state, model = self.current
+        event = Event(self.epoch, self.step, loss, model, state)
+        for callback in self.callbacks:
+            callback(event)
+        return event.stopped
+
+    def check(self, loss: float) -> None:
+        """Remembers the current model as good, or raises."""
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(self, loss)
+        self.good = self.current
+
+    def log(self) -> None:
+        loss = self.mean_loss()
+        self.check(loss)
+        logger.info("epoch %d: loss %.8g", self.epoch, loss)
+        self.history.logged.append((self.epoch, loss))
+
+    def mean_loss(self) -> float:
+        """The loss of the current model on the data: the mean over the batches, weighted by their rows."""
+        _, model = self.current
+        loss_only = getattr(self.gradient, "loss", None)
+        total, rows = 0.0, 0
+        for batch in self.source.ordered():
+            if loss_only is not None:
+                loss = float(loss_only(model, *batch))
+            else:
+                loss, _ = _loss_and_gradient(self.gradient(model, *batch))
+            total += loss * rows_of(batch)
+            rows += rows_of(batch)
+        return total / rows if rows else 0.0
+
+
+def _loss_and_gradient(answer: Any) -> tuple[float, Any]:
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise TypeError(f"train: the gradient function must return (loss, gradient), got {type(answer).__name__}")
+    loss, grad = answer
+    try:
+        return float(loss), grad
+    except (TypeError, ValueError) as error:
+        kind = type(loss).__name__
+        raise TypeError(f"train: the gradient function must return (loss, gradient), the loss is {kind}") from error
+
+
+def _start(rule: Any, model: Any, state: Any) -> tuple[Any, Any]:
+    """State and model to begin with, in arrays of their own."""
+    if state is None:
+        if rule is None:
+            raise TypeError("train: a rule is needed, or a state to resume from")
+        state = setup(rule, model)
+    elif rule is not None:
+        asked, found = _rules(setup(rule, model)), _rules(state)
+        if asked != found:
+            different = next((pair for pair in zip(asked, found, strict=False) if pair[0] != pair[1]), None)
+            detail = f"{different[0]!r} and {different[1]!r}" if different else f"{len(asked)} and {len(found)} of them"
+            raise ValueError(f"train: rule and state disagree about the rules: {detail}; leave rule out to resume")
+    # A step without a gradient: nothing moves, and every array in the result is new.
+    start: tuple[Any, Any] = update(state, model, None)
+    return start
+
+
+def _rules(state: Any) -> list[Any]:
+    """The rules of a state tree, in order."""
+    if isinstance(state, Leaf):
+        return [state.rule]
+    if state is None:
+        return []
+    children: Iterable[Any]
+    if isinstance(state, dict):
+        children = state.values()
+    elif isinstance(state, (list, tuple)):
+        children = state
+    else:
+        children = [getattr(state, name, None) for name in getattr(state, "__dict__", getattr(state, "__slots__", ()))]
+    return [rule for child in children for rule in _rules(child)]
+
+
+def _functions(callbacks: Iterable[Callable[[Event], object]]) -> list[Callable[[Event], object]]:
+    if callable(callbacks):
+        raise TypeError("train: callbacks must be a sequence of functions, got one function: write [function]")
+    functions = list(callbacks)
+    for function in functions:
+        if not callable(function):
+            raise TypeError(f"train: a callback must be callable, got {type(function).__name__}")
+    return functions
+
+
+def _check_arguments(gradient: Any, epochs: Any, batch_size: Any, log_every: Any) -> None:
+    if not callable(gradient):
+        raise TypeError(f"train: the gradient function must be callable, got {type(gradient).__name__}")
+    if callable(getattr(gradient, "pullback", None)):
+        raise TypeError(f"train: {gradient!r} is not a gradient function; use optirs.supervised(...) of a loss")
+    for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1), ("log_every", log_every, 1)):
+        if value is None and name != "epochs":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"train: {name} must be an integer, got {type(value).__name__}")
+        if value < least:
+            raise ValueError(f"train: {name} must be >= {least}, got {value}")
