@@ -10,6 +10,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,12 @@ def name(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def examples(path):
-    return list(MARKDOWN.parse(path).examples())
+def examples(path, module=None):
+    """The Python blocks of a document; they run in the namespace of `module`."""
+    document = MARKDOWN.parse(path)
+    if module is not None:
+        document.namespace = vars(module)
+    return list(document.examples())
 
 
 def modules():
@@ -65,8 +70,10 @@ def test_every_source_has_examples():
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
-def test_document(path):
-    for example in examples(path):
+def test_document(path, monkeypatch):
+    module = types.ModuleType("document")
+    monkeypatch.setitem(sys.modules, "document", module)  # so that the classes it defines can be pickled
+    for example in examples(path, module):
         example.evaluate()
 
 
