@@ -41,9 +41,7 @@ def examples(path, module=None):
 
 
 def modules():
-    """The package and all its modules, but for those that run when imported."""
-    found = pkgutil.walk_packages(optirs.__path__, "optirs.")
-    return [optirs, *(importlib.import_module(m.name) for m in found if not m.name.endswith("__main__"))]
+    return [optirs, *(importlib.import_module(m.name) for m in pkgutil.walk_packages(optirs.__path__, "optirs."))]
 
 
 def docstrings():
