@@ -22,7 +22,7 @@ def public():
 
 
 def home(name, member):
-    """The module that defines a member: some functions share their name with a module, which `optirs.NAME` could mean."""
+    """The module that defines a member. `optirs.NAME` could mean a module, where a function shares its name."""
     module = getattr(member, "__module__", None) or "optirs"
     return module if hasattr(sys.modules.get(module), name) else "optirs"
 
