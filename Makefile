@@ -1,0 +1,42 @@
+# The commands of this repository. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXAMPLES ?= 20000
+
+.DEFAULT_GOAL := help
+.PHONY: help build fmt lint test docs fuzz
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+build: $(BIN)/pip ## make .venv; compile and install the package in it, editable, with the tools
+	$(BIN)/pip install -e ".[dev]"
+
+fmt: ## format Rust and Python
+	cargo fmt
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: ## clippy, rustfmt, ruff, mypy and stubtest, changing nothing (after `make build`)
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features python -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest optirs._core
+
+test: ## the tests of the crate and of the package (after `make build`)
+	cargo test --locked
+	$(BIN)/pytest
+
+fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=100000
+	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py
+
+docs: $(BIN)/pip ## build the site into site/
+	$(BIN)/pip install ".[docs]"
+	$(BIN)/mkdocs build --strict

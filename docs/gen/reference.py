@@ -1,0 +1,46 @@
+"""The reference: a page for every module, with its public names. Run by `mkdocs build`.
+
+Walks what `import optirs` shows; rules are left to their own pages.
+"""
+
+import inspect
+import sys
+from collections import defaultdict
+
+import mkdocs_gen_files
+
+import optirs
+
+RULES = {id(rule) for rule in optirs.RULES.values()}
+
+
+def public():
+    """The public names and what they stand for, without modules and rules."""
+    names = getattr(optirs, "__all__", None) or [name for name in dir(optirs) if not name.startswith("_")]
+    members = {name: getattr(optirs, name) for name in names}
+    return {n: m for n, m in members.items() if not inspect.ismodule(m) and id(m) not in RULES}
+
+
+def home(name, member):
+    """The module that defines a member. `optirs.NAME` could mean a module, where a function shares its name."""
+    module = getattr(member, "__module__", None) or "optirs"
+    return module if hasattr(sys.modules.get(module), name) else "optirs"
+
+
+def title(module):
+    return module.removeprefix("optirs").strip("._").capitalize() or "Package"
+
+
+def main():
+    pages = defaultdict(list)
+    for name, member in public().items():
+        pages[home(name, member)].append(name)
+    for module, names in pages.items():
+        with mkdocs_gen_files.open(f"reference/{title(module).lower()}.md", "w") as file:
+            file.write(f"# {title(module)}\n")
+            file.writelines(f"\n::: {module}.{name}\n" for name in names)
+    with mkdocs_gen_files.open("reference/SUMMARY.md", "w") as file:
+        file.writelines(f"* [{title(module)}]({title(module).lower()}.md)\n" for module in pages)
+
+
+main()

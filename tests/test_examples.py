@@ -1,0 +1,89 @@
+"""Every example runs: the Python blocks of the documents, the docstrings of the installed package, examples/*.py.
+
+The blocks of one document share one namespace, in order. Docstring examples start with `np` and `optirs` imported.
+"""
+
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import optirs
+
+os.environ["MPLBACKEND"] = "Agg"
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+SCRIPTS = sorted(ROOT.glob("examples/*.py"))
+MARKDOWN = Sybil(parsers=[PythonCodeBlockParser()])
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def examples(path, module=None):
+    """The Python blocks of a document; they run in the namespace of `module`."""
+    document = MARKDOWN.parse(path)
+    if module is not None:
+        document.namespace = vars(module)
+    return list(document.examples())
+
+
+def modules():
+    return [optirs, *(importlib.import_module(m.name) for m in pkgutil.walk_packages(optirs.__path__, "optirs."))]
+
+
+def docstrings():
+    """The examples of every module and public member, each once; `find` alone would miss what is compiled."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    start = {"np": np, "optirs": optirs}
+    tests = [test for module in modules() for test in finder.find(module, globs=start)]
+    for member_name in getattr(optirs, "__all__", dir(optirs)):
+        member = getattr(optirs, member_name)
+        if inspect.isroutine(member) or inspect.isclass(member):
+            tests += finder.find(member, f"optirs.{member_name}", module=False, globs=start)
+    return list({test.docstring: test for test in tests if test.examples}.values())
+
+
+DOCSTRINGS = docstrings()
+
+
+def test_every_source_has_examples():
+    assert examples(ROOT / "README.md")
+    assert len(list(ROOT.glob("docs/**/*.md"))) > 5
+    assert sum(len(examples(path)) for path in DOCUMENTS) > 20
+    assert DOCSTRINGS
+    assert SCRIPTS
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_document(path, monkeypatch):
+    module = types.ModuleType("document")
+    monkeypatch.setitem(sys.modules, "document", module)  # so that the classes it defines can be pickled
+    for example in examples(path, module):
+        example.evaluate()
+
+
+@pytest.mark.parametrize("test", DOCSTRINGS, ids=lambda test: test.name)
+def test_docstring(test):
+    out = []
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    result = doctest.DocTestRunner(optionflags=flags).run(test, out=out.append)
+    assert result.failed == 0, "".join(out)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_script(path, tmp_path):
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
