@@ -3,10 +3,11 @@
 import threading
 
 import numpy as np
-import optirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import optirs
 
 EPSILON = float(np.finfo(np.float32).eps)
 SIZES = st.integers(0, 40)
@@ -24,7 +25,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, terms: int) -> None:
     """Equal to within the rounding of `terms` additions of numbers up to 1."""
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=EPSILON * (terms + 1))
+    np.testing.assert_allclose(found, expected, rtol=EPSILON, atol=EPSILON * (terms + 1))
 
 
 def check(W: np.ndarray, b: np.ndarray, x: np.ndarray, dy: np.ndarray) -> None:
@@ -118,7 +119,7 @@ def test_shapes_that_do_not_fit_name_both_sides(call: object, message: str) -> N
 
 @pytest.mark.parametrize("value", [None, "abc", {}, object(), np.ones(3, complex), [1j, 2, 3], np.array(["a"] * 3)])
 def test_what_is_no_array_of_real_numbers(value: object) -> None:
-    W, b, x, dy = arrays(5, 3, 2)
+    W, b, x, _ = arrays(5, 3, 2)
     with pytest.raises(TypeError, match="affine_forward: x must be an array of real numbers"):
         optirs.affine_forward(W, b, value)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="affine_forward: W must be an array of real numbers"):
@@ -134,7 +135,7 @@ def test_an_output_too_large_for_memory_is_a_memory_error() -> None:
 
 
 def test_threads_compute_the_same_bits() -> None:
-    W, b, x, dy = arrays(64, 100, 80)
+    W, _, x, dy = arrays(64, 100, 80)
     expected, results = optirs.affine_gradient(W, x, dy), []
     threads = [threading.Thread(target=lambda: results.append(optirs.affine_gradient(W, x, dy))) for _ in range(4)]
     for thread in threads:

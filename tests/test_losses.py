@@ -6,10 +6,11 @@ import pickle
 import warnings
 
 import numpy as np
-import optirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import optirs
 
 
 def softmax_log(z: np.ndarray) -> np.ndarray:
@@ -146,7 +147,7 @@ def test_nan_comes_through_without_a_warning(name: str) -> None:
 def test_shapes_that_differ_are_never_broadcast(name: str, left: tuple[int, ...], right: tuple[int, ...]) -> None:
     loss = getattr(optirs, name)
     for call in (loss, loss.pullback):
-        with pytest.raises(ValueError, match="yhat has shape .*, y has"):
+        with pytest.raises(ValueError, match=r"yhat has shape .*, y has"):
             call(np.zeros(left), np.zeros(right))
 
 

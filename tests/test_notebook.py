@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import optirs
 import pytest
+
+import optirs
 from optirs import _notebook as notebook
 from optirs.__main__ import main
 

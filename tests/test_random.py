@@ -6,10 +6,11 @@ import pickle
 import threading
 
 import numpy as np
-import optirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import optirs
 
 # Values of the Optimisers.jl notebook run on Julia 1.8.2, seeds 12345 and 54321; the bias and the inputs are derived
 # from the description of the generator that reproduces all printed ones.
@@ -190,7 +191,7 @@ def test_copies_go_their_own_way(duplicate: object) -> None:
     rng.rand(3)
     twin = duplicate(rng)  # type: ignore[operator]
     assert twin == rng
-    assert rng == rng  # noqa: PLR0124
+    assert rng == rng
     np.testing.assert_array_equal(twin.rand(20), rng.rand(20))
     twin.rand()
     assert twin != rng

@@ -80,7 +80,7 @@ def batches(data: Any, batch_size: int | None, shuffle: bool, rng: Any) -> Batch
     if isinstance(data, tuple):
         arrays = tuple(_array(index, array) for index, array in enumerate(data))
         rows = _common_rows(arrays)
-        generator = np.random.default_rng(rng) if shuffle else None
+        generator = _generator(rng) if shuffle else None
         return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator)
     if hasattr(data, "shape") or isinstance(data, (dict, str)) or not isinstance(data, Iterable):
         kind = type(data).__name__
@@ -89,6 +89,14 @@ def batches(data: Any, batch_size: int | None, shuffle: bool, rng: Any) -> Batch
         name = "batch_size" if batch_size is not None else "shuffle"
         raise ValueError(f"train: {name} needs data to be a tuple of arrays; an iterable gives its own batches")
     return IterableBatches(data)
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    try:
+        return np.random.default_rng(rng)
+    except TypeError as error:
+        kind = type(rng).__name__
+        raise TypeError(f"train: rng must be a numpy.random.Generator or a seed for one, got {kind}") from error
 
 
 def _array(index: int, array: Any) -> Any:

@@ -7,7 +7,30 @@ use crate::affine::{self, Gradient, Shape};
 
 type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
 
-/// `x @ W.T + b` in float32, for `W[n_out, n_in]`, `b[n_out]` and `x[n_in]` or `x[batch, n_in]`.
+/// The affine layer on rows, `y = x @ W.T + b`, in float32.
+///
+/// Args:
+///     W: weights, `(n_out, n_in)`.
+///     b: bias, `(n_out,)`.
+///     x: rows, `(batch, n_in)`, or one row, `(n_in,)`.
+///
+/// C-contiguous float32 arrays are read directly, others through a converted copy. The GIL is released; the result
+/// does not depend on the number of threads.
+///
+/// Returns:
+///     A new array, `(batch, n_out)` or `(n_out,)`.
+///
+/// Raises:
+///     ValueError: shapes that do not fit.
+///     TypeError: an argument is not an array of real numbers.
+///
+/// Example:
+///     >>> import optirs
+///     >>> optirs.affine_forward([[1.0, 2.0]], [0.5], [[1.0, 1.0], [2.0, 0.0]])
+///     array([[3.5],
+///            [2.5]], dtype=float32)
+///
+/// Source: `W * x .+ b` of the Optimisers.jl notebook, where batches are columns.
 #[pyfunction]
 #[pyo3(signature = (W, b, x, /))]
 #[expect(non_snake_case, reason = "the matrix has this name in Python")]
@@ -33,7 +56,26 @@ pub fn affine_forward<'py>(
     Ok(y)
 }
 
-/// The gradient `(dW, db, dx)` of `sum(dy * (x @ W.T + b))` in float32; `dy` has the shape of the layer's output.
+/// The gradient of `sum(dy * (x @ W.T + b))` in float32: `dW = dy.T @ x`, `db` = sum of the rows of `dy`, `dx = dy @ W`.
+///
+/// Args:
+///     W: weights, `(n_out, n_in)`.
+///     x: rows, `(batch, n_in)`, or one row, `(n_in,)`.
+///     dy: gradient by the output, `(batch, n_out)` or `(n_out,)`.
+///
+/// Returns:
+///     `(dW, db, dx)`, new arrays in the shapes of `W`, `b` and `x`. An empty batch gives zeros.
+///
+/// Raises:
+///     ValueError: shapes that do not fit.
+///     TypeError: an argument is not an array of real numbers.
+///
+/// Example:
+///     >>> import optirs
+///     >>> optirs.affine_gradient([[1.0, 2.0]], [3.0, 4.0], [10.0])
+///     (array([[30., 40.]], dtype=float32), array([10.], dtype=float32), array([10., 20.], dtype=float32))
+///
+/// Source: the reverse of `affine_forward`, as Zygote derives it for the Optimisers.jl notebook.
 #[pyfunction]
 #[pyo3(signature = (W, x, dy, /))]
 #[expect(non_snake_case, reason = "the matrix has this name in Python")]
