@@ -111,10 +111,9 @@ def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
 
 def gradients(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, steps: int) -> list[Array]:
     """Noise, then a constant, then noise with the other sign."""
+    first, middle = steps // 3, steps // 2
     many = [draw(rng, shape, dtype) for _ in range(steps)]
-    return [
-        many[steps // 3] if steps // 3 <= i < steps // 2 else g if i < steps // 2 else -g for i, g in enumerate(many)
-    ]
+    return many[:first] + [many[first]] * (middle - first) + [-g for g in many[middle:]]
 
 
 def bits(tree: Any) -> Any:

@@ -1,9 +1,9 @@
 """Every rule against the oracle, one step at a time, for every element type.
 
 Each step of the package is compared with a step of the oracle from the package's own state, so that errors do not pile
-up and the tolerance can be tight. It is derived, not chosen: a formula of some `OPERATIONS` roundings returns what exact
-arithmetic would for inputs moved by that many units in the last place, so the tolerance at an element is how far the
-oracle's answer moves when its inputs are moved by so much, one after the other.
+up and the tolerance can be tight. It is derived, not chosen: a formula of some `OPERATIONS` roundings returns what
+exact arithmetic would for inputs moved by that many units in the last place, so the tolerance at an element is how far
+the oracle's answer moves when its inputs are moved by so much, one after the other.
 """
 
 from typing import Any

