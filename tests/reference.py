@@ -29,8 +29,17 @@ def sign(z: Array) -> Array:
     return np.where(modulus == 0, 0, z / np.where(modulus == 0, 1, modulus))
 
 
+def power(x: float, n: int) -> float:
+    """By repeated squaring, low bits first: `1 - beta**t` cancels, so that the last bit of the power counts."""
+    result = 1.0
+    for bit in reversed(f"{n:b}"):
+        result *= x if bit == "1" else 1.0
+        x *= x
+    return result
+
+
 def hat(m: Array, beta: float, t: int) -> Array:
-    return m / (1 - beta**t)
+    return m / (1 - power(beta, t))
 
 
 def moments(h: Any, s: dict[str, Any], g: Array) -> tuple[Array, Array]:
@@ -118,7 +127,7 @@ def lion(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
 def radam(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
     (m, v), t, (b1, b2) = moments(h, s, g), s["t"] + 1, h.beta
     limit = 2 / (1 - b2) - 1
-    rho = limit - 2 * t * b2**t / (1 - b2**t)
+    rho = limit - 2 * t * power(b2, t) / (1 - power(b2, t))
     if rho > 4:
         r = np.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
         dx = h.eta * r * hat(m, b1, t) / (np.sqrt(hat(v, b2, t)) + h.epsilon)
@@ -131,7 +140,7 @@ def adamax(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
     t = s["t"] + 1
     m = h.beta[0] * s["m"] + (1 - h.beta[0]) * g
     u = np.maximum(h.beta[1] * s["u"], np.abs(g))
-    return {"m": m, "u": u, "t": t}, h.eta / (1 - h.beta[0] ** t) * m / (u + h.epsilon)
+    return {"m": m, "u": u, "t": t}, h.eta / (1 - power(h.beta[0], t)) * m / (u + h.epsilon)
 
 
 def oadam(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
@@ -159,8 +168,8 @@ def amsgrad(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
 
 def nadam(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
     (m, v), t, (b1, b2) = moments(h, s, g), s["t"] + 1, h.beta
-    numerator = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
-    return {"m": m, "v": v, "t": t}, h.eta * numerator / (np.sqrt(v * b2 / (1 - b2**t)) + h.epsilon)
+    numerator = b1 * m / (1 - power(b1, t + 1)) + (1 - b1) * g / (1 - power(b1, t))
+    return {"m": m, "v": v, "t": t}, h.eta * numerator / (np.sqrt(v * b2 / (1 - power(b2, t))) + h.epsilon)
 
 
 def adabelief(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
@@ -222,7 +231,8 @@ def wide(x: Array) -> Array:
 
 def rounded(x: Array, dtype: Any) -> Array:
     """`x` rounded to `dtype`, in float64 or complex128 again."""
-    return wide(x.astype(dtype))
+    with np.errstate(over="ignore"):
+        return wide(x.astype(dtype))
 
 
 def master_dtype(dtype: str, x: Array) -> Any:
@@ -261,7 +271,8 @@ def apply(spec: Spec, state: Any, x: Array, g: Array, single: bool) -> tuple[Any
     """`(state, dx)`; `dx` is `None` for no step. `x` and `g` are float64 or complex128."""
     name, *rest = spec
     if name != "OptimiserChain":
-        return FUNCTIONS[name](hyper(rest[0], single), state, x, g)
+        with np.errstate(all="ignore"):  # infinities and NaN are answers like others
+            return _arrays(*FUNCTIONS[name](hyper(rest[0], single), state, x, g))
     states, dx = list(state), g
     for i, part in enumerate(rest[0]):
         states[i], passed = apply(part, states[i], x, dx, single)
@@ -269,6 +280,13 @@ def apply(spec: Spec, state: Any, x: Array, g: Array, single: bool) -> tuple[Any
             return tuple(states), None
         dx = passed
     return tuple(states), dx
+
+
+def _arrays(state: dict[str, Any] | None, dx: Array | None) -> Step:
+    """NumPy makes scalars of 0-d arrays; here they are arrays again."""
+    if state is not None:
+        state = {slot: value if slot in ("t", "count") else np.asarray(value) for slot, value in state.items()}
+    return state, None if dx is None else np.asarray(dx)
 
 
 def step(spec: Spec, state: Any, x: Array, g: Array, dtype: Any) -> tuple[Any, Array]:
@@ -280,7 +298,8 @@ def step(spec: Spec, state: Any, x: Array, g: Array, dtype: Any) -> tuple[Any, A
     if spec[0] != "MixedPrecision":
         single = np.dtype(dtype).name in ("float16", "bfloat16", "float32", "complex64")
         state, dx = apply(spec, state, x, g, single)
-        return state, x if dx is None else x - dx
+        with np.errstate(all="ignore"):
+            return state, x if dx is None else np.asarray(x - dx)
     master, inner = state
     kind = master_dtype(spec[2], x)
     inner, new = step(spec[1], inner, master, g, kind)

@@ -1,13 +1,14 @@
 """Every rule against the oracle, one step at a time, for every element type.
 
 Each step of the package is compared with a step of the oracle from the package's own state, so that errors do not pile
-up and the tolerance can be tight. It is derived, not chosen: a formula of some `OPERATIONS` roundings returns what
-exact arithmetic would for inputs moved by that many units in the last place, so the tolerance at an element is how far
+up and the tolerance can be tight. It is derived, not chosen: what a formula returns after a few roundings, exact
+arithmetic returns for inputs moved by as many half units in the last place. So the tolerance at an element is how far
 the oracle's answer moves when its inputs are moved by so much, one after the other.
 """
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference
@@ -17,9 +18,9 @@ from problems import COMPUTE, DTYPES, EPS, RULES, SHAPES, draw, fits, generator,
 import optirs
 from optirs.rules import spec
 
-STEPS = 12
-OPERATIONS = 16
-"""At most so many roundings stand between the inputs of one link and its result."""
+STEPS = 10
+OPERATIONS = 8
+"""Units in the last place: at most 16 roundings stand between the inputs of a link and its result, half a unit each."""
 
 Array = NDArray[Any]
 
@@ -66,6 +67,19 @@ def links(recipe: Any) -> int:
     return links(recipe[1]) if recipe[0] == "MixedPrecision" else 1
 
 
+def add(a: list[Array], b: list[Array]) -> list[Array]:
+    """Sums, one by one."""
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def agree(a: Array, b: Array, bound: Array) -> bool:
+    """Whether `a` is within `bound` of the exact `b`; infinite where `b` is more than its type can hold."""
+    largest = float(ml_dtypes.finfo(a.dtype).max)
+    a = reference.wide(a)
+    overflows = ~np.isfinite(a) & ~(np.abs(b) + bound < largest)
+    return bool(np.all((np.abs(a - b) <= bound) | overflows))
+
+
 def expected(
     recipe: Any, state: Any, x: Array, g: Array, dtype: Any, eps: float
 ) -> tuple[Any, list[Array], list[Array]]:
@@ -77,10 +91,12 @@ def expected(
         new, y = reference.step(recipe, filled(state, rest), x, g, dtype)
         return new, [y, *arrays(new)]
 
+    def distance(near: list[Array]) -> list[Array]:
+        return [np.abs(n - v) for n, v in zip(near, values, strict=True)]
+
     inputs = [reference.wide(x), reference.wide(g), *arrays(state)]
     new, values = run(inputs)
-    # Twice for the oracle's own roundings.
-    delta = 2 * OPERATIONS * max(1, links(recipe)) * eps
+    delta = OPERATIONS * max(1, links(recipe)) * eps
     bounds = [delta * np.abs(v) + np.finfo(np.float32).tiny * (eps > 1e-10) for v in values]
     turns = (delta, -delta, 1j * delta, -1j * delta) if values[0].dtype.kind == "c" else (delta, -delta)
     for i in range(len(inputs)):
@@ -88,9 +104,9 @@ def expected(
         for turn in turns:
             if isinstance(turn, complex) and inputs[i].dtype.kind != "c":
                 continue
-            near = run([a * (1 + turn) if i == j else a for j, a in enumerate(inputs)])[1]
-            moved = [np.maximum(m, np.abs(n - v)) for m, n, v in zip(moved, near, values, strict=True)]
-        bounds = [b + m for b, m in zip(bounds, moved, strict=True)]
+            near = run([np.asarray(a * (1 + turn)) if i == j else a for j, a in enumerate(inputs)])[1]
+            moved = [np.maximum(m, d) for m, d in zip(moved, distance(near), strict=True)]
+        bounds = add(bounds, moved)
     return new, values, bounds
 
 
@@ -101,6 +117,7 @@ def precisions(recipe: Any, dtype: str) -> tuple[float, float]:
     return EPS[COMPUTE[recipe[2]]], EPS[recipe[2]]
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", RULES)
 def test_rule_follows_its_formula(rule: optirs.Rule, dtype: str) -> None:
@@ -132,8 +149,7 @@ def test_rule_follows_its_formula(rule: optirs.Rule, dtype: str) -> None:
             if master:
                 bounds[1] = bounds[1] + master * np.abs(values[1])
             for a, b, bound in zip([y, *arrays(after)], values, bounds, strict=True):
-                off = np.abs(reference.wide(a) - b)
-                assert np.all(off <= bound), f"{place}, step {i + 1}: off by {np.max(off - bound)} too much"
+                assert agree(a, b, bound), f"{place}, step {i + 1}"
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -181,7 +181,6 @@ def test_what_is_not_finite_stays_where_it_is(rule: optirs.Rule, dtype: str, sim
             _core.set_simd(level)
             for in_place in (False, True):
                 answers.append(run(rule, [x], [[spoilt], *grads[1:]], in_place))
-    # Which NaN is not promised by IEEE 754, where it stands is.
     clean = [x]
     dirty = [x]
     a, b = optirs.setup(rule, clean), optirs.setup(rule, dirty)
