@@ -86,6 +86,13 @@ ONE_EACH = [pytest.param(make(name, many[-1]), id=name) for name, many in VARIAN
 """Every rule once."""
 
 
+def recipe(rule: rules.Rule) -> tuple[Any, ...]:
+    """The rule as the compiled module and the oracle read it."""
+    found = rules.spec(rule)
+    assert found is not None
+    return found
+
+
 def real_only(rule: rules.Rule) -> bool:
     """Whether complex parameters are an error."""
     return any(name in repr(rule) for name in REAL_ONLY)

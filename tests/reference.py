@@ -21,7 +21,8 @@ Step = tuple[dict[str, Any] | None, Array | None]
 
 
 def abs2(z: Array) -> Array:
-    return z.real**2 + z.imag**2
+    squared: Array = z.real**2 + z.imag**2
+    return squared
 
 
 def sign(z: Array) -> Array:

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import reference
 from numpy.typing import NDArray
-from problems import COMPUTE, DTYPES, EPS, RULES, SHAPES, draw, fits, generator, gradients
+from problems import COMPUTE, DTYPES, EPS, RULES, SHAPES, draw, fits, generator, gradients, recipe
 
 import optirs
-from optirs.rules import spec
 
 STEPS = 10
 OPERATIONS = 8
@@ -38,8 +37,8 @@ def arrays(tree: Any) -> list[Array]:
     """The arrays of a state, in order."""
     if isinstance(tree, np.ndarray):
         return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else ()
-    return [a for part in parts for a in arrays(part)]
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else ()
+    return [a for part in inner for a in arrays(part)]
 
 
 def filled(tree: Any, values: list[Array]) -> Any:
@@ -60,11 +59,11 @@ def shape_of(tree: Any) -> Any:
     return tuple(map(shape_of, tree)) if isinstance(tree, tuple) else tree
 
 
-def links(recipe: Any) -> int:
+def links(parts: Any) -> int:
     """How many rules stand in sequence."""
-    if recipe[0] == "OptimiserChain":
-        return sum(map(links, recipe[1]))
-    return links(recipe[1]) if recipe[0] == "MixedPrecision" else 1
+    if parts[0] == "OptimiserChain":
+        return sum(map(links, parts[1]))
+    return links(parts[1]) if parts[0] == "MixedPrecision" else 1
 
 
 def add(a: list[Array], b: list[Array]) -> list[Array]:
@@ -74,21 +73,21 @@ def add(a: list[Array], b: list[Array]) -> list[Array]:
 
 def agree(a: Array, b: Array, bound: Array) -> bool:
     """Whether `a` is within `bound` of the exact `b`; infinite where `b` is more than its type can hold."""
-    largest = float(ml_dtypes.finfo(a.dtype).max)
+    largest = float(ml_dtypes.finfo(a.dtype).max)  # type: ignore[no-untyped-call, unused-ignore]
     a = reference.wide(a)
     overflows = ~np.isfinite(a) & ~(np.abs(b) + bound < largest)
     return bool(np.all((np.abs(a - b) <= bound) | overflows))
 
 
 def expected(
-    recipe: Any, state: Any, x: Array, g: Array, dtype: Any, eps: float
+    parts: Any, state: Any, x: Array, g: Array, dtype: Any, eps: float
 ) -> tuple[Any, list[Array], list[Array]]:
     """The new state, its arrays after the new parameter, and by how much each may be off."""
 
     def run(inputs: list[Array]) -> tuple[Any, list[Array]]:
         rest = list(inputs)
         x, g = rest.pop(0), rest.pop(0)
-        new, y = reference.step(recipe, filled(state, rest), x, g, dtype)
+        new, y = reference.step(parts, filled(state, rest), x, g, dtype)
         return new, [y, *arrays(new)]
 
     def distance(near: list[Array]) -> list[Array]:
@@ -96,8 +95,8 @@ def expected(
 
     inputs = [reference.wide(x), reference.wide(g), *arrays(state)]
     new, values = run(inputs)
-    delta = OPERATIONS * max(1, links(recipe)) * eps
-    bounds = [delta * np.abs(v) + np.finfo(np.float32).tiny * (eps > 1e-10) for v in values]
+    delta = OPERATIONS * max(1, links(parts)) * eps
+    bounds = [delta * np.abs(v) + float(np.finfo(np.float32).tiny) * (eps > 1e-10) for v in values]
     turns = (delta, -delta, 1j * delta, -1j * delta) if values[0].dtype.kind == "c" else (delta, -delta)
     for i in range(len(inputs)):
         moved = [np.zeros(v.shape) for v in values]
@@ -110,11 +109,11 @@ def expected(
     return new, values, bounds
 
 
-def precisions(recipe: Any, dtype: str) -> tuple[float, float]:
+def precisions(parts: Any, dtype: str) -> tuple[float, float]:
     """The unit in the last place of the type that is computed in, and of the master copy."""
-    if recipe[0] != "MixedPrecision":
+    if parts[0] != "MixedPrecision":
         return EPS[COMPUTE[dtype]], 0.0
-    return EPS[COMPUTE[recipe[2]]], EPS[recipe[2]]
+    return EPS[COMPUTE[parts[2]]], EPS[parts[2]]
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
@@ -125,23 +124,23 @@ def test_rule_follows_its_formula(rule: optirs.Rule, dtype: str) -> None:
         with pytest.raises(TypeError, match="complex"):
             optirs.setup(rule, {"x": np.zeros(3, DTYPES[dtype])})
         return
-    recipe = spec(rule)
+    parts = recipe(rule)
     rng = generator("formula", repr(rule), dtype)
     model = {str(shape): draw(rng, shape, dtype) for shape in SHAPES}
     series = {str(shape): gradients(rng, shape, dtype, STEPS) for shape in SHAPES}
     state = optirs.setup(rule, model)
     for place, x in model.items():
-        first = reference.start(recipe, x)
+        first = reference.start(parts, x)
         assert shape_of(state[place].state) == shape_of(first)
         for a, b in zip(arrays(state[place].state), arrays(first), strict=True):
             np.testing.assert_allclose(a, b, rtol=EPS[COMPUTE[dtype]], atol=0)
-    eps, master = precisions(recipe, dtype)
+    eps, master = precisions(parts, dtype)
     for i in range(STEPS):
         old, before = model, {place: wide(state[place].state) for place in model}
         grad = {place: many[i] for place, many in series.items()}
         state, model = optirs.update(state, model, grad)
         for place, y in model.items():
-            new, values, bounds = expected(recipe, before[place], old[place], grad[place], y.dtype, eps)
+            new, values, bounds = expected(parts, before[place], old[place], grad[place], y.dtype, eps)
             after = state[place].state
             assert shape_of(after) == shape_of(new), place
             # The parameter is rounded once more on store, and so is a master copy.
@@ -162,7 +161,7 @@ def test_pure_functions_follow_the_same_formula(rule: optirs.Rule) -> None:
         state, dx = optirs.apply(rule, state, x, g)
         x = x if dx is None else x - dx
         leaf, model = optirs.update(leaf, model, [g])
-        if spec(rule)[0] == "MixedPrecision":  # dx is x - round(master), and the subtraction rounds again
+        if recipe(rule)[0] == "MixedPrecision":  # dx is x - round(master), and the subtraction rounds again
             np.testing.assert_allclose(x, model[0], rtol=4 * EPS["float64"], atol=4 * EPS["float64"])
             x = model[0]
         else:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
-from problems import ONE_EACH, VARIANTS
+from problems import ONE_EACH, VARIANTS, recipe
 from problems import RULES as ALL
 
 import optirs
 from optirs import _core
-from optirs.rules import RULES, spec
+from optirs.rules import RULES
 
 COMPOSITES = {"OptimiserChain", "MixedPrecision"}
 SOURCE = Path(__file__).parents[1] / "rust" / "rules"
@@ -26,7 +26,7 @@ def test_registries_name_the_same_rules() -> None:
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in COMPOSITES])
 def test_fields_agree(name: str) -> None:
-    assert set(_core.rules()[name]) == {field.name for field in dataclasses.fields(RULES[name])}
+    assert set(_core.rules()[name]) == {field.name for field in dataclasses.fields(RULES[name])}  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not SOURCE.is_dir(), reason="no source tree here")
@@ -43,7 +43,7 @@ def test_state_names_agree(rule: optirs.Rule) -> None:
         return [names(part) for part in state] if isinstance(state, tuple) else type(state)
 
     x = np.ones(3)
-    assert names(optirs.init(rule, x)) == names(reference.start(spec(rule), x))
+    assert names(optirs.init(rule, x)) == names(reference.start(recipe(rule), x))
 
 
 @pytest.mark.parametrize("name", RULES)
