@@ -13,9 +13,10 @@ impl Elementwise for RAdam {
 
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta.map(|b| r.round(b));
-        let (m_hat, v_hat) = (1.0 / (1.0 - power(b1, t)), 1.0 / (1.0 - power(b2, t)));
+        let (b1t, b2t) = (power(b1, t), power(b2, t));
+        let (m_hat, v_hat) = (1.0 / (1.0 - b1t), 1.0 / (1.0 - b2t));
         let bound = 2.0 / (1.0 - b2) - 1.0;
-        let rho = bound - 2.0 * t as f64 * power(b2, t) * v_hat;
+        let rho = bound - 2.0 * t as f64 * b2t / (1.0 - b2t);
         let (factor, adaptive) = if rho > 4.0 {
             let numerator = (rho - 4.0) * (rho - 2.0) * bound;
             let denominator = (bound - 4.0) * (bound - 2.0) * rho;

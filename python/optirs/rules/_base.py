@@ -123,6 +123,8 @@ def builtin(cls: T) -> T:
     types = {field.name: get_args(hints[field.name]) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     cls._builtin = True
     cls._parameters = {name: args[1] for name, args in types.items()}
+    # In signatures the types alone.
+    cls.__init__.__annotations__ = {name: args[0] for name, args in types.items()} | {"return": None}
     cls.__doc__ = _documented(cls)
     return cls
 

@@ -23,7 +23,7 @@ class AdaDelta(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.9361, 2.0641])
 
     References:
         Zeiler, ADADELTA: an adaptive learning rate method, 2012, arXiv 1212.5701. Optimisers.jl, `AdaDelta`.

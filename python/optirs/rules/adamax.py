@@ -25,7 +25,7 @@ class AdaMax(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.8, 2.2])
 
     References:
         Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv 1412.6980. Optimisers.jl, `AdaMax`.

@@ -28,7 +28,7 @@ class AdamW(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.7075, 2.    ])
 
     References:
         Loshchilov and Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101.

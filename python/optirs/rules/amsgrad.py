@@ -24,7 +24,7 @@ class AMSGrad(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.2588, 2.7412])
 
     References:
         Reddi, Kale and Kumar, On the convergence of Adam and beyond, ICLR 2018, arXiv 1904.09237.

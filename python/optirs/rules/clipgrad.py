@@ -20,7 +20,7 @@ class ClipGrad(BuiltIn):
         >>> rule, x = optirs.ClipGrad(delta=1.0), np.array([1.0, -2.0])
         >>> state, dx = optirs.apply(rule, optirs.init(rule, x), x, np.array([0.5, -2.0]))
         >>> dx
-        ?
+        array([ 0.5, -1. ])
 
     References:
         Optimisers.jl, `ClipGrad`.

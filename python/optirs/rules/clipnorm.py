@@ -23,7 +23,7 @@ class ClipNorm(BuiltIn):
         >>> rule, x = optirs.ClipNorm(omega=1.0), np.array([1.0, -2.0])
         >>> state, dx = optirs.apply(rule, optirs.init(rule, x), x, np.array([3.0, -4.0]))
         >>> dx
-        ?
+        array([ 0.6, -0.8])
 
     References:
         Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013, arXiv 1211.5063.

@@ -18,7 +18,7 @@ class Descent(BuiltIn):
         >>> rule, x = optirs.Descent(eta=0.5), np.array([1.0, -2.0])
         >>> state, dx = optirs.apply(rule, optirs.init(rule, x), x, np.array([0.5, -2.0]))
         >>> dx
-        ?
+        array([ 0.25, -1.  ])
 
     References:
         Optimisers.jl, `Descent`.

@@ -24,7 +24,7 @@ class Lion(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.8, 2.2])
 
     References:
         Chen et al., Symbolic discovery of optimization algorithms, 2023, arXiv 2302.06675. Optimisers.jl 0.4.8 has β₂

@@ -22,7 +22,7 @@ class Momentum(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.855, 2.58 ])
 
     References:
         Polyak, Some methods of speeding up the convergence of iteration methods, 1964. Optimisers.jl, `Momentum`.

@@ -25,7 +25,7 @@ class NAdam(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.7368, 2.2632])
 
     References:
         Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016. Optimisers.jl, `NAdam`.

@@ -24,7 +24,7 @@ class Nesterov(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.7695, 2.922 ])
 
     References:
         Nesterov, A method of solving a convex programming problem with convergence rate O(1/k²), 1983.

@@ -26,7 +26,7 @@ class OAdam(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.7, 2.3])
 
     References:
         Daskalakis et al., Training GANs with optimism, ICLR 2018, arXiv 1711.00141. Optimisers.jl, `OAdam`.

@@ -27,7 +27,7 @@ class RAdam(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.9, 2.4])
 
     References:
         Liu et al., On the variance of the adaptive learning rate and beyond, ICLR 2020, arXiv 1908.03265.

@@ -25,7 +25,7 @@ class RMSProp(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.4544, 2.5456])
 
     References:
         Tieleman and Hinton, Lecture 6.5 of Neural networks for machine learning, 2012.

@@ -25,7 +25,7 @@ class Rprop(BuiltIn):
         ...     state, dx = optirs.apply(rule, state, x, np.array([0.5, -2.0]))
         ...     x = x - dx
         >>> x.round(4)
-        ?
+        array([0.78, 2.22])
 
     References:
         Riedmiller and Braun, A direct adaptive method for faster backpropagation learning, 1993.

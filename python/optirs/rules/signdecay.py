@@ -20,7 +20,7 @@ class SignDecay(BuiltIn):
         >>> rule, x = optirs.SignDecay(lambda_=0.25), np.array([1.0, -2.0])
         >>> state, dx = optirs.apply(rule, optirs.init(rule, x), x, np.array([0.5, -2.0]))
         >>> dx
-        ?
+        array([ 0.75, -2.25])
 
     References:
         Optimisers.jl, `SignDecay`.

@@ -18,7 +18,7 @@ class WeightDecay(BuiltIn):
         >>> rule, x = optirs.WeightDecay(lambda_=0.5), np.array([1.0, -2.0])
         >>> state, dx = optirs.apply(rule, optirs.init(rule, x), x, np.array([0.5, -2.0]))
         >>> dx
-        ?
+        array([ 1., -3.])
 
     References:
         Optimisers.jl, `WeightDecay`.

@@ -1,0 +1,485 @@
+"""Rules as values: made, checked, shown, compared, changed, pickled; and rules of the user's own."""
+
+import copy
+import dataclasses
+import math
+import pickle
+from dataclasses import FrozenInstanceError, dataclass
+from fractions import Fraction
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import RULES as ALL
+from problems import VARIANTS
+
+from optirs import rules
+from optirs.rules import RULES, Rule, adjusted, fields, spec, step
+
+SIMPLE = [name for name in RULES if name not in ("OptimiserChain", "MixedPrecision", "AccumGrad")]
+AMOUNTS = st.floats(0, 1e30)
+FRACTIONS = st.floats(0, 1, exclude_max=True)
+
+
+@dataclass(frozen=True)
+class DecayDescent(Rule):
+    eta: float = 0.1
+
+    def init(self, x: Any) -> Any:
+        return 1
+
+    def apply(self, state: Any, x: Any, dx: Any) -> Any:
+        return state + 1, dx * (self.eta / state**0.5)
+
+
+class Skip(Rule):
+    """No step at odd calls; not a dataclass."""
+
+    def init(self, x: Any) -> Any:
+        return {"calls": 0, "last": np.zeros_like(x)}
+
+    def apply(self, state: Any, x: Any, dx: Any) -> Any:
+        calls = state["calls"] + 1
+        return {"calls": calls, "last": dx}, None if calls % 2 else dx
+
+
+# --- construction -----------------------------------------------------------------------------------------------------
+
+DEFAULTS = {
+    "Descent": "Descent(eta=0.1)",
+    "Momentum": "Momentum(eta=0.01, rho=0.9)",
+    "Nesterov": "Nesterov(eta=0.001, rho=0.9)",
+    "RMSProp": "RMSProp(eta=0.001, rho=0.9, epsilon=1e-08, centred=False)",
+    "Rprop": "Rprop(eta=0.001, ell=(0.5, 1.2), gamma=(1e-06, 50.0))",
+    "Adam": "Adam(eta=0.001, beta=(0.9, 0.999), epsilon=1e-08)",
+    "AdamW": "AdamW(eta=0.001, beta=(0.9, 0.999), lambda_=0.0, epsilon=1e-08, couple=True)",
+    "Lion": "Lion(eta=0.001, beta=(0.9, 0.99))",
+    "RAdam": "RAdam(eta=0.001, beta=(0.9, 0.999), epsilon=1e-08)",
+    "AdaMax": "AdaMax(eta=0.001, beta=(0.9, 0.999), epsilon=1e-08)",
+    "OAdam": "OAdam(eta=0.001, beta=(0.5, 0.9), epsilon=1e-08)",
+    "AdaGrad": "AdaGrad(eta=0.1, epsilon=1e-08)",
+    "AdaDelta": "AdaDelta(rho=0.9, epsilon=1e-08)",
+    "AMSGrad": "AMSGrad(eta=0.001, beta=(0.9, 0.999), epsilon=1e-08)",
+    "NAdam": "NAdam(eta=0.001, beta=(0.9, 0.999), epsilon=1e-08)",
+    "AdaBelief": "AdaBelief(eta=0.001, beta=(0.9, 0.999), epsilon=1e-16)",
+    "WeightDecay": "WeightDecay(lambda_=0.0005)",
+    "SignDecay": "SignDecay(lambda_=0.001)",
+    "ClipGrad": "ClipGrad(delta=10.0)",
+    "ClipNorm": "ClipNorm(omega=10.0, p=2.0, throw=True)",
+    "OptimiserChain": "OptimiserChain()",
+}
+
+
+def test_defaults_are_the_contract() -> None:
+    assert {name: repr(RULES[name]()) for name in DEFAULTS} == DEFAULTS
+    assert set(RULES) - set(DEFAULTS) == {"AccumGrad", "MixedPrecision"}
+    assert repr(rules.AccumGrad(4)) == "AccumGrad(n=4)"
+    assert repr(rules.MixedPrecision(rules.Descent())) == "MixedPrecision(rule=Descent(eta=0.1), dtype='float32')"
+
+
+def test_switches_are_given_by_name() -> None:
+    for make in (
+        lambda: rules.RMSProp(0.1, 0.9, 1e-8, True),  # type: ignore[call-arg]
+        lambda: rules.AdamW(0.1, (0.9, 0.99), 0.0, 1e-8, True),  # type: ignore[call-arg]
+        lambda: rules.ClipNorm(1.0, 2.0, True),  # type: ignore[call-arg]
+    ):
+        with pytest.raises(TypeError):
+            make()
+
+
+@pytest.mark.parametrize(
+    "number", [1, np.float32(1), np.float64(1), np.int8(1), Fraction(1), np.array(1.0), ml_dtypes.bfloat16(1)]
+)
+def test_numbers_become_floats(number: Any) -> None:
+    rule = rules.Descent(number)
+    assert type(rule.eta) is float
+    assert rule == rules.Descent(1.0)
+    assert type(rules.AccumGrad(np.int64(3)).n) is int  # type: ignore[arg-type]
+    assert rules.RMSProp(centred=np.bool_(True)).centred is True  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pair", [[0.5, 0.25], np.array([0.5, 0.25]), (np.float32(0.5), Fraction(1, 4))])
+def test_pairs_become_tuples(pair: Any) -> None:
+    beta = rules.Adam(beta=pair).beta
+    assert beta == (0.5, 0.25)
+    assert type(beta) is tuple
+    assert all(type(b) is float for b in beta)
+
+
+BAD = [
+    ("Adam", {"eta": -1.0}, ValueError, "Adam: eta must be >= 0, got -1.0"),
+    ("Adam", {"eta": -1}, ValueError, "Adam: eta must be >= 0, got -1.0"),
+    ("Descent", {"eta": math.nan}, ValueError, "Descent: eta must be finite, got nan"),
+    ("Descent", {"eta": math.inf}, ValueError, "Descent: eta must be finite, got inf"),
+    ("Descent", {"eta": 10**400}, ValueError, "Descent: eta must be finite, got 1000"),
+    ("Descent", {"eta": "0.1"}, TypeError, "Descent: eta must be a number, got '0.1'"),
+    ("Descent", {"eta": True}, TypeError, "Descent: eta must be a number, got True"),
+    ("Descent", {"eta": np.True_}, TypeError, "Descent: eta must be a number, got"),
+    ("Descent", {"eta": None}, TypeError, "Descent: eta must be a number, got None"),
+    ("Descent", {"eta": 1j}, TypeError, "Descent: eta must be a number, got 1j"),
+    ("Descent", {"eta": np.complex64(1)}, TypeError, "Descent: eta must be a number, got"),
+    ("Descent", {"eta": np.ones(1)}, TypeError, "Descent: eta must be a number, got"),
+    ("Momentum", {"rho": 1.0}, ValueError, "Momentum: rho must be in [0, 1), got 1.0"),
+    ("Momentum", {"rho": -0.1}, ValueError, "Momentum: rho must be in [0, 1), got -0.1"),
+    ("Momentum", {"rho": math.nan}, ValueError, "Momentum: rho must be in [0, 1), got nan"),
+    ("AdaDelta", {"epsilon": -1e-8}, ValueError, "AdaDelta: epsilon must be >= 0, got -1e-08"),
+    ("Adam", {"beta": (0.9, 1.0)}, ValueError, "Adam: beta[1] must be in [0, 1), got 1.0"),
+    ("Adam", {"beta": (0.9,)}, ValueError, "Adam: beta must be two numbers, got (0.9,)"),
+    ("Adam", {"beta": 0.9}, TypeError, "Adam: beta must be two numbers, got 0.9"),
+    ("Adam", {"beta": "01"}, TypeError, "Adam: beta must be two numbers, got '01'"),
+    ("Adam", {"beta": (0.9, "a")}, TypeError, "Adam: beta[1] must be a number, got 'a'"),
+    ("AdamW", {"lambda_": -1}, ValueError, "AdamW: lambda_ must be >= 0, got -1.0"),
+    ("AdamW", {"couple": 1}, TypeError, "AdamW: couple must be True or False, got 1"),
+    ("Rprop", {"ell": (1.5, 1.2)}, ValueError, "Rprop: ell must satisfy 0 < ell[0] < 1 < ell[1], got (1.5, 1.2)"),
+    ("Rprop", {"ell": (0.5, 1.0)}, ValueError, "Rprop: ell must satisfy"),
+    ("Rprop", {"gamma": (2.0, 1.0)}, ValueError, "Rprop: gamma must satisfy 0 <= gamma[0] <= gamma[1], got (2.0, 1.0)"),
+    ("ClipGrad", {"delta": 0.0}, ValueError, "ClipGrad: delta must be > 0, got 0.0"),
+    ("ClipNorm", {"omega": 0.0}, ValueError, "ClipNorm: omega must be > 0, got 0.0"),
+    ("ClipNorm", {"p": math.nan}, ValueError, "ClipNorm: p must be not NaN, got nan"),
+    ("AccumGrad", {"n": 0}, ValueError, "AccumGrad: n must be >= 1, got 0"),
+    ("AccumGrad", {"n": 2.0}, TypeError, "AccumGrad: n must be an int, got 2.0"),
+    ("AccumGrad", {"n": True}, TypeError, "AccumGrad: n must be an int, got True"),
+    ("AccumGrad", {"n": "2"}, TypeError, "AccumGrad: n must be an int, got '2'"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "error", "message"), BAD)
+def test_bad_values_are_errors_that_name_rule_field_and_value(
+    name: str, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        RULES[name](**arguments)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [rules.ClipNorm(p=math.inf), rules.ClipNorm(p=-math.inf), rules.ClipNorm(p=0), rules.ClipGrad(math.inf)],
+)
+def test_edges_of_ranges(rule: Rule) -> None:
+    assert rebuilt(rule) == rule
+
+
+def test_no_negative_zero() -> None:
+    assert repr(rules.Descent(-0.0)) == "Descent(eta=0.0)"
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def rebuilt(rule: Rule) -> Rule:
+    result: Rule = eval(repr(rule), dict(RULES))
+    return result
+
+
+@pytest.mark.parametrize("rule", ALL)
+def test_rules_are_values(rule: Rule) -> None:
+    for twin in (rebuilt(rule), pickle.loads(pickle.dumps(rule)), copy.deepcopy(rule), rule.replace()):
+        assert twin == rule
+        assert hash(twin) == hash(rule)
+        assert repr(twin) == repr(rule)
+    assert rule != repr(rule)  # type: ignore[comparison-overlap]
+    name = dataclasses.fields(rule)[0].name  # type: ignore[arg-type]
+    with pytest.raises(FrozenInstanceError):
+        setattr(rule, name, 0.5)
+
+
+def test_different_rules_differ() -> None:
+    many = [p.values[0] for p in ALL]
+    assert len(set(many)) == len({repr(rule) for rule in many})
+    assert len({rules.Adam(), rules.RAdam()}) == 2
+
+
+@given(eta=AMOUNTS, beta=st.tuples(FRACTIONS, FRACTIONS), epsilon=AMOUNTS, decay=AMOUNTS, couple=st.booleans())
+def test_repr_has_full_precision(
+    eta: float, beta: tuple[float, float], epsilon: float, decay: float, couple: bool
+) -> None:
+    rule = rules.AdamW(eta, beta, decay, epsilon, couple=couple)
+    assert rebuilt(rule) == rule
+
+
+def test_replace() -> None:
+    assert rules.Adam().replace(eta=1) == rules.Adam(1.0)
+    assert rules.OptimiserChain().replace(rules=[rules.Adam()]) == rules.OptimiserChain(rules.Adam())
+    assert rules.MixedPrecision(rules.Adam()).replace(dtype="f8").dtype == "float64"
+    assert DecayDescent().replace(eta=0.5) == DecayDescent(0.5)
+    with pytest.raises(ValueError, match="Adam: eta must be >= 0"):
+        rules.Adam().replace(eta=-1)
+    with pytest.raises(TypeError, match="Adam has no field 'lr'; it has eta, beta, epsilon"):
+        rules.Adam().replace(lr=0.1)
+    with pytest.raises(TypeError, match="OptimiserChain has no field 'eta'; it has rules"):
+        rules.OptimiserChain().replace(eta=0.1)
+    with pytest.raises(TypeError, match="Skip has no field"):
+        Skip().replace(eta=0.1)
+
+
+# --- composites -------------------------------------------------------------------------------------------------------
+
+
+def test_chain_keeps_what_it_is_given() -> None:
+    inner = rules.OptimiserChain(rules.ClipGrad(), rules.Adam())
+    assert rules.OptimiserChain(rules.WeightDecay(), inner).rules == (rules.WeightDecay(), inner)
+
+
+def test_chain_takes_rules_only() -> None:
+    with pytest.raises(TypeError, match=r"OptimiserChain: rules\[1\] must be a rule, got the class Adam: write Adam\("):
+        rules.OptimiserChain(rules.Descent(), rules.Adam)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"rules\[0\] must be a rule, got 0.1"):
+        rules.OptimiserChain(0.1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"one by one: OptimiserChain\(\*rules\)"):
+        rules.OptimiserChain([rules.Adam()])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        ("float16", "float16"),
+        ("bfloat16", "bfloat16"),
+        (np.float32, "float32"),
+        (float, "float64"),
+        (">f4", "float32"),
+        (np.dtype("f8"), "float64"),
+        (ml_dtypes.bfloat16, "bfloat16"),
+        (np.dtype(ml_dtypes.bfloat16), "bfloat16"),
+    ],
+)
+def test_mixed_precision_understands_dtypes(dtype: Any, name: str) -> None:
+    rule = rules.MixedPrecision(rules.Adam(), dtype)
+    assert rule.dtype == name
+    assert rule == rules.MixedPrecision(rules.Adam(), name)
+
+
+def test_mixed_precision_refuses_other_dtypes() -> None:
+    for dtype in ("int32", np.complex64, bool):
+        with pytest.raises(ValueError, match="MixedPrecision: dtype must be one of float16, bfloat16"):
+            rules.MixedPrecision(rules.Adam(), dtype)  # type: ignore[arg-type]
+    for nonsense in (None, "no such type", 3):
+        with pytest.raises(TypeError, match="MixedPrecision: dtype must be one of"):
+            rules.MixedPrecision(rules.Adam(), nonsense)  # type: ignore[arg-type]
+
+
+def test_mixed_precision_is_never_inside() -> None:
+    mixed = rules.MixedPrecision(rules.OptimiserChain(rules.Adam()))
+    for make in (
+        lambda: rules.OptimiserChain(mixed),
+        lambda: rules.OptimiserChain(rules.Descent(), mixed),
+        lambda: rules.MixedPrecision(mixed),
+        lambda: rules.OptimiserChain(rules.OptimiserChain(mixed)),
+    ):
+        with pytest.raises(ValueError, match="MixedPrecision"):
+            make()
+    with pytest.raises(TypeError, match="MixedPrecision: rule must be a rule, got the class Adam"):
+        rules.MixedPrecision(rules.Adam)  # type: ignore[arg-type]
+
+
+# --- what the compiled module is told ---------------------------------------------------------------------------------
+
+
+class Renamed(rules.Adam):
+    """Adam by another name."""
+
+
+@dataclass(frozen=True)
+class Labelled(rules.Adam):
+    label: str = ""
+
+
+class Doubled(rules.Adam):
+    def apply(self, state: Any, x: Any, dx: Any) -> Any:
+        state, dx = super().apply(state, x, dx)
+        return state, 2 * dx
+
+
+def test_spec() -> None:
+    adam = ("Adam", {"eta": 0.001, "beta": (0.9, 0.999), "epsilon": 1e-8})
+    assert spec(rules.Adam()) == adam
+    assert spec(rules.AccumGrad(2)) == ("AccumGrad", {"n": 2})
+    assert spec(rules.RMSProp(centred=True)) == (
+        "RMSProp",
+        {"eta": 0.001, "rho": 0.9, "epsilon": 1e-8, "centred": True},
+    )
+    chain = rules.OptimiserChain(rules.Adam(), rules.OptimiserChain())
+    assert spec(chain) == ("OptimiserChain", (adam, ("OptimiserChain", ())))
+    assert spec(rules.MixedPrecision(chain)) == ("MixedPrecision", spec(chain), "float32")
+    assert spec(Renamed()) == adam
+    assert spec(Labelled(label="a")) == adam
+
+
+@pytest.mark.parametrize("rule", [DecayDescent(), Skip(), Doubled()])
+def test_spec_of_a_rule_in_python_is_none(rule: Rule) -> None:
+    for outer in (
+        rule,
+        rules.OptimiserChain(rules.Adam(), rule),
+        rules.MixedPrecision(rule),
+        rules.MixedPrecision(rules.OptimiserChain(rules.OptimiserChain(rule))),
+    ):
+        assert spec(outer) is None
+
+
+def test_spec_takes_rules_only() -> None:
+    with pytest.raises(TypeError, match="got the class Adam"):
+        spec(rules.Adam)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_every_field_but_the_fixed_can_be_adjusted(name: str) -> None:
+    rule = RULES[name]()
+    names = {field.name for field in dataclasses.fields(rule)}  # type: ignore[arg-type]
+    assert set(fields(rule)) == names - {"centred"}
+    for other in (RULES[name](**arguments) for arguments in VARIANTS[name]):
+        values = {field: getattr(other, field) for field in fields(rule)}
+        assert adjusted(rule, **values) == rule.replace(**values)
+
+
+def test_adjusted_reaches_every_rule_that_has_the_field() -> None:
+    rule = rules.MixedPrecision(
+        rules.OptimiserChain(
+            rules.ClipGrad(), rules.OptimiserChain(rules.AccumGrad(2), rules.Adam()), DecayDescent(), Skip()
+        )
+    )
+    assert fields(rule) == ("delta", "eta", "beta", "epsilon")
+    changed = adjusted(rule, eta=0.5, delta=2.0)
+    assert changed == rules.MixedPrecision(
+        rules.OptimiserChain(
+            rules.ClipGrad(2.0),
+            rules.OptimiserChain(rules.AccumGrad(2), rules.Adam(0.5)),
+            DecayDescent(0.5),
+            changed.rule.rules[3],  # type: ignore[attr-defined]
+        )
+    )
+    with pytest.raises(ValueError, match=r"Adam: eta must be >= 0, got -1\.0"):
+        adjusted(rules.OptimiserChain(rules.Adam()), eta=-1)
+    for fixed, values in ((rules.AccumGrad(2), {"n": 3}), (rules.RMSProp(), {"centred": True})):
+        assert adjusted(fixed, **values) == fixed
+    assert fields(rules.MixedPrecision(rules.AccumGrad(1))) == ()
+
+
+# --- a rule of the user's own -----------------------------------------------------------------------------------------
+
+
+def test_own_rule_alone_and_in_a_chain() -> None:
+    x, g = np.array([1.0, 2.0]), np.array([0.5, 0.25])
+    state, dx = rules.apply(DecayDescent(1.0), 4, x, g)
+    assert state == 5
+    np.testing.assert_array_equal(dx, g / 2)
+    chain = rules.OptimiserChain(Skip(), DecayDescent(1.0))
+    state = rules.init(chain, x)
+    (skip, count), dx = rules.apply(chain, state, x, g)
+    assert (skip["calls"], count, dx) == (1, 1, None)  # nothing passed on: the state behind stays
+    (skip, count), dx = rules.apply(chain, (skip, count), x, g)
+    assert (skip["calls"], count) == (2, 2)
+    np.testing.assert_array_equal(dx, g)
+
+
+def test_own_rule_cannot_write() -> None:
+    class Writes(Rule):
+        def init(self, x: Any) -> Any:
+            return [np.zeros(2)]
+
+        def apply(self, state: Any, x: Any, dx: Any) -> Any:
+            for array in (x, dx, state[0]):
+                with pytest.raises(ValueError, match="read-only"):
+                    array += 1
+            return state, dx
+
+    x, g = np.ones(2), np.ones(2)
+    rules.apply(Writes(), [np.zeros(2)], x, g)
+    assert x.flags.writeable
+    assert g.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        (None, TypeError, r"Odd.apply must return \(state, dx\), got NoneType"),
+        ((1, 2, 3), TypeError, r"Odd.apply must return \(state, dx\), got tuple"),
+        ((1, np.zeros(3)), ValueError, r"Odd: its dx has shape \(3,\), the parameter has \(2,\)"),
+        ((1, np.zeros(2, complex)), TypeError, "Odd: its dx is complex128, the parameter is float64"),
+        ((1, "ab"), TypeError, "Odd: its dx must be an array of numbers"),
+    ],
+)
+def test_own_rule_that_returns_nonsense(result: Any, error: type[Exception], message: str) -> None:
+    class Odd(Rule):
+        def init(self, x: Any) -> Any:
+            return None
+
+        def apply(self, state: Any, x: Any, dx: Any) -> Any:
+            return result
+
+    with pytest.raises(error, match=message):
+        rules.apply(Odd(), None, np.zeros(2), np.zeros(2))
+
+
+def test_own_rule_that_forgets_a_method() -> None:
+    class Empty(Rule):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty must define init"):
+        rules.init(Empty(), np.zeros(2))
+    with pytest.raises(NotImplementedError, match="Empty must define apply"):
+        rules.apply(Empty(), None, np.zeros(2), np.zeros(2))
+
+
+def test_arguments_are_checked() -> None:
+    rule = DecayDescent()
+    with pytest.raises(ValueError, match=r"the gradient has shape \(3,\), the parameter has \(2,\)"):
+        rules.apply(rule, 1, np.zeros(2), np.zeros(3))
+    with pytest.raises(TypeError, match="the gradient is complex128, the parameter is float64"):
+        rules.apply(rule, 1, np.zeros(2), np.zeros(2, complex))
+    with pytest.raises(TypeError, match="the parameter must be an array of floats, got int"):
+        rules.init(rule, np.zeros(2, int))
+    with pytest.raises(TypeError, match="must be a rule, got the class"):
+        rules.init(DecayDescent, np.zeros(2))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(rules.apply(rule, 1, [0.0, 0.0], [1, 2])[1], [0.1, 0.2])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_sixteen_bits_are_computed_in_float32_and_rounded_once(dtype: Any) -> None:
+    x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype, order="F")
+    g = np.full_like(x, 0.3)
+    rule = rules.OptimiserChain(DecayDescent(), DecayDescent())
+    _, dx = rules.apply(rule, (1, 1), x, g)
+    assert dx.dtype == np.float32
+    state, new = step(rule, (1, 1), x, g)
+    assert state == (2, 2)
+    assert new is not None
+    assert new.dtype == x.dtype
+    assert new.flags.f_contiguous
+    want = (x.astype(np.float32) - dx).astype(dtype)
+    np.testing.assert_array_equal(new.astype(np.float32), want.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,)])
+def test_mixed_precision_around_an_own_rule(shape: tuple[int, ...]) -> None:
+    x = np.full(shape, 1.0, np.float16)
+    rule = rules.MixedPrecision(DecayDescent(1.0))
+    state = rules.init(rule, x)
+    assert state[0].dtype == np.float32
+    for _ in range(4):  # steps too small for float16, each of them
+        state, new = step(rule, state, x, np.full(shape, 2.0**-12, np.float16))
+        assert new is not None
+        x = new
+    np.testing.assert_allclose(state[0], 1 - 2.0**-12 * sum(i**-0.5 for i in (1, 2, 3, 4)), rtol=1e-6)
+    np.testing.assert_array_equal(x, state[0].astype(np.float16))
+    assert x.dtype == np.float16
+    assert x.shape == shape
+    state, dx = rules.apply(rule, state, x, np.zeros(shape, np.float16))
+    np.testing.assert_array_equal(dx, np.zeros(shape))
+
+
+def test_mixed_precision_without_a_step_leaves_the_parameter() -> None:
+    rule, x = rules.MixedPrecision(Skip(), "float64"), np.ones(2, np.float32)
+    (master, inner), new = step(rule, rules.init(rule, x), x, x)
+    assert new is None
+    assert inner["calls"] == 1
+    np.testing.assert_array_equal(master, x)
+
+
+def test_mixed_precision_of_complex_numbers() -> None:
+    x = np.ones(2, np.complex64)
+    assert rules.init(rules.MixedPrecision(DecayDescent(), "float64"), x)[0].dtype == np.complex128
+    with pytest.raises(TypeError, match="a complex parameter has no copy in float16"):
+        rules.init(rules.MixedPrecision(DecayDescent(), "float16"), x)
