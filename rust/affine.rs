@@ -44,10 +44,7 @@ pub struct Shape {
 impl Shape {
     fn tiny(self) -> bool {
         // The product may exceed usize where an extent is 0 and the others are huge.
-        self.batch
-            .saturating_mul(self.n_in)
-            .saturating_mul(self.n_out)
-            <= TINY
+        self.batch.saturating_mul(self.n_in).saturating_mul(self.n_out) <= TINY
     }
 }
 
@@ -78,13 +75,7 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
     for row in y.chunks_exact_mut(n_out) {
         row.copy_from_slice(b);
     }
-    let w_t = Matrix {
-        data: w,
-        rows: n_in,
-        cols: n_out,
-        row_stride: 1,
-        col_stride: n_in,
-    };
+    let w_t = Matrix { data: w, rows: n_in, cols: n_out, row_stride: 1, col_stride: n_in };
     product(Matrix::new(x, batch, n_in), w_t, 1.0, y);
 }
 
@@ -94,14 +85,8 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
 /// If the lengths are not the ones `shape` says.
 pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_>) {
     let Shape { batch, n_in, n_out } = shape;
-    assert_eq!(
-        [w.len(), out.dw.len(), out.db.len()],
-        [n_out * n_in, n_out * n_in, n_out]
-    );
-    assert_eq!(
-        [x.len(), out.dx.len(), dy.len()],
-        [batch * n_in, batch * n_in, batch * n_out]
-    );
+    assert_eq!([w.len(), out.dw.len(), out.db.len()], [n_out * n_in, n_out * n_in, n_out]);
+    assert_eq!([x.len(), out.dx.len(), dy.len()], [batch * n_in, batch * n_in, batch * n_out]);
     if n_out == 0 {
         return out.dx.fill(0.0);
     }
@@ -109,20 +94,9 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
     if shape.tiny() || batch <= THIN {
         return gradient_loops(shape, w, x, dy, out);
     }
-    let dy_t = Matrix {
-        data: dy,
-        rows: n_out,
-        cols: batch,
-        row_stride: 1,
-        col_stride: n_out,
-    };
+    let dy_t = Matrix { data: dy, rows: n_out, cols: batch, row_stride: 1, col_stride: n_out };
     product(dy_t, Matrix::new(x, batch, n_in), 0.0, out.dw);
-    product(
-        Matrix::new(dy, batch, n_out),
-        Matrix::new(w, n_out, n_in),
-        0.0,
-        out.dx,
-    );
+    product(Matrix::new(dy, batch, n_out), Matrix::new(w, n_out, n_in), 0.0, out.dx);
 }
 
 fn forward_loops(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
@@ -198,20 +172,13 @@ struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride: cols,
-            col_stride: 1,
-        }
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
     fn in_bounds(self) -> bool {
         self.rows == 0
             || self.cols == 0
-            || (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride
-                < self.data.len()
+            || (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride < self.data.len()
     }
 }
 

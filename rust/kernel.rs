@@ -58,28 +58,28 @@ pub trait Columns<T: Element>: Copy {
 macro_rules! per_level {
     (fn $name:ident<$($G:ident: $B:path),* $(,)?>($($arg:ident: $t:ty),* $(,)?) where [$($w:tt)*] $body:block) => {
         #[inline(always)]
-        #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
+        #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
         fn $name<$($G: $B),*>(level: Level, $($arg: $t),*) where $($w)* {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
             fn body<$($G: $B),*>($($arg: $t),*) where $($w)* $body
 
             #[inline(never)]
-            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
             fn baseline<$($G: $B),*>($($arg: $t),*) where $($w)* {
                 body::<$($G),*>($($arg),*);
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2")]
-            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
             fn avx2<$($G: $B),*>($($arg: $t),*) where $($w)* {
                 body::<$($G),*>($($arg),*);
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            #[allow(clippy::too_many_arguments, clippy::multiple_bound_locations, reason = "separate slices are what vectorises")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
             fn avx512<$($G: $B),*>($($arg: $t),*) where $($w)* {
                 body::<$($G),*>($($arg),*);
             }

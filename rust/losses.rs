@@ -30,9 +30,7 @@ impl Pointwise {
             Self::Huber if distance <= 1.0 => 0.5 * distance * distance,
             Self::Huber => distance - 0.5,
             // The same as the definition, without the logarithm of a sigmoid that has become 0.
-            Self::BinaryCrossentropy => {
-                positive_part(yhat) - yhat * y + libm::log1p(libm::exp(-yhat.abs()))
-            }
+            Self::BinaryCrossentropy => positive_part(yhat) - yhat * y + libm::log1p(libm::exp(-yhat.abs())),
         }
     }
 
@@ -74,10 +72,7 @@ impl Pointwise {
 fn total(yhat: &[f32], y: &[f32], value: impl Fn(f64, f64) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
     let (yhats, ys) = (yhat.chunks_exact(LANES), y.chunks_exact(LANES));
-    for (lane, (&yhat, &y)) in lanes
-        .iter_mut()
-        .zip(yhats.remainder().iter().zip(ys.remainder()))
-    {
+    for (lane, (&yhat, &y)) in lanes.iter_mut().zip(yhats.remainder().iter().zip(ys.remainder())) {
         *lane = value(f64::from(yhat), f64::from(y));
     }
     for (yhat, y) in yhats.zip(ys) {
@@ -133,11 +128,7 @@ pub fn crossentropy_gradient(n: usize, logits: &[f32], target: Target<'_>, dlogi
         return;
     }
     let batch = logits.len() / n;
-    for (i, (row, out)) in logits
-        .chunks_exact(n)
-        .zip(dlogits.chunks_exact_mut(n))
-        .enumerate()
-    {
+    for (i, (row, out)) in logits.chunks_exact(n).zip(dlogits.chunks_exact_mut(n)).enumerate() {
         let normaliser = log_sum_exp(row);
         for (k, (&logit, value)) in row.iter().zip(out).enumerate() {
             let softmax = libm::exp(f64::from(logit) - normaliser);
@@ -148,15 +139,8 @@ pub fn crossentropy_gradient(n: usize, logits: &[f32], target: Target<'_>, dlogi
 
 /// `log(sum(exp(row)))`, with the largest term taken out so that none overflows.
 fn log_sum_exp(row: &[f32]) -> f64 {
-    let largest = row.iter().fold(f64::NEG_INFINITY, |largest, &logit| {
-        largest.max(f64::from(logit))
-    });
-    largest
-        + libm::log(
-            row.iter()
-                .map(|&logit| libm::exp(f64::from(logit) - largest))
-                .sum(),
-        )
+    let largest = row.iter().fold(f64::NEG_INFINITY, |largest, &logit| largest.max(f64::from(logit)));
+    largest + libm::log(row.iter().map(|&logit| libm::exp(f64::from(logit) - largest)).sum())
 }
 
 fn mean(sum: f64, batch: usize) -> f64 {
@@ -171,33 +155,21 @@ fn positive_part(value: f64) -> f64 {
 fn sigmoid(value: f64) -> f64 {
     // exp of a number that is not positive cannot overflow.
     let decay = libm::exp(-value.abs());
-    if value < 0.0 {
-        decay / (1.0 + decay)
-    } else {
-        1.0 / (1.0 + decay)
-    }
+    if value < 0.0 { decay / (1.0 + decay) } else { 1.0 / (1.0 + decay) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: [Pointwise; 4] = [
-        Pointwise::Mse,
-        Pointwise::Mae,
-        Pointwise::Huber,
-        Pointwise::BinaryCrossentropy,
-    ];
+    const ALL: [Pointwise; 4] = [Pointwise::Mse, Pointwise::Mae, Pointwise::Huber, Pointwise::BinaryCrossentropy];
 
     #[test]
     fn values_by_hand() {
         let (yhat, y) = ([0.5, -2.0, 3.0, 1.0], [1.0, 0.0, 1.0, 1.0]);
         assert_eq!(Pointwise::Mse.loss(2, &yhat, &y), (0.25 + 4.0 + 4.0) / 2.0);
         assert_eq!(Pointwise::Mae.loss(2, &yhat, &y), 4.5 / 2.0);
-        assert_eq!(
-            Pointwise::Huber.loss(2, &yhat, &y),
-            (0.125 + 1.5 + 1.5) / 2.0
-        );
+        assert_eq!(Pointwise::Huber.loss(2, &yhat, &y), (0.125 + 1.5 + 1.5) / 2.0);
         let two_classes = crossentropy(2, &[0.0, 0.0, 1.0, 1.0], Target::Classes(&[0, 1]));
         assert!((two_classes - 2.0_f64.ln()).abs() < 1e-15);
     }
@@ -208,10 +180,7 @@ mod tests {
             for yhat in [-3.0, -0.7, 0.2, 0.9, 2.5] {
                 let (y, h) = (0.4, 1e-6);
                 let finite = (loss.value(yhat + h, y) - loss.value(yhat - h, y)) / (2.0 * h);
-                assert!(
-                    (loss.slope(yhat, y) - finite).abs() < 1e-8,
-                    "{loss:?} at {yhat}"
-                );
+                assert!((loss.slope(yhat, y) - finite).abs() < 1e-8, "{loss:?} at {yhat}");
             }
         }
     }
@@ -219,17 +188,11 @@ mod tests {
     #[test]
     fn logits_of_a_thousand_neither_overflow_nor_vanish() {
         let yhat = [1000.0, -1000.0, 1000.0, -1000.0];
-        assert_eq!(
-            Pointwise::BinaryCrossentropy.loss(1, &yhat, &[1.0, 0.0, 0.0, 1.0]),
-            2000.0
-        );
+        assert_eq!(Pointwise::BinaryCrossentropy.loss(1, &yhat, &[1.0, 0.0, 0.0, 1.0]), 2000.0);
         let mut slopes = [f32::NAN; 4];
         Pointwise::BinaryCrossentropy.gradient(1, &yhat, &[1.0, 0.0, 0.0, 1.0], &mut slopes);
         assert_eq!(slopes, [0.0, 0.0, 1.0, -1.0]);
-        assert_eq!(
-            crossentropy(4, &yhat, Target::Classes(&[1])),
-            2000.0 + 2.0_f64.ln()
-        );
+        assert_eq!(crossentropy(4, &yhat, Target::Classes(&[1])), 2000.0 + 2.0_f64.ln());
         crossentropy_gradient(4, &yhat, Target::Classes(&[1]), &mut slopes);
         assert_eq!(slopes, [0.5, -1.0, 0.5, 0.0]);
     }
@@ -237,14 +200,8 @@ mod tests {
     #[test]
     fn class_numbers_and_one_hot_rows_are_the_same_target() {
         let logits = [0.1, -2.0, 0.7, f32::NEG_INFINITY, 1.5, 0.0];
-        let (classes, rows) = (
-            Target::Classes(&[2, 1]),
-            Target::Rows(&[0.0, 0.0, 1.0, 0.0, 1.0, 0.0]),
-        );
-        assert_eq!(
-            crossentropy(3, &logits, classes),
-            crossentropy(3, &logits, rows)
-        );
+        let (classes, rows) = (Target::Classes(&[2, 1]), Target::Rows(&[0.0, 0.0, 1.0, 0.0, 1.0, 0.0]));
+        assert_eq!(crossentropy(3, &logits, classes), crossentropy(3, &logits, rows));
         assert!(crossentropy(3, &logits, classes).is_finite());
         let (mut by_class, mut by_row) = ([0.0; 6], [0.0; 6]);
         crossentropy_gradient(3, &logits, classes, &mut by_class);
@@ -256,10 +213,7 @@ mod tests {
     #[test]
     fn nan_is_never_hidden() {
         for loss in ALL {
-            assert!(
-                loss.loss(1, &[f32::NAN, 0.0], &[0.0, 0.0]).is_nan(),
-                "{loss:?}"
-            );
+            assert!(loss.loss(1, &[f32::NAN, 0.0], &[0.0, 0.0]).is_nan(), "{loss:?}");
             let mut slopes = [0.0; 2];
             loss.gradient(1, &[f32::NAN, 0.0], &[0.0, 0.0], &mut slopes);
             assert!(slopes[0].is_nan(), "{loss:?}");

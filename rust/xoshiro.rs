@@ -11,12 +11,7 @@ const LANES: usize = 8;
 const ROUND: usize = 8 * LANES;
 
 /// The multipliers that turn words of the main generator into the `s0`, `s1`, `s2`, `s3` of the lanes.
-const FORK: [u64; 4] = [
-    0x0201_1ce3_4bce_797f,
-    0x5a94_851f_b48a_6e05,
-    0x3688_cf5d_4889_9fa7,
-    0x867b_4bb4_c42e_5661,
-];
+const FORK: [u64; 4] = [0x0201_1ce3_4bce_797f, 0x5a94_851f_b48a_6e05, 0x3688_cf5d_4889_9fa7, 0x867b_4bb4_c42e_5661];
 
 /// A number type that the generator draws: uniform in `[0, 1)`.
 pub trait Uniform: Copy + Default {
@@ -68,19 +63,13 @@ impl Xoshiro {
     #[must_use]
     pub fn from_seed(bytes: &[u8]) -> Self {
         // Julia hashes whole words of 32 bits: no leading zero words, but at least one word.
-        let used = bytes
-            .iter()
-            .rposition(|&byte| byte != 0)
-            .map_or(0, |last| last + 1);
+        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         let mut words = bytes[..used].to_vec();
         words.resize(used.div_ceil(4).max(1) * 4, 0);
         let digest = Sha256::digest(&words);
         let mut state = [0; 4];
         for (word, chunk) in state.iter_mut().zip(digest.as_slice().chunks_exact(8)) {
-            *word = chunk
-                .iter()
-                .rev()
-                .fold(0, |value, &byte| (value << 8) | u64::from(byte));
+            *word = chunk.iter().rev().fold(0, |value, &byte| (value << 8) | u64::from(byte));
         }
         Self { state }
     }
@@ -103,11 +92,7 @@ impl Xoshiro {
     /// Fills a whole array, column-major: Julia's `rand!(rng, out)`.
     pub fn fill<T: Uniform>(&mut self, out: &mut [T]) {
         let per_round = LANES * T::PER_WORD;
-        let lanes_fill = if size_of_val(out) < ROUND {
-            0
-        } else {
-            out.len() - out.len() % per_round
-        };
+        let lanes_fill = if size_of_val(out) < ROUND { 0 } else { out.len() - out.len() % per_round };
         let (by_lanes, by_words) = out.split_at_mut(lanes_fill);
         if !by_lanes.is_empty() {
             let mut lanes = self.fork();
@@ -168,14 +153,7 @@ mod tests {
     fn the_notebook_is_drawn_bit_for_bit() {
         // rand(rng, Float32, 2, 3), rand(rng, Float32, 2), then rand(rng, Float32, 3, 100).
         let mut rng = seeded(12345);
-        let columns = [
-            0.997_472_94,
-            0.944_790_54,
-            0.324_765_62,
-            0.866_894_84,
-            0.078_954_34,
-            0.339_611_47,
-        ];
+        let columns = [0.997_472_94, 0.944_790_54, 0.324_765_62, 0.866_894_84, 0.078_954_34, 0.339_611_47];
         assert_eq!(rand::<f32>(&mut rng, 6), columns);
         assert_eq!(rand::<f32>(&mut rng, 2), [0.074_357_27, 0.136_116_5]);
         let columns = rand::<f32>(&mut rng, 300);
@@ -199,10 +177,7 @@ mod tests {
         let lanes = main.fork();
         let out: Vec<f64> = rand(&mut rng, 21);
         for (index, mut lane) in lanes.into_iter().enumerate() {
-            assert_eq!(
-                [out[index], out[8 + index]],
-                [lane.scalar::<f64>(), lane.scalar()]
-            );
+            assert_eq!([out[index], out[8 + index]], [lane.scalar::<f64>(), lane.scalar()]);
         }
         let tail: Vec<f64> = (0..5).map(|_| main.scalar()).collect();
         assert_eq!((&out[16..], rng), (tail.as_slice(), main));
@@ -223,10 +198,7 @@ mod tests {
     #[test]
     fn float32_arrays_take_the_low_half_first_and_scalars_the_high_half() {
         let word = 0x8000_0000_4000_0000;
-        assert_eq!(
-            [f32::part(word, 0), f32::part(word, 1), f32::scalar(word)],
-            [0.25, 0.5, 0.5]
-        );
+        assert_eq!([f32::part(word, 0), f32::part(word, 1), f32::scalar(word)], [0.25, 0.5, 0.5]);
         assert_eq!(f64::scalar(u64::MAX), 1.0 - f64::EPSILON / 2.0);
     }
 }

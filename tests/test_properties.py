@@ -221,5 +221,5 @@ def test_memory_order_is_kept_and_does_not_matter(rule: Any, shape: Any, order: 
     _, (y,) = optirs.update(optirs.setup(rule, [x]), [x], [g])
     ordered = np.asarray(x, order=order)
     _, (z,) = optirs.update(optirs.setup(rule, [ordered]), [ordered], [np.asarray(g, order=order)])
-    assert z.strides == ordered.copy(order="K").strides
+    assert x.size == 0 or z.strides == ordered.copy(order="K").strides
     assert np.ascontiguousarray(z).tobytes() == np.ascontiguousarray(y).tobytes()

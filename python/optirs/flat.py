@@ -19,9 +19,9 @@ def destructure(model: Any) -> tuple[Array, "Restructure"]:
         model: A tree of arrays.
 
     Returns:
-        `(flat, restructure)`: a 1-d copy of all trainables in C order, tied ones once, in the type to which theirs promote;
-        and a `Restructure`: `restructure(flat)` is a model with those values, `restructure.gradient(grad)` the vector of a
-        gradient tree.
+        `(flat, restructure)`: a 1-d copy of all trainables in C order, tied ones once, in the type to which theirs
+        promote; and a `Restructure`: `restructure(flat)` is a model with those values, `restructure.gradient(grad)` the
+        vector of a gradient tree.
 
     Raises:
         ValueError: If two parameters share elements without being tied.

@@ -22,8 +22,8 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
         model: A tree of arrays.
 
     Returns:
-        A tree with a `Leaf` in place of every trainable array, one for tied ones, and None in place of every other leaf and
-        of every child that is not trained.
+        A tree with a `Leaf` in place of every trainable array, one for tied ones, and None in place of every other leaf
+        and of every child that is not trained.
 
     Raises:
         TypeError: If `rule` is neither, or makes no sense for a parameter's type.
@@ -44,10 +44,10 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
         raise TypeError(f"setup needs a rule, got the class {rule.__name__}: write {rule.__name__}()")
     if not isinstance(rule, Rule) and not callable(rule):
         raise TypeError(f"setup takes (rule, model); the first argument is {type(rule).__name__}")
-    all_leaves, found, index = parameters(model)
+    _, found, index = parameters(model)
     if not found:
         warnings.warn("setup found no trainable parameters in this model", UserWarning, stacklevel=2)
-    chosen = [rule if isinstance(rule, Rule) else _chosen(rule, p.path, p.array) for p in found]
+    chosen = [_chosen(rule, p.path, p.array) for p in found]
     items = [(r, p.array, p.path) for r, p in zip(chosen, found, strict=True) if r is not None]
     made = iter(_core.make_leaves(items))
     by_parameter = [None if r is None else next(made) for r in chosen]
@@ -55,8 +55,8 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
     return _core.unflatten(model, values, False, True)
 
 
-def _chosen(rule: RuleFunction, path: KeyPath, array: Any) -> Rule | None:
-    chosen = rule(path, array)
+def _chosen(rule: Rule | RuleFunction, path: KeyPath, array: Any) -> Rule | None:
+    chosen = rule if isinstance(rule, Rule) else rule(path, array)
     if chosen is None or isinstance(chosen, Rule):
         return chosen
     raise TypeError(f"the rule function returned {chosen!r} for {path}, not a rule or None")
@@ -129,8 +129,8 @@ def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     Args:
         state: A state, any subtree of one, or a rule.
         eta: The new learning rate.
-        **fields: Other hyper-parameters by name. Those that only some rules have are changed there. `centred`, `dtype` and
-            `n` cannot be, and `Rprop`'s `eta` acts at `setup` only.
+        **fields: Other hyper-parameters by name. Those that only some rules have are changed there. `centred`, `dtype`
+            and `n` cannot be, and `Rprop`'s `eta` acts at `setup` only.
 
     Returns:
         The same with changes; a state has its own moments, and tied Leafs stay tied.

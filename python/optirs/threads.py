@@ -10,8 +10,8 @@ def set_num_threads(n: int) -> None:
     """Sets how many threads share the work of an update.
 
     Args:
-        n: At least 1. At import it is `OPTIRS_NUM_THREADS`, else the number of CPUs that this process may use. It changes
-            the speed, never a result.
+        n: At least 1. At import it is `OPTIRS_NUM_THREADS`, else the number of CPUs that this process may use. It
+            changes the speed, never a result.
 
     Raises:
         TypeError: If `n` is not an integer.

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ._core import Leaf
 from .batches import Batch, Batches, batches, rows_of
 from .history import History
 from .progress import Progress
-from .state import Leaf, setup, update
+from .state import setup, update
+from .tree import leaves
 
 logger = logging.getLogger("optirs")
 
@@ -253,18 +255,7 @@ def _start(rule: Any, model: Any, state: Any) -> tuple[Any, Any]:
 
 def _rules(state: Any) -> list[Any]:
     """The rules of a state tree, in order."""
-    if isinstance(state, Leaf):
-        return [state.rule]
-    if state is None:
-        return []
-    children: Iterable[Any]
-    if isinstance(state, dict):
-        children = state.values()
-    elif isinstance(state, (list, tuple)):
-        children = state
-    else:
-        children = [getattr(state, name, None) for name in getattr(state, "__dict__", getattr(state, "__slots__", ()))]
-    return [rule for child in children for rule in _rules(child)]
+    return [leaf.rule for _, leaf, _ in leaves(state, whole=True) if isinstance(leaf, Leaf)]
 
 
 def _functions(callbacks: Iterable[Callable[[Event], object]]) -> list[Callable[[Event], object]]:

@@ -36,17 +36,15 @@ class KeyPath(tuple[Any, ...]):
 @overload
 def functor(cls: C, /) -> C: ...
 @overload
-def functor(
-    *, children: Iterable[str] | None = None, trainable: Trainable | None = None
-) -> Callable[[C], C]: ...
+def functor(*, children: Iterable[str] | None = None, trainable: Trainable | None = None) -> Callable[[C], C]: ...
 def functor(
     cls: C | None = None, /, *, children: Iterable[str] | None = None, trainable: Trainable | None = None
 ) -> C | Callable[[C], C]:
     """Registers a class: its instances are nodes of model trees.
 
-    A class that is not registered is an opaque leaf, and its arrays are not trained. Only the class itself is registered,
-    not those derived from it. Models are rebuilt without `__init__` and `__post_init__`; attributes that are not children
-    are kept.
+    A class that is not registered is an opaque leaf, and its arrays are not trained. Only the class itself is
+    registered, not those derived from it. Models are rebuilt without `__init__` and `__post_init__`; attributes that are
+    not children are kept.
 
     Args:
         cls: The class, when used without parentheses.
@@ -131,8 +129,8 @@ def isnumeric(x: Any) -> bool:
         x: Any object.
 
     Returns:
-        True for arrays of float16, bfloat16, float32, float64, complex64 and complex128, 0-d ones too; False for all else,
-        NumPy scalars and integer arrays among it.
+        True for arrays of float16, bfloat16, float32, float64, complex64 and complex128, 0-d ones too; False for all
+        else, NumPy scalars and integer arrays among it.
 
     Examples:
         >>> import numpy as np, optirs

@@ -92,29 +92,13 @@ pub fn affine_gradient<'py>(
     let shape = shape_of(CALL, &w, &x)?;
     let expected = with_columns(x.shape(), shape.n_out);
     if dy.shape() != expected {
-        let (found, x, w) = (
-            shape_text(dy.shape()),
-            shape_text(x.shape()),
-            shape_text(w.shape()),
-        );
+        let (found, x, w) = (shape_text(dy.shape()), shape_text(x.shape()), shape_text(w.shape()));
         let expected = shape_text(&expected);
-        return Err(shape_error(format!(
-            "{CALL}: dy has shape {found}, x {x} and W {w} give {expected}"
-        )));
+        return Err(shape_error(format!("{CALL}: dy has shape {found}, x {x} and W {w} give {expected}")));
     }
-    let (dw, db, dx) = (
-        zeros(py, w.shape())?,
-        zeros(py, &[shape.n_out])?,
-        zeros(py, x.shape())?,
-    );
+    let (dw, db, dx) = (zeros(py, w.shape())?, zeros(py, &[shape.n_out])?, zeros(py, x.shape())?);
     // SAFETY: the arrays are new, so these are the only references to their elements.
-    let out = unsafe {
-        Gradient {
-            dw: dw.as_slice_mut()?,
-            db: db.as_slice_mut()?,
-            dx: dx.as_slice_mut()?,
-        }
-    };
+    let out = unsafe { Gradient { dw: dw.as_slice_mut()?, db: db.as_slice_mut()?, dx: dx.as_slice_mut()? } };
     let (w, x, dy) = (w.as_slice()?, x.as_slice()?, dy.as_slice()?);
     py.detach(|| affine::gradient(shape, w, x, dy, out));
     Ok((dw, db, dx))
@@ -124,37 +108,21 @@ pub fn affine_gradient<'py>(
 fn shape_of(call: &str, w: &Float32<'_>, x: &Float32<'_>) -> PyResult<Shape> {
     let &[n_out, n_in] = w.shape() else {
         let found = shape_text(w.shape());
-        return Err(shape_error(format!(
-            "{call}: W has shape {found}, it must be (n_out, n_in)"
-        )));
+        return Err(shape_error(format!("{call}: W has shape {found}, it must be (n_out, n_in)")));
     };
     match rows(x.shape()) {
         Some((batch, columns)) if columns == n_in => Ok(Shape { batch, n_in, n_out }),
         _ => {
             let (found, matrix) = (shape_text(x.shape()), shape_text(w.shape()));
-            let message = format!(
-                "{call}: x has shape {found}, W {matrix} takes ({n_in},) or (batch, {n_in})"
-            );
+            let message = format!("{call}: x has shape {found}, W {matrix} takes ({n_in},) or (batch, {n_in})");
             Err(shape_error(message))
         }
     }
 }
 
-fn mismatch(
-    call: &str,
-    name: &str,
-    found: &Float32<'_>,
-    w: &Float32<'_>,
-    expected: &[usize],
-) -> PyErr {
-    let (found, w, expected) = (
-        shape_text(found.shape()),
-        shape_text(w.shape()),
-        shape_text(expected),
-    );
-    shape_error(format!(
-        "{call}: {name} has shape {found}, W {w} takes {expected}"
-    ))
+fn mismatch(call: &str, name: &str, found: &Float32<'_>, w: &Float32<'_>, expected: &[usize]) -> PyErr {
+    let (found, w, expected) = (shape_text(found.shape()), shape_text(w.shape()), shape_text(expected));
+    shape_error(format!("{call}: {name} has shape {found}, W {w} takes {expected}"))
 }
 
 /// The shape of `x` with another number of columns.

@@ -19,9 +19,7 @@ impl<'py> Float32<'py> {
         }
         let array = as_array(value)?;
         let kind = array.dtype().kind();
-        if !b"fiub".contains(&kind)
-            && array.dtype().getattr("name")?.extract::<String>()? != "bfloat16"
-        {
+        if !b"fiub".contains(&kind) && array.dtype().getattr("name")?.extract::<String>()? != "bfloat16" {
             return Err(not_numbers(what, value, &array)?);
         }
         convert::<f32>(&array).map(Self)
@@ -52,25 +50,17 @@ pub fn as_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntyped
     if let Ok(array) = value.cast::<PyUntypedArray>() {
         return Ok(array.clone());
     }
-    Ok(value
-        .py()
-        .import("numpy")?
-        .call_method1("asarray", (value,))?
-        .cast_into()?)
+    Ok(value.py().import("numpy")?.call_method1("asarray", (value,))?.cast_into()?)
 }
 
 /// A new array of zeros in row-major order, and its elements. Too large a one is Python's `MemoryError`.
 pub fn zeros<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-    let mut extents: Vec<npyffi::npy_intp> = shape
-        .iter()
-        .map(|&extent| extent as npyffi::npy_intp)
-        .collect();
+    let mut extents: Vec<npyffi::npy_intp> = shape.iter().map(|&extent| extent as npyffi::npy_intp).collect();
     let dtype = numpy::dtype::<f32>(py).into_dtype_ptr();
     // SAFETY: `extents` has as many entries as is said and outlives the call, which takes over the reference to `dtype`
     // and returns a new reference, or null with an exception set.
     let array = unsafe {
-        let pointer =
-            PY_ARRAY_API.PyArray_Zeros(py, extents.len() as i32, extents.as_mut_ptr(), dtype, 0);
+        let pointer = PY_ARRAY_API.PyArray_Zeros(py, extents.len() as i32, extents.as_mut_ptr(), dtype, 0);
         Bound::from_owned_ptr_or_err(py, pointer)?
     };
     Ok(array.cast_into()?)
@@ -80,14 +70,7 @@ pub fn zeros<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArr
 pub fn shape_text(shape: &[usize]) -> String {
     match shape {
         [one] => format!("({one},)"),
-        _ => format!(
-            "({})",
-            shape
-                .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+        _ => format!("({})", shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -105,29 +88,19 @@ pub fn shape_error(message: String) -> PyErr {
     PyValueError::new_err(message)
 }
 
-fn convert<'py, T: Element>(
-    array: &Bound<'py, PyUntypedArray>,
-) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+fn convert<'py, T: Element>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
     let py = array.py();
     let order = [("order", "C")].into_py_dict(py)?;
-    Ok(array
-        .call_method("astype", (numpy::dtype::<T>(py),), Some(&order))?
-        .cast_into()?)
+    Ok(array.call_method("astype", (numpy::dtype::<T>(py),), Some(&order))?.cast_into()?)
 }
 
 /// The error for an array of strings, objects, complex numbers and so on.
-fn not_numbers(
-    what: &str,
-    value: &Bound<'_, PyAny>,
-    array: &Bound<'_, PyUntypedArray>,
-) -> PyResult<PyErr> {
+fn not_numbers(what: &str, value: &Bound<'_, PyAny>, array: &Bound<'_, PyUntypedArray>) -> PyResult<PyErr> {
     // A list of complex numbers is better told by its elements, None by its own name.
     let found = if array.ndim() > 0 || value.cast::<PyUntypedArray>().is_ok() {
         format!("an array of {}", array.dtype().str()?)
     } else {
         value.get_type().name()?.to_string()
     };
-    Ok(PyTypeError::new_err(format!(
-        "{what} must be an array of real numbers, got {found}"
-    )))
+    Ok(PyTypeError::new_err(format!("{what} must be an array of real numbers, got {found}")))
 }

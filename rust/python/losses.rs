@@ -12,12 +12,7 @@ const SUM_TOLERANCE: f64 = 1e-3;
 /// The loss called `name` of `yhat` against `y`.
 #[pyfunction]
 #[pyo3(signature = (name, yhat, y, /))]
-pub fn loss(
-    py: Python<'_>,
-    name: &str,
-    yhat: &Bound<'_, PyAny>,
-    y: &Bound<'_, PyAny>,
-) -> PyResult<f64> {
+pub fn loss(py: Python<'_>, name: &str, yhat: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<f64> {
     let problem = Problem::new(name, yhat, y)?;
     let (yhat, target) = (problem.yhat.as_slice()?, problem.target()?);
     Ok(py.detach(|| target.loss(problem.batch, problem.columns, yhat)))
@@ -63,9 +58,7 @@ impl<'py> Problem<'py> {
         let yhat = Float32::new(&format!("{name}: yhat"), yhat)?;
         let Some((batch, columns)) = rows(yhat.shape()) else {
             let found = shape_text(yhat.shape());
-            return Err(shape_error(format!(
-                "{name}: yhat has shape {found}, it must be (n,) or (batch, n)"
-            )));
+            return Err(shape_error(format!("{name}: yhat has shape {found}, it must be (n,) or (batch, n)")));
         };
         let kind = match name {
             "mse" => pointwise(Pointwise::Mse, name, &yhat, y),
@@ -73,16 +66,9 @@ impl<'py> Problem<'py> {
             "huber" => pointwise(Pointwise::Huber, name, &yhat, y),
             "binary_crossentropy" => pointwise(Pointwise::BinaryCrossentropy, name, &yhat, y),
             "crossentropy" => classes_or_rows(name, &yhat, columns, y),
-            _ => Err(PyValueError::new_err(format!(
-                "there is no loss called {name:?}"
-            ))),
+            _ => Err(PyValueError::new_err(format!("there is no loss called {name:?}"))),
         }?;
-        Ok(Self {
-            yhat,
-            batch,
-            columns,
-            kind,
-        })
+        Ok(Self { yhat, batch, columns, kind })
     }
 
     fn target(&self) -> PyResult<Target<'_>> {
@@ -117,18 +103,11 @@ impl Target<'_> {
     }
 }
 
-fn pointwise<'py>(
-    loss: Pointwise,
-    name: &str,
-    yhat: &Float32<'py>,
-    y: &Bound<'py, PyAny>,
-) -> PyResult<Kind<'py>> {
+fn pointwise<'py>(loss: Pointwise, name: &str, yhat: &Float32<'py>, y: &Bound<'py, PyAny>) -> PyResult<Kind<'py>> {
     let y = Float32::new(&format!("{name}: y"), y)?;
     if y.shape() != yhat.shape() {
         let (left, right) = (shape_text(yhat.shape()), shape_text(y.shape()));
-        return Err(shape_error(format!(
-            "{name}: yhat has shape {left}, y has {right}"
-        )));
+        return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
     }
     if loss == Pointwise::BinaryCrossentropy {
         check_unit(name, y.as_slice()?)?;
@@ -137,12 +116,7 @@ fn pointwise<'py>(
 }
 
 /// Class numbers where `y` has one entry a row, probabilities where it has the shape of `yhat`.
-fn classes_or_rows<'py>(
-    name: &str,
-    yhat: &Float32<'py>,
-    columns: usize,
-    y: &Bound<'py, PyAny>,
-) -> PyResult<Kind<'py>> {
+fn classes_or_rows<'py>(name: &str, yhat: &Float32<'py>, columns: usize, y: &Bound<'py, PyAny>) -> PyResult<Kind<'py>> {
     let array = as_array(y)?;
     let one_a_row = &yhat.shape()[..yhat.shape().len() - 1];
     if array.shape() == yhat.shape() {
@@ -160,9 +134,7 @@ fn classes_or_rows<'py>(
     }
     if !b"iu".contains(&array.dtype().kind()) {
         let found = array.dtype().str()?.to_string();
-        return Err(PyTypeError::new_err(format!(
-            "{name}: class numbers must be integers, got {found}"
-        )));
+        return Err(PyTypeError::new_err(format!("{name}: class numbers must be integers, got {found}")));
     }
     int64(&array)?
         .into_iter()
@@ -175,19 +147,13 @@ fn class_number(name: &str, class: i64, columns: usize) -> PyResult<usize> {
     usize::try_from(class)
         .ok()
         .filter(|&class| class < columns)
-        .ok_or_else(|| {
-            PyValueError::new_err(format!(
-                "{name}: class number {class} is not in 0 <= class < {columns}"
-            ))
-        })
+        .ok_or_else(|| PyValueError::new_err(format!("{name}: class number {class} is not in 0 <= class < {columns}")))
 }
 
 fn check_unit(name: &str, targets: &[f32]) -> PyResult<()> {
     match targets.iter().find(|value| !(0.0..=1.0).contains(*value)) {
         None => Ok(()),
-        Some(value) => Err(PyValueError::new_err(format!(
-            "{name}: targets must lie in [0, 1], got {value}"
-        ))),
+        Some(value) => Err(PyValueError::new_err(format!("{name}: targets must lie in [0, 1], got {value}"))),
     }
 }
 

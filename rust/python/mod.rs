@@ -20,19 +20,19 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
+    use super::affine::{affine_forward, affine_gradient};
+    #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
     use super::leaf::{Leaf, make_leaves, restore};
+    #[pymodule_export]
+    use super::losses::{loss, loss_pullback};
     #[pymodule_export]
     use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]
     use super::tree::{flatten, path_text, register, registered, unflatten};
     #[pymodule_export]
     use super::update::{gradients, update};
-    #[pymodule_export]
-    use super::affine::{affine_forward, affine_gradient};
-    #[pymodule_export]
-    use super::losses::{loss, loss_pullback};
     #[pymodule_export]
     use super::xoshiro::Xoshiro;
 }

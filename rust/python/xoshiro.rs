@@ -1,9 +1,7 @@
 //! `optirs.Xoshiro`.
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::{
-    Element, PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods,
-};
+use numpy::{Element, PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyTuple};
@@ -77,9 +75,7 @@ impl Xoshiro {
             self.draw::<f64>(shape)
         } else {
             let found = wanted.str()?.to_string();
-            Err(PyTypeError::new_err(format!(
-                "dtype must be float32 or float64, got {found}"
-            )))
+            Err(PyTypeError::new_err(format!("dtype must be float32 or float64, got {found}")))
         }
     }
 
@@ -155,10 +151,7 @@ impl Xoshiro {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn draw<'py, T: Uniform + Element + Send>(
-        &self,
-        shape: &Bound<'py, PyTuple>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn draw<'py, T: Uniform + Element + Send>(&self, shape: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
         let py = shape.py();
         let numpy = py.import("numpy")?;
         let scalar = shape.is_empty();
@@ -178,11 +171,7 @@ impl Xoshiro {
         if scalar {
             return array.get_item(PyTuple::empty(py));
         }
-        if array.ndim() == 1 {
-            Ok(array.into_any())
-        } else {
-            numpy.call_method1("ascontiguousarray", (array,))
-        }
+        if array.ndim() == 1 { Ok(array.into_any()) } else { numpy.call_method1("ascontiguousarray", (array,)) }
     }
 }
 
@@ -190,24 +179,15 @@ impl Xoshiro {
 fn seed_bytes(seed: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     let py = seed.py();
     let not_integer = || {
-        let found = seed
-            .get_type()
-            .name()
-            .map_or_else(|_| "another type".to_owned(), |name| name.to_string());
+        let found = seed.get_type().name().map_or_else(|_| "another type".to_owned(), |name| name.to_string());
         PyTypeError::new_err(format!("the seed must be an integer, got {found}"))
     };
     if seed.is_instance_of::<PyBool>() {
         return Err(not_integer());
     }
-    let number = py
-        .import("operator")?
-        .call_method1("index", (seed,))
-        .map_err(|_| not_integer())?;
+    let number = py.import("operator")?.call_method1("index", (seed,)).map_err(|_| not_integer())?;
     if number.lt(0)? {
-        return Err(PyValueError::new_err(format!(
-            "the seed must not be negative, got {}",
-            number.str()?
-        )));
+        return Err(PyValueError::new_err(format!("the seed must not be negative, got {}", number.str()?)));
     }
     let bits: usize = number.call_method0("bit_length")?.extract()?;
     let bytes = number.call_method1("to_bytes", (bits.div_ceil(8), "little"))?;

@@ -1,8 +1,11 @@
 """The rules: one file each, and their registry."""
 
-from ._apply import advance as step
 from ._apply import apply, init
-from ._base import Rule, adjusted, fields, spec
+from ._apply import step as step
+from ._base import Rule
+from ._base import adjusted as adjusted
+from ._base import fields as fields
+from ._base import spec as spec
 from .accumgrad import AccumGrad
 from .adabelief import AdaBelief
 from .adadelta import AdaDelta

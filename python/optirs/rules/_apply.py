@@ -71,7 +71,7 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
     return state, None if dx is None else _gradient(rule, x, dx, "its dx")
 
 
-def advance(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
+def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     """`(new state, new parameter)`, rounded once and in the memory order of `x`; `None` for a parameter that stays."""
     if rule._rounds:
         return rule._advance(state, x, _gradient(rule, x, dx, "the gradient"))

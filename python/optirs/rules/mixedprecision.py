@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ._apply import advance, computed, init
+from ._apply import computed, init, step
 from ._base import Array, Rule, expect_rule, spec
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -86,7 +86,7 @@ class MixedPrecision(Rule):
     def _advance(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
         """`((new copy, new state), new x)`, and `None` for a parameter that stays."""
         master, inner = state
-        inner, stepped = advance(self.rule, inner, master, dx)
+        inner, stepped = step(self.rule, inner, master, dx)
         if stepped is None:
             return (master, inner), None
         new = np.empty_like(x)
