@@ -4,6 +4,8 @@ from typing import Any, Literal, Self, SupportsIndex, final, overload
 import numpy as np
 import numpy.typing as npt
 
+__all__: list[str]
+
 _Array = npt.NDArray[Any]
 _Float32 = npt.NDArray[np.float32]
 
@@ -49,6 +51,7 @@ class Leaf:
     def _set_rule(self, rule: Any) -> None: ...
     def _set_frozen(self, frozen: bool) -> None: ...
 
+@final
 class Xoshiro:
     state: tuple[int, int, int, int]
     def __new__(cls, seed: SupportsIndex) -> Self: ...

@@ -40,10 +40,7 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
 
     As `Optimisers.setup` in Julia; `optax.GradientTransformation.init`.
     """
-    if isinstance(rule, type) and issubclass(rule, Rule):
-        raise TypeError(f"setup needs a rule, got the class {rule.__name__}: write {rule.__name__}()")
-    if not isinstance(rule, Rule) and not callable(rule):
-        raise TypeError(f"setup takes (rule, model); the first argument is {type(rule).__name__}")
+    _check_rule(rule)
     _, found, index = parameters(model)
     if not found:
         warnings.warn("setup found no trainable parameters in this model", UserWarning, stacklevel=2)
@@ -53,6 +50,13 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
     by_parameter = [None if r is None else next(made) for r in chosen]
     values = [None if i is None else by_parameter[i] for i in index]
     return _core.unflatten(model, values, False, True)
+
+
+def _check_rule(rule: Any) -> None:
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise TypeError(f"setup needs a rule, got the class {rule.__name__}: write {rule.__name__}()")
+    if not isinstance(rule, Rule) and not callable(rule):
+        raise TypeError(f"setup takes (rule, model); the first argument is {type(rule).__name__}")
 
 
 def _chosen(rule: Rule | RuleFunction, path: KeyPath, array: Any) -> Rule | None:

@@ -43,8 +43,8 @@ def functor(
     """Registers a class: its instances are nodes of model trees.
 
     A class that is not registered is an opaque leaf, and its arrays are not trained. Only the class itself is
-    registered, not those derived from it. Models are rebuilt without `__init__` and `__post_init__`; attributes that are
-    not children are kept.
+    registered, not those derived from it. Models are rebuilt without `__init__` and `__post_init__`; attributes that
+    are not children are kept.
 
     Args:
         cls: The class, when used without parentheses.

@@ -328,14 +328,14 @@ fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> PyRe
     Ok(trained)
 }
 
+/// A leaf's key path, itself, and whether it may be trained.
+pub type Found<'py> = (Bound<'py, PyTuple>, Bound<'py, PyAny>, bool);
+
 /// All leaves of `tree`: their key paths, themselves, and whether they may be trained.
 ///
 /// A child that is not trained is listed as one leaf; `whole` walks those too, without asking what is trained.
 #[pyfunction]
-pub fn flatten<'py>(
-    tree: &Bound<'py, PyAny>,
-    whole: bool,
-) -> PyResult<Vec<(Bound<'py, PyTuple>, Bound<'py, PyAny>, bool)>> {
+pub fn flatten<'py>(tree: &Bound<'py, PyAny>, whole: bool) -> PyResult<Vec<Found<'py>>> {
     let mut leaves = Vec::new();
     visit(
         tree,
