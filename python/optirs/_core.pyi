@@ -4,7 +4,31 @@ from typing import Any, Literal, Self, SupportsIndex, final, overload
 import numpy as np
 import numpy.typing as npt
 
-__all__: list[str]
+__all__ = [
+    "Leaf",
+    "Xoshiro",
+    "affine_forward",
+    "affine_gradient",
+    "apply",
+    "flatten",
+    "get_num_threads",
+    "gradients",
+    "init",
+    "loss",
+    "loss_pullback",
+    "make_leaves",
+    "path_text",
+    "register",
+    "registered",
+    "release_memory",
+    "restore",
+    "rules",
+    "set_num_threads",
+    "set_simd",
+    "simd_levels",
+    "unflatten",
+    "update",
+]
 
 _Array = npt.NDArray[Any]
 _Float32 = npt.NDArray[np.float32]
