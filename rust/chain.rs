@@ -111,12 +111,17 @@ impl Program {
         }
     }
 
-    /// The first `reach` links in segments: each starts at a link that must know the whole gradient, or at the first one.
+    /// The segment of the first `reach` links that starts at `start`: up to the next link that must know the whole
+    /// gradient.
     #[must_use]
-    pub fn segments(&self, reach: usize) -> Vec<Range<usize>> {
-        let mut cuts: Vec<usize> = (1..reach).filter(|&i| self.links[i].reduction().is_some()).collect();
-        cuts.insert(0, 0);
-        cuts.push(reach);
-        cuts.windows(2).map(|w| w[0]..w[1]).collect()
+    pub fn segment(&self, start: usize, reach: usize) -> Range<usize> {
+        start..(start + 1..reach).find(|&i| self.links[i].reduction().is_some()).unwrap_or(reach)
+    }
+
+    /// The step counts after a step that reaches the first `reach` links.
+    pub fn advance(&self, counts: &mut [u64], reach: usize) {
+        for (count, link) in counts[..reach].iter_mut().zip(&self.links) {
+            *count = link.advance(*count + 1);
+        }
     }
 }

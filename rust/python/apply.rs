@@ -61,15 +61,14 @@ pub fn apply<'py>(
     let mut steps = Steps::new(py, &names, true);
     steps.add(entry, gradient.as_ref(), &output)?;
     steps.run()?;
-    let counts = std::mem::take(&mut steps.counts).pop().flatten();
-    let reached = steps.reached();
+    let (reach, stepped) = (steps.reached.pop().flatten(), steps.steps_last());
     drop(steps);
     drop(entries);
-    if let (Some(mut guard), Some(new)) = (leaf.get().write(), counts)
-        && let Some(Moments::Compiled { counts, .. }) = guard.get_mut().map(|i| &mut i.moments)
+    if let (Some(mut guard), Some(reach)) = (leaf.get().write(), reach)
+        && let Some(Moments::Compiled { program, counts, .. }) = guard.get_mut().map(|i| &mut i.moments)
     {
-        *counts = new;
+        program.advance(counts, reach);
     }
-    let dx = if reached { Some(array(py, &place, &descriptor(py, compute)?, compute.size(), &layout)?) } else { None };
+    let dx = if stepped { Some(array(py, &place, &descriptor(py, compute)?, compute.size(), &layout)?) } else { None };
     Ok((leaf.getattr(intern!(py, "state"))?, dx))
 }

@@ -1,11 +1,10 @@
 //! One parameter of an update: its leaf, its array and its gradient, checked.
 
-use std::collections::HashMap;
-
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use rustc_hash::FxHashMap;
 
 use super::arrays::{Layout, View, array, descriptor, numpy, shape_text};
 use super::leaf::{Guard, Leaf, Moments, busy};
@@ -28,9 +27,14 @@ pub struct Entry<'a, 'py> {
     pub view: View<'a>,
     /// Whether the array is stepped where it lies; if not, through a copy.
     pub direct: bool,
-    /// The gradients at its places, and whether they are those of the transpose.
-    gradients: Vec<(&'a Bound<'py, PyAny>, bool)>,
+    /// The gradient at the first place that has one, and whether it is that of the transpose.
+    gradient: Option<Part<'a, 'py>>,
+    /// Those at its other places.
+    others: Vec<Part<'a, 'py>>,
 }
+
+/// A gradient, and whether it is that of the transpose.
+type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool);
 
 /// Where a place's array comes from: an entry, transposed or not.
 #[derive(Clone, Copy)]
@@ -62,7 +66,8 @@ pub fn entries<'a, 'py>(
 ) -> PyResult<(Vec<Entry<'a, 'py>>, Vec<Origin>)> {
     let mut entries: Vec<Entry> = Vec::with_capacity(places.len());
     let mut origins = Vec::with_capacity(places.len());
-    let mut seen: HashMap<*const Leaf, usize> = HashMap::with_capacity(places.len());
+    let mut seen: FxHashMap<*const Leaf, usize> = FxHashMap::default();
+    seen.reserve(places.len());
     for (i, place) in places.iter().enumerate() {
         let leaf = place.leaf.get();
         let view = parameter(py, leaf, place, i, names)?;
@@ -80,7 +85,16 @@ pub fn entries<'a, 'py>(
                 seen.insert(leaf, entries.len());
                 let guard = if in_place { leaf.write() } else { leaf.read() }.ok_or_else(busy)?;
                 let direct = view.plain && leaf.layout.matches(&view);
-                entries.push(Entry { place: i, leaf, guard, array: &place.array, view, direct, gradients: Vec::new() });
+                entries.push(Entry {
+                    place: i,
+                    leaf,
+                    guard,
+                    array: &place.array,
+                    view,
+                    direct,
+                    gradient: None,
+                    others: Vec::new(),
+                });
                 Origin { entry: entries.len() - 1, transposed: false }
             }
         };
@@ -89,7 +103,11 @@ pub fn entries<'a, 'py>(
         }
         let entry = &mut entries[origin.entry];
         if let (Some(g), false) = (&place.gradient, entry.guard.get().frozen) {
-            entry.gradients.push((g, origin.transposed));
+            let part = (g, origin.transposed);
+            match entry.gradient {
+                None => entry.gradient = Some(part),
+                Some(_) => entry.others.push(part),
+            }
         }
         origins.push(origin);
     }
@@ -154,16 +172,14 @@ impl<'py> Entry<'_, 'py> {
     /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
     pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'py>>> {
         let own = matches!(self.guard.get().moments, Moments::Own(_));
-        match &self.gradients[..] {
-            [] => return Ok(None),
-            [(g, false)] if !own => {
-                if let Some(gradient) = self.as_is(g) {
-                    return Ok(Some(gradient));
-                }
-            }
-            _ => {}
+        match self.gradient {
+            None => Ok(None),
+            Some((g, false)) if !own && self.others.is_empty() => match self.as_is(g) {
+                Some(gradient) => Ok(Some(gradient)),
+                None => self.converted(py, names).map(Some),
+            },
+            Some(_) => self.converted(py, names).map(Some),
         }
-        self.converted(py, names).map(Some)
     }
 
     /// The gradient where it lies, if the driver can read it there.
@@ -192,7 +208,7 @@ impl<'py> Entry<'_, 'py> {
         let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
         let dtype = if working == DType::BF16 { self.array.getattr("dtype")? } else { descriptor(py, working)? };
         let helper = py.import(intern!(py, "optirs._gradient"))?.getattr(intern!(py, "total"))?;
-        let parts = PyList::new(py, self.gradients.iter().map(|&(g, t)| (g, t)))?;
+        let parts = PyList::new(py, self.gradient.iter().chain(&self.others).collect::<Vec<_>>())?;
         let array = helper.call1((parts, dtype, &layout.shape, order)).map_err(|e| self.placed(py, e, names))?;
         let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
         let dtype = view.dtype.unwrap_or(working);

@@ -52,8 +52,8 @@ pub struct Steps<'a, 'py> {
     kept: Vec<Part>,
     /// The last scalars that were made, with what they were made of.
     last: Option<(*const Program, Vec<u64>, DType, Range<usize>)>,
-    /// The new step counts of each entry; `None` where there is no step.
-    pub counts: Vec<Option<Vec<u64>>>,
+    /// How many links of each entry's rule the step reaches; `None` where there is no step.
+    pub reached: Vec<Option<usize>>,
 }
 
 /// An entry's rule and state arrays.
@@ -77,7 +77,7 @@ impl<'a, 'py> Steps<'a, 'py> {
             pending: Vec::new(),
             kept: Vec::new(),
             last: None,
-            counts: Vec::new(),
+            reached: Vec::new(),
         }
     }
 
@@ -90,37 +90,33 @@ impl<'a, 'py> Steps<'a, 'py> {
     ) -> PyResult<()> {
         let Moments::Compiled { program, slots, counts } = &entry.guard.get().moments else {
             self.carry_x(entry, output);
-            self.counts.push(None);
+            self.reached.push(None);
             return Ok(());
         };
         let rule = Rule { program, slots, counts };
         let Some(gradient) = gradient else {
             self.carry_x(entry, output);
             self.carry_slots(&rule, 0..slots.len(), entry, output);
-            self.counts.push(None);
+            self.reached.push(None);
             return Ok(());
         };
         let (reach, steps) = program.reach(counts);
-        let mut new_counts = counts.clone();
-        for (count, link) in new_counts[..reach].iter_mut().zip(&program.links) {
-            *count = link.advance(*count + 1);
-        }
         let first_skipped = if reach == program.links.len() { slots.len() } else { program.slots_of(reach).start };
         self.carry_slots(&rule, first_skipped..slots.len(), entry, output);
         if !steps {
             self.carry_x(entry, output);
             self.carry_slots(&rule, 0..usize::from(program.master.is_some()), entry, output);
         }
-        let mut segments = program.segments(reach);
-        let last = segments.pop().unwrap_or(0..0);
-        let mut source = gradient.source;
-        if let Some(scratch) = self.scratch(&segments, entry)? {
-            for links in segments {
-                source = self.staged(&rule, links, entry, output, source, scratch)?;
+        let (mut source, mut links) = (gradient.source, program.segment(0, reach));
+        if links.end < reach {
+            let scratch = self.scratch(entry)?;
+            while links.end < reach {
+                source = self.staged(&rule, links.clone(), entry, output, source, scratch)?;
+                links = program.segment(links.end, reach);
             }
         }
-        self.last_segment(&rule, last, entry, output, source, steps)?;
-        self.counts.push(Some(new_counts));
+        self.last_segment(&rule, links, entry, output, source, steps)?;
+        self.reached.push(Some(reach));
         Ok(())
     }
 
@@ -144,13 +140,9 @@ impl<'a, 'py> Steps<'a, 'py> {
         }
     }
 
-    /// Room for a gradient between segments, if there are any before the last.
-    fn scratch(&mut self, segments: &[Range<usize>], entry: &Entry) -> PyResult<Option<*mut u8>> {
-        if segments.is_empty() {
-            return Ok(None);
-        }
-        let bytes = entry.leaf.layout.len * entry.working().compute().dtype().size();
-        self.keep(bytes).map(Some)
+    /// Room for a gradient between segments.
+    fn scratch(&mut self, entry: &Entry) -> PyResult<*mut u8> {
+        self.keep(entry.leaf.layout.len * entry.working().compute().dtype().size())
     }
 
     fn keep(&mut self, bytes: usize) -> PyResult<*mut u8> {
@@ -281,7 +273,7 @@ impl<'a, 'py> Steps<'a, 'py> {
     }
 
     /// Whether the last entry's step reaches its parameter.
-    pub fn reached(&self) -> bool {
+    pub fn steps_last(&self) -> bool {
         self.drafts.last().is_some_and(|d| d.y.is_some() || d.dx.is_some())
     }
 

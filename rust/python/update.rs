@@ -41,16 +41,16 @@ pub fn update<'py>(
         steps.add(entry, gradients[i].as_ref(), &outputs[i])?;
     }
     steps.run()?;
-    let counts = steps.counts;
+    let reached = steps.reached;
     if in_place {
         for (i, entry) in entries.iter_mut().enumerate() {
-            commit(py, entry, &outputs[i], made[i].take(), &counts[i])?;
+            commit(py, entry, &outputs[i], made[i].take(), reached[i])?;
         }
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = Vec::with_capacity(entries.len());
     for (i, output) in outputs.into_iter().enumerate() {
-        fresh.push(hand_out(py, &entries[i], output, made[i].take(), &counts[i])?);
+        fresh.push(hand_out(py, &entries[i], output, made[i].take(), reached[i])?);
     }
     drop(entries);
     let mut at_places = origins.iter().map(|o| at_place(py, &fresh, *o)).collect::<PyResult<Vec<_>>>()?.into_iter();
@@ -196,13 +196,13 @@ fn commit<'py>(
     entry: &mut Entry<'_, 'py>,
     output: &Output<'py>,
     made: Option<Made<'py>>,
-    new_counts: &Option<Vec<u64>>,
+    reach: Option<usize>,
 ) -> PyResult<()> {
     let copyto =
         |from: &Bound<'py, PyAny>| numpy(py)?.call_method1(intern!(py, "copyto"), (entry.array, from)).map(|_| ());
     match (&made, &output.through) {
         (Some((_, Some(x))), _) => copyto(x)?,
-        (None, Some(through)) if new_counts.is_some() => copyto(through)?,
+        (None, Some(through)) if reach.is_some() => copyto(through)?,
         _ => {}
     }
     let Some(inner) = entry.guard.get_mut() else { return Ok(()) };
@@ -212,9 +212,9 @@ fn commit<'py>(
                 *state = new.unbind();
             }
         }
-        Moments::Compiled { counts, .. } => {
-            if let Some(new) = new_counts {
-                counts.clone_from(new);
+        Moments::Compiled { program, counts, .. } => {
+            if let Some(reach) = reach {
+                program.advance(counts, reach);
             }
         }
     }
@@ -227,7 +227,7 @@ fn hand_out<'py>(
     entry: &Entry<'_, 'py>,
     output: Output<'py>,
     made: Option<Made<'py>>,
-    new_counts: &Option<Vec<u64>>,
+    reach: Option<usize>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let old = entry.guard.get();
     let (dtype, layout) = (entry.leaf.dtype, &entry.leaf.layout);
@@ -248,11 +248,9 @@ fn hand_out<'py>(
         Moments::Own(state) => Moments::Own(own.map_or_else(|| state.clone_ref(py), Bound::unbind)),
         Moments::Compiled { program, slots, counts } => {
             let fresh = slots.iter().zip(output.slots).map(|(old, place)| Slot { place, dtype: old.dtype });
-            Moments::Compiled {
-                program: program.clone(),
-                slots: fresh.collect(),
-                counts: new_counts.as_ref().unwrap_or(counts).clone(),
-            }
+            let mut counts = counts.clone();
+            program.advance(&mut counts, reach.unwrap_or(0));
+            Moments::Compiled { program: program.clone(), slots: fresh.collect(), counts }
         }
     };
     let inner = Inner { rule: old.rule.clone_ref(py), moments, frozen: old.frozen };
