@@ -28,8 +28,8 @@ pub struct Entry<'a, 'py> {
     pub view: View<'a>,
     /// Whether the array is stepped where it lies; if not, through a copy.
     pub direct: bool,
-    /// The gradients at its places, and whether they are those of the transpose.
-    gradients: Vec<(&'a Bound<'py, PyAny>, bool)>,
+    /// The gradients at its places, whether they are those of the transpose, and which places these are.
+    gradients: Vec<(&'a Bound<'py, PyAny>, bool, usize)>,
 }
 
 /// Where a place's array comes from: an entry, transposed or not.
@@ -89,7 +89,7 @@ pub fn entries<'a, 'py>(
         }
         let entry = &mut entries[origin.entry];
         if let (Some(g), false) = (&place.gradient, entry.guard.get().frozen) {
-            entry.gradients.push((g, origin.transposed));
+            entry.gradients.push((g, origin.transposed, i));
         }
         origins.push(origin);
     }
@@ -156,7 +156,7 @@ impl<'py> Entry<'_, 'py> {
         let own = matches!(self.guard.get().moments, Moments::Own(_));
         match &self.gradients[..] {
             [] => return Ok(None),
-            [(g, false)] if !own => {
+            [(g, false, _)] if !own => {
                 if let Some(gradient) = self.as_is(g) {
                     return Ok(Some(gradient));
                 }
@@ -191,23 +191,17 @@ impl<'py> Entry<'_, 'py> {
         let layout = &self.leaf.layout;
         let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
         let dtype = if working == DType::BF16 { self.array.getattr("dtype")? } else { descriptor(py, working)? };
-        let helper = py.import(intern!(py, "optirs._gradient"))?.getattr(intern!(py, "total"))?;
-        let parts = PyList::new(py, self.gradients.iter().map(|&(g, t)| (g, t)))?;
-        let array = helper.call1((parts, dtype, &layout.shape, order)).map_err(|e| self.placed(py, e, names))?;
+        let helpers = py.import(intern!(py, "optirs._gradient"))?;
+        let convert = helpers.getattr(intern!(py, "converted"))?;
+        let parts = PyList::empty(py);
+        for &(g, transposed, place) in &self.gradients {
+            let part = convert.call1((g, &dtype, &layout.shape, transposed));
+            parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
+        }
+        let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, order))?;
         let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
         let dtype = view.dtype.unwrap_or(working);
         Ok(Gradient { source: Source { ptr: view.data, dtype }, span: view.span(dtype.size()), array: array.clone() })
-    }
-
-    /// An error whose text starts with what is wrong, with the place put before it.
-    fn placed(&self, py: Python<'_>, error: PyErr, names: &Names) -> PyErr {
-        if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
-            return error;
-        }
-        let text = format!("gradient at {} {}", names.of(self.place), error.value(py));
-        let placed = PyErr::from_type(error.get_type(py), text);
-        placed.set_cause(py, error.cause(py));
-        placed
     }
 
     /// A gapless copy of `array` in the leaf's own order.
@@ -217,6 +211,17 @@ impl<'py> Entry<'_, 'py> {
         numpy(py)?.call_method1(intern!(py, "copyto"), (&copy, array_))?;
         Ok(copy)
     }
+}
+
+/// An error whose text starts with what is wrong, with the place put before it.
+fn placed(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
+    if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
+        return error;
+    }
+    let text = format!("gradient at {place} {}", error.value(py));
+    let placed = PyErr::from_type(error.get_type(py), text);
+    placed.set_cause(py, error.cause(py));
+    placed
 }
 
 fn new_array<'py>(
