@@ -101,7 +101,7 @@ def test_gradient_sums_ties_and_fills_zeros():
     flat = restructure.gradient({"first": {"W": g, "b": [1, 2]}, "rest": (g.T, None, None)})
     assert flat.tolist() == [*(2 * g).ravel(), 1, 2, 0]
     assert flat.dtype == np.float64
-    assert restructure.gradient({"rest": [None, 3]}).tolist() == [0] * 8 + [3]
+    assert restructure.gradient({"rest": [None, 3, None]}).tolist() == [0] * 8 + [3]
     with pytest.raises(ValueError, match=r"gradient at first\.b has shape \(3,\), the parameter has \(2,\)"):
         restructure.gradient({"first": {"b": [1, 2, 3]}})
     with pytest.raises(ValueError, match="'z'"):

@@ -39,6 +39,8 @@ def converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...], transposed: 
 
 
 def _converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    if _nests_deeper(g, len(shape) + 2):
+        raise TypeError(f"is no array of numbers, but a {type(g).__name__} that nests too deep")
     array = _as_array(g)
     if array.dtype.kind == "c" and dtype.kind != "c":
         raise TypeError(f"has type {array.dtype}, the parameter is {dtype}")
@@ -48,6 +50,11 @@ def _converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
         raise ValueError(f"has shape {array.shape}, the parameter has {shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype, copy=False)
+
+
+def _nests_deeper(g: Any, levels: int) -> bool:
+    """Whether lists in `g` nest deeper; NumPy would follow those that contain themselves for ever."""
+    return isinstance(g, (list, tuple)) and (levels == 0 or any(_nests_deeper(x, levels - 1) for x in g))
 
 
 def _as_array(g: Any) -> Array:
