@@ -1,6 +1,5 @@
 """Mutated trees: `update_` succeeds, or raises what it documents and changes nothing."""
 
-import copy
 import os
 from collections import namedtuple
 from dataclasses import dataclass
@@ -95,7 +94,7 @@ def as_gradient(leaf):
 def snapshot(tree):
     """Everything that may not change, as comparable values, with the identity of every object in the tree."""
     if isinstance(tree, optirs.Leaf):
-        return id(tree), repr(tree), snapshot(tree.state)
+        return id(tree), repr(tree), bits(tree.state)
     if isinstance(tree, np.ndarray):
         return id(tree), tree.dtype.str, tree.shape, tree.strides, tree.tobytes()
     if isinstance(tree, dict):
@@ -174,13 +173,16 @@ def test_update_in_place_is_all_or_nothing(data, model, rule):
     try:
         result = optirs.update_(state, tree, gradient)
     except DOCUMENTED as error:
-        assert snapshot([state, tree]) == before, f"{error!r} left a change behind"
-        assert isinstance(pure, Exception) or "read-only" in str(error)
+        refusal: Exception | None = error
+    else:
+        refusal = None
+    if refusal is not None:
+        assert snapshot([state, tree]) == before, f"{refusal!r} left a change behind"
+        assert isinstance(pure, Exception) or "read-only" in str(refusal)
         return
     assert not isinstance(pure, Exception), f"update raised {pure!r}, update_ did not"
     assert result[0] is state
     assert result[1] is tree
-    assert snapshot(copy.deepcopy([pure[0], pure[1]]))[1] is not None
     assert bits(pure) == bits(result)
     if which_arrays(gradient).isdisjoint(which_arrays([tree, state])):
         assert snapshot(gradient) == given_gradient

@@ -139,7 +139,7 @@ def _locked(value: Any) -> Any:
 
 
 def _apart(state: Any, *arrays: Array) -> Any:
-    """`state` with copies of the arrays in it that may share memory with `arrays`, whose owners go on to change them."""
+    """`state` with copies of those of its arrays that may share memory with `arrays`, which may change later."""
     if isinstance(state, np.ndarray):
         return state.copy() if any(np.may_share_memory(state, array) for array in arrays) else state
     if type(state) in (list, tuple):
