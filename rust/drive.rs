@@ -233,12 +233,18 @@ impl Job<'_> {
         let (mut s, mut o) = ([ptr::null_mut(); SLOTS], [ptr::null_mut(); SLOTS]);
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
         unsafe {
+            let in_place = ptr::eq(self.x.ptr, y.ptr);
             for (i, state) in self.states.iter().enumerate() {
                 s[i] = state.from.add(start * state.size);
                 o[i] = state.to.add(start * state.size);
+                if in_place && s[i] != o[i] {
+                    // A pure step of an array that goes through a copy: the state goes to a new place all the same.
+                    ptr::copy_nonoverlapping(s[i], o[i], (end - start) * state.size);
+                    s[i] = o[i];
+                }
             }
             let call = Call {
-                mode: if ptr::eq(self.x.ptr, y.ptr) { Mode::InPlace } else { Mode::Pure },
+                mode: if in_place { Mode::InPlace } else { Mode::Pure },
                 n: end - start,
                 k: &self.scalars[0],
                 x: self.x.ptr.add(at).cast_mut(),

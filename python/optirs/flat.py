@@ -59,7 +59,7 @@ class Restructure:
         made = _core.make_leaves([(descent, p.array, p.path) for p in found])
         self._state = _core.unflatten(model, [None if i is None else made[i] for i in self._index], False, True)
         self._ends = np.cumsum([array.size for array in self._arrays], dtype=int)
-        self._dtype = np.result_type(*[a.dtype for a in self._arrays]) if found else np.dtype(np.float64)
+        self._dtype = _promoted([a.dtype for a in self._arrays])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._arrays else 0
@@ -89,10 +89,11 @@ class Restructure:
             ValueError: As `update`.
         """
         found = _core.gradients(self._state, self._model, gradient)
-        parts = [
-            np.zeros(like.size, like.dtype) if g is None else np.ravel(g).astype(like.dtype, copy=False)
-            for g, like in zip(found, self._arrays, strict=True)
-        ]
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [
+                np.zeros(like.size, like.dtype) if g is None else np.ravel(g).astype(like.dtype, copy=False)
+                for g, like in zip(found, self._arrays, strict=True)
+            ]
         return np.concatenate([np.empty(0, self._dtype), *parts], dtype=self._dtype)
 
     def _checked(self, flat: Any) -> Array:
@@ -109,5 +110,15 @@ class Restructure:
 def _filled(values: Array, like: Array) -> Array:
     """A new array like `like` with these values in C order."""
     new = np.empty_like(like, subok=False)
-    new[...] = (values if new.dtype.kind == "c" else values.real).reshape(like.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        new[...] = (values if new.dtype.kind == "c" else values.real).reshape(like.shape)
     return new
+
+
+def _promoted(dtypes: list[np.dtype[Any]]) -> np.dtype[Any]:
+    """The type to which all promote; float16 and bfloat16, between which NumPy knows none, to float32."""
+    if not dtypes:
+        return np.dtype(np.float64)
+    if len({d.name for d in dtypes} & {"float16", "bfloat16"}) == 2:
+        dtypes = [np.dtype(np.float32) if d.itemsize == 2 else d for d in dtypes]
+    return np.result_type(*dtypes)

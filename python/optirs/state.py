@@ -276,4 +276,10 @@ def _same_bits(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_same_bits(a[k], b[k]) for k in a)
     if isinstance(a, (tuple, list)) and type(a) is type(b):
         return len(a) == len(b) and all(map(_same_bits, a, b))
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (float, np.generic)):
+        return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    if hasattr(a, "__dict__") and not isinstance(a, type):
+        return a is b or _same_bits(vars(a), vars(b))
     return bool(a == b)

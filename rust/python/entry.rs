@@ -27,14 +27,14 @@ pub struct Entry<'a, 'py> {
     pub view: View<'a>,
     /// Whether the array is stepped where it lies; if not, through a copy.
     pub direct: bool,
-    /// The gradient at the first place that has one, and whether it is that of the transpose.
+    /// The gradient at the first place that has one.
     gradient: Option<Part<'a, 'py>>,
     /// Those at its other places.
     others: Vec<Part<'a, 'py>>,
 }
 
-/// A gradient, and whether it is that of the transpose.
-type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool);
+/// A gradient, whether it is that of the transpose, and at which place.
+type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool, usize);
 
 /// Where a place's array comes from: an entry, transposed or not.
 #[derive(Clone, Copy)]
@@ -103,7 +103,7 @@ pub fn entries<'a, 'py>(
         }
         let entry = &mut entries[origin.entry];
         if let (Some(g), false) = (&place.gradient, entry.guard.get().frozen) {
-            let part = (g, origin.transposed);
+            let part = (g, origin.transposed, i);
             match entry.gradient {
                 None => entry.gradient = Some(part),
                 Some(_) => entry.others.push(part),
@@ -174,7 +174,7 @@ impl<'py> Entry<'_, 'py> {
         let own = matches!(self.guard.get().moments, Moments::Own(_));
         match self.gradient {
             None => Ok(None),
-            Some((g, false)) if !own && self.others.is_empty() => match self.as_is(g) {
+            Some((g, false, _)) if !own && self.others.is_empty() => match self.as_is(g) {
                 Some(gradient) => Ok(Some(gradient)),
                 None => self.converted(py, names).map(Some),
             },
@@ -207,23 +207,17 @@ impl<'py> Entry<'_, 'py> {
         let layout = &self.leaf.layout;
         let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
         let dtype = if working == DType::BF16 { self.array.getattr("dtype")? } else { descriptor(py, working)? };
-        let helper = py.import(intern!(py, "optirs._gradient"))?.getattr(intern!(py, "total"))?;
-        let parts = PyList::new(py, self.gradient.iter().chain(&self.others).collect::<Vec<_>>())?;
-        let array = helper.call1((parts, dtype, &layout.shape, order)).map_err(|e| self.placed(py, e, names))?;
+        let helpers = py.import(intern!(py, "optirs._gradient"))?;
+        let convert = helpers.getattr(intern!(py, "converted"))?;
+        let parts = PyList::empty(py);
+        for &(g, transposed, place) in self.gradient.iter().chain(&self.others) {
+            let part = convert.call1((g, &dtype, &layout.shape, transposed));
+            parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
+        }
+        let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, order))?;
         let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
         let dtype = view.dtype.unwrap_or(working);
         Ok(Gradient { source: Source { ptr: view.data, dtype }, span: view.span(dtype.size()), array: array.clone() })
-    }
-
-    /// An error whose text starts with what is wrong, with the place put before it.
-    fn placed(&self, py: Python<'_>, error: PyErr, names: &Names) -> PyErr {
-        if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
-            return error;
-        }
-        let text = format!("gradient at {} {}", names.of(self.place), error.value(py));
-        let placed = PyErr::from_type(error.get_type(py), text);
-        placed.set_cause(py, error.cause(py));
-        placed
     }
 
     /// A gapless copy of `array` in the leaf's own order.
@@ -233,6 +227,17 @@ impl<'py> Entry<'_, 'py> {
         numpy(py)?.call_method1(intern!(py, "copyto"), (&copy, array_))?;
         Ok(copy)
     }
+}
+
+/// An error whose text starts with what is wrong, with the place put before it.
+fn placed(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
+    if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
+        return error;
+    }
+    let text = format!("gradient at {place} {}", error.value(py));
+    let placed = PyErr::from_type(error.get_type(py), text);
+    placed.set_cause(py, error.cause(py));
+    placed
 }
 
 fn new_array<'py>(

@@ -35,12 +35,12 @@ pub fn places<'py>(
 
 /// optax has `grads, state, params`: arguments in another order deserve an error of their own.
 fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
-    if has_leaf(state, 0) {
+    if has_leaf(state) {
         return Ok(());
     }
-    let other = if has_leaf(model, 0) {
+    let other = if has_leaf(model) {
         "second"
-    } else if has_leaf(gradient, 0) {
+    } else if has_leaf(gradient) {
         "third"
     } else {
         return Ok(());
@@ -50,17 +50,22 @@ fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bo
     )))
 }
 
-/// Whether a [`Leaf`] stands anywhere in `tree`.
-pub fn has_leaf(tree: &Bound<'_, PyAny>, depth: usize) -> bool {
+/// Whether a [`Leaf`] stands anywhere in `tree`; one that contains itself is not searched for ever.
+fn has_leaf(tree: &Bound<'_, PyAny>) -> bool {
+    search(tree, 0, &mut 1_000_000)
+}
+
+fn search(tree: &Bound<'_, PyAny>, depth: usize, left: &mut usize) -> bool {
     if tree.is_exact_instance_of::<Leaf>() {
         return true;
     }
-    if depth > MAX_DEPTH {
+    if depth > MAX_DEPTH || *left == 0 {
         return false;
     }
+    *left -= 1;
     let Ok(kind) = node(tree) else { return false };
     let Ok(Some(children)) = super::tree::children(tree, &kind, &Path::default()) else { return false };
-    children.iter().any(|(_, child)| has_leaf(child, depth + 1))
+    children.iter().any(|(_, child)| search(child, depth + 1, left))
 }
 
 struct Walk<'py> {
@@ -112,7 +117,8 @@ impl<'py> Walk<'py> {
             None => None,
         };
         let mut used = 0;
-        for (key, child) in children.iter() {
+        // A list first: attributes that are read on the way down may run code that changes the dict.
+        for (key, child) in children.iter().collect::<Vec<_>>() {
             let Some(value) = dict.get_item(&key)? else {
                 return self.only_one("state", "model", &key);
             };
@@ -136,7 +142,7 @@ impl<'py> Walk<'py> {
 
     /// The error of the first key of `of` that `to` lacks.
     fn odd_key(&self, of: &Bound<'py, PyDict>, to: &Bound<'py, PyDict>, name: &str, other: &str) -> PyResult<()> {
-        for (key, _) in of.iter() {
+        for key in of.keys() {
             if !to.contains(&key)? {
                 return self.only_one(name, other, &key);
             }
@@ -210,7 +216,7 @@ impl<'py> Walk<'py> {
             Some(g) if g.get_type().is(model.get_type()) => {
                 Some(class.children.iter().map(|c| optional(g, c.bind(py))).collect::<PyResult<Vec<_>>>()?)
             }
-            Some(g) if has_leaf(state, 0) => {
+            Some(g) if has_leaf(state) => {
                 let names: Vec<_> = class.children.iter().map(|c| c.bind(py)).collect();
                 Some(self.named(&names, model, g)?)
             }
@@ -239,7 +245,7 @@ impl<'py> Walk<'py> {
         if let Ok(dict) = gradient.cast::<PyDict>() {
             given = dict.keys().iter().collect();
             values = names.iter().map(|n| dict.get_item(n)).collect::<PyResult<_>>()?;
-        } else if is_value(gradient) {
+        } else if is_value(gradient)? {
             return self.differ_from_gradient(model, gradient);
         } else {
             let tuple = gradient.cast::<PyTuple>().ok().map(fields).transpose()?.flatten();
@@ -250,7 +256,8 @@ impl<'py> Walk<'py> {
                 (None, None) => Vec::new(),
             };
             values = names.iter().map(|n| optional(gradient, n)).collect::<PyResult<_>>()?;
-            if given.is_empty() && values.iter().all(Option::is_none) && dict.is_none_or(|d| d.len().unwrap_or(0) > 0) {
+            let opaque = gradient.is_callable() || dict.is_none_or(|d| d.len().unwrap_or(0) > 0);
+            if given.is_empty() && values.iter().all(Option::is_none) && opaque {
                 return self.differ_from_gradient(model, gradient);
             }
         }
@@ -275,7 +282,7 @@ impl<'py> Walk<'py> {
             dict.update(mapping)?;
             return Ok(Some(dict));
         }
-        if has_leaf(state, 0) { self.differ_from_gradient(state, gradient) } else { Ok(None) }
+        if has_leaf(state) { self.differ_from_gradient(state, gradient) } else { Ok(None) }
     }
 
     /// The gradient of a list or tuple of `n` children, itself a list or a tuple.
@@ -284,13 +291,13 @@ impl<'py> Walk<'py> {
         let len = match (g.cast::<PyList>(), g.cast::<PyTuple>()) {
             (Ok(list), _) => list.len(),
             (_, Ok(tuple)) => tuple.len(),
-            _ if has_leaf(state, 0) => return self.differ_from_gradient(state, g),
+            _ if has_leaf(state) => return self.differ_from_gradient(state, g),
             _ => return Ok(None),
         };
         if len == n {
             return Ok(Some(g.clone()));
         }
-        if !has_leaf(state, 0) {
+        if !has_leaf(state) {
             return Ok(None);
         }
         let place = self.path.text(g.py());
@@ -332,14 +339,17 @@ impl<'py> Walk<'py> {
 }
 
 /// Whether an object is one value, so that its attributes mean nothing here.
-fn is_value(object: &Object<'_>) -> bool {
-    View::of(object).is_some()
+fn is_value(object: &Object<'_>) -> PyResult<bool> {
+    let py = object.py();
+    Ok(View::of(object).is_some()
         || object.is_instance_of::<PyList>()
         || object.is_exact_instance_of::<PyTuple>()
         || object.is_instance_of::<PyString>()
         || object.is_instance_of::<PyInt>()
         || object.is_instance_of::<PyFloat>()
         || object.is_exact_instance_of::<Leaf>()
+        || object.hasattr(intern!(py, "__array__"))?
+        || object.hasattr(intern!(py, "__dlpack__"))?)
 }
 
 fn nth<'py>(sequence: Option<&Object<'py>>, i: usize) -> PyResult<Option<Object<'py>>> {

@@ -36,7 +36,7 @@ def init(rule: Rule, x: Any) -> Any:
     x = _parameter(rule, x)
     if spec(rule) is not None:
         return _core.init(rule, x if rule._rounds else computed(x))
-    return rule.init(_shown(rule, x))
+    return _apart(rule.init(_shown(rule, x)), x)
 
 
 def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
@@ -67,7 +67,8 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
     if spec(rule) is not None and not rule._rounds:
         result: tuple[Any, Any] = _core.apply(rule, state, computed(x), dx)
         return result
-    state, dx = _pair(rule, rule.apply(_locked(state), _shown(rule, x), _locked(dx)))
+    state, step = _pair(rule, rule.apply(_locked(state), _shown(rule, x), _locked(dx)))
+    state, dx = _apart(state, x, dx), step
     return state, None if dx is None else _gradient(rule, x, dx, "its dx")
 
 
@@ -79,7 +80,8 @@ def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     if dx is None:
         return state, None
     new = np.empty_like(x)
-    new[...] = computed(x) - dx
+    with np.errstate(over="ignore", invalid="ignore"):
+        new[...] = computed(x) - dx
     return state, new
 
 
@@ -101,7 +103,8 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
         raise TypeError(f"{_name(rule)}: {what} is {array.dtype}, the parameter is {x.dtype}")
     if array.shape != x.shape:
         raise ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}")
-    return array.astype(to, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(to, copy=False)
 
 
 def _pair(rule: Rule, result: Any) -> tuple[Any, Any]:
@@ -133,6 +136,17 @@ def _locked(value: Any) -> Any:
     if type(value) is dict:
         return {key: _locked(v) for key, v in value.items()}
     return value
+
+
+def _apart(state: Any, *arrays: Array) -> Any:
+    """`state` with copies of those of its arrays that may share memory with `arrays`, which may change later."""
+    if isinstance(state, np.ndarray):
+        return state.copy() if any(np.may_share_memory(state, array) for array in arrays) else state
+    if type(state) in (list, tuple):
+        return type(state)(_apart(s, *arrays) for s in state)
+    if type(state) is dict:
+        return {key: _apart(s, *arrays) for key, s in state.items()}
+    return state
 
 
 def _name(rule: Rule) -> str:

@@ -1,0 +1,271 @@
+"""Threads, forks, and structures that try to crash the walk (API.md, section 7)."""
+
+import copy
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import optirs
+
+BIG = 3_000_000  # float32: 12 MB, more than one thread's worth
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = optirs.get_num_threads()
+    optirs.set_num_threads(4)
+    yield
+    optirs.set_num_threads(before)
+
+
+def trained(seed, steps=3, n=BIG):
+    x = np.full(n, seed, np.float32)
+    state = optirs.setup(optirs.Adam(0.5), [x])
+    for i in range(steps):
+        state, [x] = optirs.update_(state, [x], [np.arange(n, dtype=np.float32) + i])
+    return x
+
+
+def test_set_and_get():
+    optirs.set_num_threads(3)
+    assert optirs.get_num_threads() == 3
+    for bad in (0, -1, 1025):
+        with pytest.raises(ValueError, match="between 1 and 1024"):
+            optirs.set_num_threads(bad)
+    for bad in (1.0, "2", None, True):
+        with pytest.raises(TypeError, match="integer"):
+            optirs.set_num_threads(bad)
+    assert optirs.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("text", ["3", " 5 ", "", "0", "many", "2000"])
+def test_environment(text):
+    code = "import warnings; warnings.simplefilter('always'); import optirs; print(optirs.get_num_threads())"
+    environment = {**os.environ, "OPTIRS_NUM_THREADS": text}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    good = text.strip() in ("3", "5")
+    assert int(done.stdout) == (int(text) if good else cpus)
+    assert ("OPTIRS_NUM_THREADS must be a number" in done.stderr) == (not good and text != "")
+
+
+def test_the_number_of_threads_does_not_change_the_bits():
+    many = trained(1)
+    optirs.set_num_threads(1)
+    assert many.tobytes() == trained(1).tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork():
+    expected = trained(1)  # the pool is running now
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if trained(1).tobytes() == expected.tobytes() else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert trained(1).tobytes() == expected.tobytes()
+
+
+def in_a_child(seed):
+    optirs.set_num_threads(4)
+    return trained(seed)[::1000]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    expected = trained(1)[::1000]
+    if method == "spawn":  # what a spawned process can import, however pytest imported this file
+        code = (f"import runpy; f = runpy.run_path({__file__!r})['in_a_child']; import sys; "
+                "sys.stdout.buffer.write(f(1).tobytes())")
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:
+            done = pool.apply_async(subprocess.check_output, ([sys.executable, "-c", code],)).get(60)
+        np.testing.assert_array_equal(np.frombuffer(done, np.float32), expected)
+        with context.Pool(1) as pool:
+            x = np.ones(BIG, np.float32)
+            state = optirs.setup(optirs.Descent(0.5), x)
+            _, new = pool.apply_async(optirs.update, (state, x, x)).get(60)
+        assert (new == 0.5).all()
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            for found in pool.map_async(in_a_child, [1, 1, 1]).get(60):
+                np.testing.assert_array_equal(found, expected)
+
+
+def run_all(*functions):
+    errors = []
+
+    def guarded(function):
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    started = [threading.Thread(target=guarded, args=(f,)) for f in functions]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(60)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def test_two_threads_on_different_trees():
+    expected = [trained(seed, 10) for seed in range(3)]
+    found = {}
+    run_all(*[lambda seed=seed: found.update({seed: trained(seed, 10)}) for seed in range(3)])
+    for seed in range(3):
+        assert found[seed].tobytes() == expected[seed].tobytes()
+
+
+def test_two_threads_on_one_state():
+    x = [np.zeros(BIG, np.float32), np.zeros(3)]
+    rule = optirs.OptimiserChain(optirs.Momentum(1.0, 0.0), optirs.Adam(0.0))
+    state = optirs.setup(rule, x)
+    ones = [np.ones(BIG, np.float32), np.ones(3)]
+    done, refused = [], []
+
+    def hammer():
+        for _ in range(15):
+            try:
+                optirs.update_(state, x, ones)
+                done.append(1)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    run_all(hammer, hammer, hammer)
+    assert len(done) + len(refused) == 45
+    assert set(refused) <= {"this state is in use by another update"}
+    assert done
+    steps = [leaf.state[1]["t"] for leaf in state]
+    assert steps == [len(done)] * 2
+    for leaf in state:  # every element has seen every step
+        m = leaf.state[1]["m"]
+        assert (m == m[0]).all()
+    fresh = optirs.setup(rule, [np.zeros(1, np.float32), np.zeros(3)])
+    for _ in done:
+        fresh, _ = optirs.update(fresh, [np.zeros(1, np.float32), np.zeros(3)], [[1], [1, 1, 1]])
+    assert fresh[0].state[1]["m"][0] == state[0].state[1]["m"][0]
+
+
+def test_pure_updates_of_one_state_run_concurrently():
+    x = np.zeros(BIG, np.float32)
+    state = optirs.setup(optirs.Adam(), x)
+    expected = optirs.update(state, x, x + 1)
+    before = copy.deepcopy(state)
+
+    def pure():
+        for _ in range(5):
+            assert optirs.update(state, x, x + 1)[1].tobytes() == expected[1].tobytes()
+
+    run_all(pure, pure)
+    assert state == before
+
+
+@optirs.functor(children=("child",))
+class Node:
+    def __init__(self, child=None):
+        self.child = child
+
+
+def endless():
+    loop = []
+    loop += [loop, loop]
+    table = {}
+    table["me"] = table
+    node = Node()
+    node.child = (node, node)
+    deep, wrapped = np.ones(1), np.ones(1)
+    for _ in range(100_000):
+        deep, wrapped = [deep], Node(wrapped)
+    return [loop, table, node, deep, wrapped]
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_endless_structures_are_errors(case):
+    tree = endless()[case]
+    x = [np.ones(1)]
+    state = optirs.setup(optirs.Descent(), x)
+    for act in (
+        lambda: optirs.setup(optirs.Descent(), tree),
+        lambda: optirs.trainables(tree),
+        lambda: optirs.destructure(tree),
+        lambda: optirs.adjust(tree, 0.1),
+        lambda: optirs.freeze_(tree),
+        lambda: optirs.update(tree, tree, tree),
+        lambda: optirs.update_(tree, tree, None),
+    ):
+        with pytest.raises(RecursionError, match="nests deeper than 1000 levels, or contains itself"):
+            act()
+    for arguments in ((state, tree, x), (state, x, tree), (state, x, [tree])):
+        with pytest.raises((TypeError, ValueError, RecursionError)):
+            optirs.update_(*arguments)
+    assert x[0] == 1
+    while isinstance(tree, Node) and isinstance(tree.child, Node):  # else Python takes it apart recursively
+        tree = tree.child
+
+
+def test_900_levels_are_fine():
+    tree = np.ones(1)
+    for _ in range(900):
+        tree = [tree]
+    state, _ = optirs.update_(optirs.setup(optirs.Descent(), tree), tree, tree)
+    assert "Leaf" in repr(optirs.getkeypath(state, (0,) * 900))
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, KeyboardInterrupt])
+def test_attributes_that_raise(error):
+    @optirs.functor(children=("child",))
+    class Raising:
+        @property
+        def child(self):
+            raise error("raised")
+
+    expected = error if error is KeyboardInterrupt else ValueError
+    with pytest.raises(expected, match="raised") as caught:
+        optirs.setup(optirs.Descent(), {"x": Raising()})
+    if expected is ValueError:
+        assert "Raising at x has no readable attribute child" in str(caught.value)
+
+
+def test_attributes_that_change_the_tree():
+    @optirs.functor(children=("child",))
+    class Changing:
+        armed = False
+
+        def __init__(self):
+            self._child = np.ones(1)
+
+        @property
+        def child(self):
+            if Changing.armed:
+                state.update(new=None)
+                model.pop("y", None)
+            return self._child
+
+        @child.setter
+        def child(self, value):
+            self._child = value
+
+    model = {"x": Changing(), "y": np.ones(1), "z": np.ones(1)}
+    state = optirs.setup(optirs.Descent(), model)
+    Changing.armed = True
+    with pytest.raises((ValueError, KeyError, RuntimeError)):
+        optirs.update_(state, model, {"x": {"child": [1]}, "z": [1]})
+    assert model["z"] == 1
