@@ -110,8 +110,17 @@ def test_gradient_sums_ties_and_fills_zeros():
 
 @pytest.mark.parametrize(
     ("types", "promoted"),
-    [("ee", "e"), ("ef", "f"), ("fd", "d"), ("fF", "F"), ("dF", "D"), ((ml_dtypes.bfloat16, "e"), "f"),
-     ((ml_dtypes.bfloat16, "f"), "f"), ((ml_dtypes.bfloat16,) * 2, ml_dtypes.bfloat16), ([">f4"], "f")],
+    [
+        ("ee", "e"),
+        ("ef", "f"),
+        ("fd", "d"),
+        ("fF", "F"),
+        ("dF", "D"),
+        ((ml_dtypes.bfloat16, "e"), "f"),
+        ((ml_dtypes.bfloat16, "f"), "f"),
+        ((ml_dtypes.bfloat16,) * 2, ml_dtypes.bfloat16),
+        ([">f4"], "f"),
+    ],
 )
 def test_promotion(types, promoted):
     tree = [np.ones(2, t) for t in types]

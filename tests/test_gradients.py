@@ -75,8 +75,20 @@ def failing(error, text, gradient, tree=None):
     assert repr((tree, state, [leaf.state for leaf in (state["layers"][0].W, state["s"])])) == before
 
 
-@pytest.mark.parametrize("gradient", [None, {}, {"layers": None}, {"layers": [None]}, {"layers": [{}]},
-                                      {"layers": [Layer(None)]}, {"pair": {}}, {"pair": (None, [None])}], ids=repr)
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        None,
+        {},
+        {"layers": None},
+        {"layers": [None]},
+        {"layers": [{}]},
+        {"layers": [Layer(None)]},
+        {"pair": {}},
+        {"pair": (None, [None])},
+    ],
+    ids=repr,
+)
 def test_none_and_missing_mean_no_step(gradient):
     tree = model()
     state, new = optirs.update(optirs.setup(optirs.Adam(), tree), tree, gradient)
@@ -86,8 +98,7 @@ def test_none_and_missing_mean_no_step(gradient):
     assert new["s"] == 1
 
 
-@pytest.mark.parametrize("fields", [dict, OrderedDict, lambda d: SimpleNamespace(**d),
-                                    lambda d: Layer(**d)], ids=str)
+@pytest.mark.parametrize("fields", [dict, OrderedDict, lambda d: SimpleNamespace(**d), lambda d: Layer(**d)], ids=str)
 def test_some_fields_of_a_class_will_do(fields):
     new = step({"layers": [fields({"W": np.ones((2, 3))})]})["layers"][0]
     assert (new.W == 0.5).all()
@@ -132,8 +143,11 @@ def test_unknown_keys_and_other_lengths(gradient, text):
     failing(ValueError, text, gradient)
 
 
-@pytest.mark.parametrize("odd", [np.ones(2), 1.0, np.float32(1), "W", [1], object(), print, lambda: 1, ByArray(1),
-                                 ByDlpack(1)], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "odd",
+    [np.ones(2), 1.0, np.float32(1), "W", [1], object(), print, lambda: 1, ByArray(1), ByDlpack(1)],
+    ids=lambda o: type(o).__name__,
+)
 def test_what_stands_for_no_class(odd):
     failing(TypeError, r"gradient at layers\[0\] is \w+, the model has Layer", {"layers": [odd]})
 

@@ -142,8 +142,19 @@ def test_repr_is_one_short_line():
     assert repr(optirs.freeze_(leaf)) == "Leaf(Descent(eta=0.5), float64 (2, 3), frozen)"
 
 
-@pytest.mark.parametrize("rule", [Descent(), Adam(), CHAIN, optirs.AccumGrad(2), Own(),
-                                  optirs.MixedPrecision(Adam()), OptimiserChain(Own(), Adam())], ids=repr)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Descent(),
+        Adam(),
+        CHAIN,
+        optirs.AccumGrad(2),
+        Own(),
+        optirs.MixedPrecision(Adam()),
+        OptimiserChain(Own(), Adam()),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("copied", [lambda t: pickle.loads(pickle.dumps(t)), copy.deepcopy, optirs.adjust])
 def test_copies_are_equal_and_independent(rule, copied):
     tree = model()

@@ -88,8 +88,10 @@ def test_multiprocessing(method):
         pytest.skip(f"no {method} here")
     expected = trained(1)[::1000]
     if method == "spawn":  # what a spawned process can import, however pytest imported this file
-        code = (f"import runpy; f = runpy.run_path({__file__!r})['in_a_child']; import sys; "
-                "sys.stdout.buffer.write(f(1).tobytes())")
+        code = (
+            f"import runpy; f = runpy.run_path({__file__!r})['in_a_child']; import sys; "
+            "sys.stdout.buffer.write(f(1).tobytes())"
+        )
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:
             done = pool.apply_async(subprocess.check_output, ([sys.executable, "-c", code],)).get(60)

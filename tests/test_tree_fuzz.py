@@ -64,11 +64,13 @@ arrays = st.builds(array, st.sampled_from(SHAPES), st.sampled_from(DTYPES), st.s
 atoms = arrays | arrays | arrays | st.sampled_from([None, 3, "text", abs])
 models = st.recursive(
     atoms,
-    lambda children: st.lists(children, max_size=3)
-    | st.dictionaries(st.sampled_from(["a", "b", "x y", 1]), children, max_size=3)
-    | st.tuples(children, children)
-    | st.builds(Pair, children, children)
-    | st.builds(Layer, children, children),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "x y", 1]), children, max_size=3)
+        | st.tuples(children, children)
+        | st.builds(Pair, children, children)
+        | st.builds(Layer, children, children)
+    ),
     max_leaves=8,
 )
 odd = st.sampled_from([None, 1, 1.5, 1j, "text", [], {}, (), [1.0, 2.0], [[1]], float("nan"), object(), np.float32(2)])

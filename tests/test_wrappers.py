@@ -81,7 +81,9 @@ def test_own_rule_may_not_write():
     assert (g == 1).all()
 
 
-@pytest.mark.parametrize("bad", [np.ones(3), "x", 1j * np.ones(2), object()], ids=str)
+@pytest.mark.parametrize(
+    "bad", [np.ones(3), "x", 1j * np.ones(2), object()], ids=["shape", "text", "complex", "object"]
+)
 @pytest.mark.parametrize("step", [optirs.update, optirs.update_])
 def test_what_an_own_rule_returns_is_checked(bad, step):
     @dataclass(frozen=True)

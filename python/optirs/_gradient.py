@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def total(
-    terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...]
-) -> Array:
+def total(terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
     """The sum of the gradients `terms`, which `converted` made, as an array of this type, shape and memory order."""
     shape = tuple(shape)
     laid_out: Array = np.ndarray(shape, dtype, np.empty(max(terms[0].size, 1), dtype), strides=tuple(strides))
