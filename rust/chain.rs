@@ -1,7 +1,7 @@
 //! Rules in sequence: a rule as the user wrote it, nested or not, becomes a flat list of links and a form that says how
 //! their states are shown.
 
-use crate::element::DType;
+use crate::dtype::DType;
 use crate::rule::{Kernel, Value};
 use crate::rules::RULES;
 use std::ops::Range;

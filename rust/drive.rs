@@ -7,7 +7,8 @@
 //!
 //! Nothing here can fail: whoever makes a [`Plan`] has checked everything before.
 
-use crate::element::{Compute, DType, Element};
+use crate::dtype::{Compute, DType};
+use crate::element::Element;
 use crate::kernel::{Call, Mode, subtract};
 use crate::pool;
 use crate::reduce::{BLOCK, Norm};

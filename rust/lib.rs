@@ -4,6 +4,7 @@ pub mod affine;
 pub mod buffer;
 pub mod chain;
 pub mod drive;
+pub mod dtype;
 pub mod element;
 pub mod kernel;
 pub mod losses;

@@ -3,7 +3,8 @@
 //! A rule's file holds its hyper-parameters, the scalars of a step, and the formula for one element. The loops over
 //! arrays, the types, the instruction sets and the threads are elsewhere, once for all rules.
 
-use crate::element::{Compute, Element, Real};
+use crate::dtype::Compute;
+use crate::element::{Element, Real};
 use crate::kernel::{Call, Columns};
 use crate::simd::Level;
 

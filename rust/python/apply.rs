@@ -9,11 +9,12 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::arrays::{Layout, View, allocate, array, descriptor};
 use super::entry::{Names, entries};
-use super::leaf::{Moments, make_leaves, restored};
+use super::leaf::Moments;
+use super::make::{make_leaves, restored};
 use super::steps::Steps;
 use super::update::Output;
 use super::walk::Place;
-use crate::element::DType;
+use crate::dtype::DType;
 use crate::rules::RULES;
 
 /// The registry: every rule's name and the names of its hyper-parameters.

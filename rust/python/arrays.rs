@@ -1,7 +1,7 @@
 //! NumPy arrays in and out: what an array is made of, read once, and arrays over our own memory.
 
 use crate::buffer::Buffer;
-use crate::element::DType;
+use crate::dtype::DType;
 use numpy::npyffi::{
     NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check, PyArray_Descr,
     PyArrayObject, get_type_object,

@@ -8,10 +8,11 @@ use rustc_hash::FxHashMap;
 
 use super::arrays::{Layout, View, array, descriptor, numpy, shape_text};
 use super::leaf::{Guard, Leaf, Moments, busy};
-use super::tree::{flatten, path_text};
+use super::path::path_text;
+use super::tree::flatten;
 use super::walk::Place;
 use crate::drive::Source;
-use crate::element::DType;
+use crate::dtype::DType;
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {

@@ -4,16 +4,15 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
-use pyo3::intern;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::arrays::{Layout, Memory, Place, View, allocate, array, descriptor, numpy, shape_text};
+use super::arrays::{Layout, Memory, Place, array, descriptor, shape_text};
+use super::make::restored;
 use super::program::program;
 use crate::chain::{Form, Program};
-use crate::drive::fill;
-use crate::element::DType;
+use crate::dtype::DType;
 
 /// A state array of a leaf.
 pub struct Slot {
@@ -99,6 +98,16 @@ impl Leaf {
         Self { dtype, layout, users: AtomicIsize::new(0), inner: UnsafeCell::new(inner) }
     }
 
+    /// The same leaf, frozen or not.
+    pub fn with_frozen(self, frozen: bool) -> Self {
+        Self::new(self.dtype, self.layout, Inner { frozen, ..self.inner.into_inner() })
+    }
+
+    /// What a leaf holds that nobody else has.
+    pub fn inner_mut(&mut self) -> &mut Inner {
+        self.inner.get_mut()
+    }
+
     /// Leave to read; `None` while someone writes.
     pub fn read(&self) -> Option<Guard<'_>> {
         let enter = |n| if n < 0 { None } else { Some(n + 1) };
@@ -112,7 +121,8 @@ impl Leaf {
         Some(Guard { leaf: self, write: true })
     }
 
-    fn reading(&self) -> PyResult<Guard<'_>> {
+    /// Leave to read, or the error of meeting a writer.
+    pub fn reading(&self) -> PyResult<Guard<'_>> {
         self.read().ok_or_else(busy)
     }
 }
@@ -195,8 +205,7 @@ impl Leaf {
     /// A copy with another rule of the same form.
     fn _with_rule(&self, py: Python<'_>, rule: Py<PyAny>) -> PyResult<Self> {
         let (state, frozen) = (self.state(py)?, self.frozen()?);
-        let leaf = restored(py, rule, self.dtype, self.layout.clone(), &state)?;
-        Ok(Self::new(leaf.dtype, leaf.layout.clone(), Inner { frozen, ..leaf.inner.into_inner() }))
+        Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
     }
 
     /// Replaces the rule by one of the same form.
@@ -256,7 +265,8 @@ impl Leaf {
         }
     }
 
-    fn view<'py>(&self, py: Python<'py>, slot: &Slot) -> PyResult<Bound<'py, PyAny>> {
+    /// A state array as NumPy sees it.
+    pub fn view<'py>(&self, py: Python<'py>, slot: &Slot) -> PyResult<Bound<'py, PyAny>> {
         array(py, &slot.place, &descriptor(py, slot.dtype)?, slot.dtype.size(), &self.layout)
     }
 
@@ -272,206 +282,6 @@ impl Leaf {
         }
         drop((mine, theirs));
         py.import("optirs.state")?.getattr("_same_bits")?.call1((self.state(py)?, other.state(py)?))?.is_truthy()
-    }
-}
-
-/// The leaves of these parameters: each a rule, an array and its key path.
-#[pyfunction]
-pub fn make_leaves(
-    py: Python<'_>,
-    items: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyTuple>)>,
-) -> PyResult<Vec<Leaf>> {
-    let mut drafts = Vec::with_capacity(items.len());
-    let mut requests = Vec::new();
-    let mut last: Option<(Bound<'_, PyAny>, Option<Arc<Program>>)> = None;
-    for (rule, x, path) in &items {
-        let compiled = match &last {
-            Some((r, p)) if r.is(rule) => p.clone(),
-            _ => program(py, rule)?,
-        };
-        last = Some((rule.clone(), compiled.clone()));
-        let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
-            return Err(PyTypeError::new_err(format!("{} is not a trainable array", super::tree::path_text(path))));
-        };
-        let layout = Arc::new(Layout::of(&view));
-        let slots = match &compiled {
-            Some(program) => suits(program, dtype, || super::tree::path_text(path)).map(|()| program.slots(dtype))?,
-            None => Vec::new(),
-        };
-        requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len * dtype.size())));
-        drafts.push((compiled, dtype, layout, slots));
-    }
-    let mut places = allocate(py, &requests)?.into_iter();
-    let mut leaves = Vec::with_capacity(items.len());
-    for ((rule, x, _), (compiled, dtype, layout, slots)) in items.iter().zip(drafts) {
-        let moments = match compiled {
-            None => Moments::Own(own_state(py, rule, x)?),
-            Some(program) => {
-                let counts = vec![0; program.links.len()];
-                let places = places.by_ref().take(slots.len());
-                let slots = slots.into_iter().zip(places).map(|((dtype, initial), place)| {
-                    if let Some(value) = initial {
-                        // SAFETY: just allocated with this size; nobody else has it.
-                        unsafe { fill(place.ptr, dtype, layout.len, value) };
-                    }
-                    Slot { place, dtype }
-                });
-                Moments::Compiled { program, slots: slots.collect(), counts }
-            }
-        };
-        let inner = Inner { rule: rule.clone().unbind(), moments, frozen: false };
-        let leaf = Leaf::new(dtype, layout, inner);
-        leaf.copy_master(py, x)?;
-        leaves.push(leaf);
-    }
-    Ok(leaves)
-}
-
-fn own_state(py: Python<'_>, rule: &Bound<'_, PyAny>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    Ok(py.import("optirs.rules")?.call_method1("init", (rule, x))?.unbind())
-}
-
-/// Whether the rules of `program` make sense for this type; if not, the error says so.
-fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyResult<()> {
-    if !dtype.is_complex() {
-        return Ok(());
-    }
-    let real_only = program.links.iter().zip(&program.names).find(|(l, _)| !l.complex()).map(|(_, n)| n.clone());
-    let reason = match (real_only, program.master) {
-        (Some(name), _) => format!("{name} has no meaning for complex numbers"),
-        (None, Some(DType::F16 | DType::BF16)) => "MixedPrecision has no 16-bit complex type".into(),
-        _ => return Ok(()),
-    };
-    Err(PyTypeError::new_err(format!("the parameter at {} is {}: {reason}", place(), dtype.name())))
-}
-
-impl Leaf {
-    /// Starts the master copy, if there is one, as `x`.
-    fn copy_master(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
-        let guard = self.reading()?;
-        if let Moments::Compiled { program, slots, .. } = &guard.get().moments
-            && program.master.is_some()
-        {
-            let kwargs = PyDict::new(py);
-            kwargs.set_item(intern!(py, "casting"), "unsafe")?;
-            numpy(py)?.call_method("copyto", (self.view(py, &slots[0])?, x), Some(&kwargs))?;
-        }
-        Ok(())
-    }
-}
-
-/// A leaf with this state, copied: what pickle calls.
-#[pyfunction]
-pub fn restore(
-    py: Python<'_>,
-    rule: Py<PyAny>,
-    shape: Vec<isize>,
-    strides: Vec<isize>,
-    dtype: &str,
-    state: &Bound<'_, PyAny>,
-    frozen: bool,
-) -> PyResult<Leaf> {
-    let Some(dtype) = DType::from_name(dtype) else { return Err(PyValueError::new_err(format!("no type {dtype}"))) };
-    let layout =
-        Layout::checked(shape, strides).ok_or_else(|| PyValueError::new_err("the strides do not fit the shape"))?;
-    let leaf = restored(py, rule, dtype, Arc::new(layout), state)?;
-    Ok(Leaf::new(dtype, leaf.layout.clone(), Inner { frozen, ..leaf.inner.into_inner() }))
-}
-
-/// A leaf whose state is a copy of `state`, which has the form that `leaf.state` has.
-pub fn restored(
-    py: Python<'_>,
-    rule: Py<PyAny>,
-    dtype: DType,
-    layout: Arc<Layout>,
-    state: &Bound<'_, PyAny>,
-) -> PyResult<Leaf> {
-    let Some(program) = program(py, rule.bind(py))? else {
-        return Ok(Leaf::new(
-            dtype,
-            layout,
-            Inner { rule, moments: Moments::Own(state.clone().unbind()), frozen: false },
-        ));
-    };
-    suits(&program, dtype, || "the top".into())?;
-    let slots = program.slots(dtype);
-    let requests: Vec<_> = slots.iter().enumerate().map(|(i, (d, _))| (i, layout.len * d.size())).collect();
-    let places = allocate(py, &requests)?;
-    let slots: Vec<_> = slots.into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
-    let counts = vec![0; program.links.len()];
-    let mut leaf = Leaf::new(
-        dtype,
-        layout,
-        Inner { rule, moments: Moments::Compiled { program: program.clone(), slots, counts }, frozen: false },
-    );
-    let mut counts = vec![0; program.links.len()];
-    leaf.read_state(py, &program, &program.form, state, &mut counts)?;
-    if let Moments::Compiled { counts: c, .. } = &mut leaf.inner.get_mut().moments {
-        *c = counts;
-    }
-    Ok(leaf)
-}
-
-impl Leaf {
-    fn read_state(
-        &self,
-        py: Python<'_>,
-        program: &Program,
-        form: &Form,
-        state: &Bound<'_, PyAny>,
-        counts: &mut [u64],
-    ) -> PyResult<()> {
-        let wrong = |what: String| PyValueError::new_err(format!("the state does not fit the rule: {what}"));
-        match form {
-            Form::Chain(forms) => {
-                let states = state.cast::<PyTuple>().map_err(|_| wrong("a chain's state is a tuple".into()))?;
-                if states.len() != forms.len() {
-                    return Err(wrong(format!("{} states for {} rules", states.len(), forms.len())));
-                }
-                forms.iter().zip(states.iter()).try_for_each(|(f, s)| self.read_state(py, program, f, &s, counts))
-            }
-            Form::Mixed(rule) => {
-                let pair = state.cast::<PyTuple>().ok().filter(|t| t.len() == 2);
-                let pair = pair.ok_or_else(|| wrong("MixedPrecision's state is (master, state)".into()))?;
-                self.read_slot(py, 0, "master", &pair.get_item(0)?)?;
-                self.read_state(py, program, rule, &pair.get_item(1)?, counts)
-            }
-            &Form::Link(i) => {
-                let (link, name) = (&program.links[i], &program.names[i]);
-                if link.slots().is_empty() && link.counter().is_none() {
-                    return if state.is_none() { Ok(()) } else { Err(wrong(format!("{name} has none"))) };
-                }
-                let dict = state.cast::<PyDict>().map_err(|_| wrong(format!("{name}'s is a dict")))?;
-                let item = |key: &str| dict.get_item(key)?.ok_or_else(|| wrong(format!("{name} lacks {key}")));
-                for (slot, named) in program.slots_of(i).zip(link.slots()) {
-                    self.read_slot(py, slot, named.name, &item(named.name)?)?;
-                }
-                if let Some(counter) = link.counter() {
-                    counts[i] = item(counter)?.extract()?;
-                }
-                let expected = link.slots().len() + usize::from(link.counter().is_some());
-                if dict.len() == expected {
-                    Ok(())
-                } else {
-                    Err(wrong(format!("{name} has {expected} entries, not {}", dict.len())))
-                }
-            }
-        }
-    }
-
-    fn read_slot(&self, py: Python<'_>, slot: usize, name: &str, values: &Bound<'_, PyAny>) -> PyResult<()> {
-        let guard = self.reading()?;
-        let Moments::Compiled { slots, .. } = &guard.get().moments else { return Ok(()) };
-        let to = self.view(py, &slots[slot])?;
-        let Some(view) = View::of(values) else {
-            return Err(PyTypeError::new_err(format!("state {name} is no array, but {}", values.get_type().name()?)));
-        };
-        if view.shape != self.layout.shape {
-            let (a, b) = (shape_text(py, view.shape), shape_text(py, &self.layout.shape));
-            return Err(PyValueError::new_err(format!("state {name} has shape {a}, the parameter has {b}")));
-        }
-        numpy(py)?.call_method1("copyto", (to, values))?;
-        Ok(())
     }
 }
 

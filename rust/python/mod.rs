@@ -7,6 +7,8 @@ mod entry;
 mod inputs;
 mod leaf;
 mod losses;
+mod make;
+mod path;
 mod program;
 mod steps;
 mod threads;
@@ -24,13 +26,17 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
-    use super::leaf::{Leaf, make_leaves, restore};
+    use super::leaf::Leaf;
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
+    use super::make::{make_leaves, restore};
+    #[pymodule_export]
+    use super::path::path_text;
+    #[pymodule_export]
     use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]
-    use super::tree::{flatten, path_text, register, registered, unflatten};
+    use super::tree::{flatten, register, registered, unflatten};
     #[pymodule_export]
     use super::update::{gradients, update};
     #[pymodule_export]

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
 
 use crate::chain::{Program, Spec};
-use crate::element::DType;
+use crate::dtype::DType;
 use crate::rule::Value;
 
 /// The compiled form of `rule`; `None` where a rule of the user's own is in it.

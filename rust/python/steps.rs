@@ -13,7 +13,7 @@ use super::leaf::{Moments, Slot};
 use super::update::{Output, refused};
 use crate::chain::Program;
 use crate::drive::{Copy, Job, Measure, Plan, Sink, Source, State, measure};
-use crate::element::{Compute, DType};
+use crate::dtype::{Compute, DType};
 use crate::rule::{Rounding, Scalars};
 
 /// A job whose scalars and states are still ranges of growing lists.

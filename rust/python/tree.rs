@@ -2,17 +2,15 @@
 //!
 //! Python's `functor` registers classes here; every walk, there or in Rust, asks [`children`] and [`rebuild`].
 
-use pyo3::exceptions::{PyException, PyRecursionError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 
 use super::arrays::View;
 use super::leaf::Leaf;
-
-/// Deeper structures are refused: a walk may not overflow the stack.
-pub const MAX_DEPTH: usize = 1000;
+use super::path::Path;
 
 /// How instances of a class are walked and rebuilt.
 #[pyclass(frozen, module = "optirs._core")]
@@ -99,90 +97,6 @@ pub fn node<'a, 'py>(object: &'a Bound<'py, PyAny>) -> PyResult<Node<'a, 'py>> {
 pub fn fields<'py>(tuple: &Bound<'py, PyTuple>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let Ok(fields) = tuple.get_type().getattr(intern!(tuple.py(), "_fields")) else { return Ok(None) };
     Ok(fields.cast_into::<PyTuple>().ok().filter(|f| f.len() == tuple.len()))
-}
-
-/// Where a walk is: the keys from the root down.
-#[derive(Default)]
-pub struct Path {
-    keys: Vec<Key>,
-}
-
-enum Key {
-    Index(usize),
-    Name(Py<PyAny>),
-}
-
-impl Key {
-    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
-        match self {
-            Self::Index(i) => PyInt::new(py, *i).into_any(),
-            Self::Name(name) => name.bind(py).clone(),
-        }
-    }
-}
-
-impl Path {
-    /// Goes down to the child `key`; too deep or in a circle is an error.
-    pub fn push(&mut self, key: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.go(key.py(), Key::Name(key.clone().unbind()))
-    }
-
-    /// Goes down to the `i`-th child.
-    pub fn push_index(&mut self, py: Python<'_>, i: usize) -> PyResult<()> {
-        self.go(py, Key::Index(i))
-    }
-
-    fn go(&mut self, py: Python<'_>, key: Key) -> PyResult<()> {
-        if self.keys.len() >= MAX_DEPTH {
-            let head = text(self.keys.iter().take(6).map(|k| k.object(py)));
-            let text = format!("the structure at {head}... nests deeper than {MAX_DEPTH} levels, or contains itself");
-            return Err(PyRecursionError::new_err(text));
-        }
-        self.keys.push(key);
-        Ok(())
-    }
-
-    /// Goes back up.
-    pub fn pop(&mut self) {
-        self.keys.pop();
-    }
-
-    /// As errors print it, after "at".
-    pub fn text(&self, py: Python<'_>) -> String {
-        text(self.keys.iter().map(|k| k.object(py)))
-    }
-
-    /// As a tuple.
-    pub fn tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.keys.iter().map(|k| k.object(py)))
-    }
-}
-
-/// `layers[0].W` for `("layers", 0, "W")`; "the top" where there are no keys.
-fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> String {
-    let mut text = String::new();
-    for key in keys {
-        match key.cast::<PyString>() {
-            Ok(name) if name.call_method0("isidentifier").and_then(|b| b.is_truthy()).unwrap_or(false) => {
-                if !text.is_empty() {
-                    text.push('.');
-                }
-                text.push_str(&name.to_string_lossy());
-            }
-            _ => {
-                text.push('[');
-                text.push_str(&key.repr().map_or_else(|_| "?".into(), |r| r.to_string_lossy().into_owned()));
-                text.push(']');
-            }
-        }
-    }
-    if text.is_empty() { "the top".into() } else { text }
-}
-
-/// The printed form of a key path.
-#[pyfunction]
-pub fn path_text(path: &Bound<'_, PyTuple>) -> String {
-    if path.is_empty() { String::new() } else { text(path.iter()) }
 }
 
 /// The child `name` of a registered object.

@@ -7,7 +7,8 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 
 use super::arrays::View;
 use super::leaf::Leaf;
-use super::tree::{MAX_DEPTH, Node, Path, Registration, attribute, fields, node, rebuild};
+use super::path::{MAX_DEPTH, Path};
+use super::tree::{Node, Registration, attribute, fields, node, rebuild};
 
 /// A place in the trees where a leaf stands.
 pub struct Place<'py> {
