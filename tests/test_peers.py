@@ -118,12 +118,12 @@ PEERS: dict[str, tuple[optirs.Rule, int, Run, Any]] = {
         optax_run,
         lambda o: o.adamw(ETA, weight_decay=LAMBDA, **ADAM),
     ),
-    # optax takes g - m with the m before the step, which is (g - m) / beta of ours: its root is 1 / beta times ours.
+    # Our epsilon, added to every second moment, is optax's eps_root.
     "optax-AdaBelief": (
-        optirs.AdaBelief(ETA * BETA[0], BETA, 1e-16),
+        optirs.AdaBelief(ETA, BETA, 1e-16),
         MEMORY,
         optax_run,
-        lambda o: o.adabelief(ETA, b1=BETA[0], b2=BETA[1], eps=1e-16, eps_root=0.0),
+        lambda o: o.adabelief(ETA, b1=BETA[0], b2=BETA[1], eps=1e-16, eps_root=1e-16),
     ),
     "optax-Lion": (
         optirs.Lion(ETA, BETA),
