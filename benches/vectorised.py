@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = "cargo rustc --locked --release --lib --crate-type cdylib --features python --message-format json-render-diagnostics"
+BUILD = (
+    "cargo rustc --locked --release --lib --crate-type cdylib --features python"
+    " --message-format json-render-diagnostics"
+)
 REGISTER = {"baseline": "%xmm", "avx2": "%ymm", "avx512": "%zmm"}
 NAME = re.compile(
     r"run::(?P<mode>in_place|pure|link)::(?P<level>baseline|avx2|avx512)::<optirs::rules::\w+::(?P<rule>\w+), "
