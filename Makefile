@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH_VENV ?= .venv-bench
+BENCH_BIN := $(BENCH_VENV)/bin
 EXAMPLES ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint test docs fuzz
+.PHONY: help build fmt lint test vectorised bench-env peers docs fuzz
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +35,18 @@ lint: ## clippy, rustfmt, ruff, mypy and stubtest, changing nothing (after `make
 test: ## the tests of the crate and of the package (after `make build`)
 	cargo test --locked
 	$(BIN)/pytest
+
+vectorised: ## fail where a loop over elements has lost its vector instructions (x86-64; needs objdump)
+	$(PYTHON) benches/vectorised.py
+
+$(BENCH_BIN)/pip:
+	$(PYTHON) -m venv $(BENCH_VENV)
+
+bench-env: $(BENCH_BIN)/pip ## make .venv-bench: the package and its peers (PyTorch alone is some 3 GB)
+	$(BENCH_BIN)/pip install -r benches/requirements.txt .
+
+peers: ## compare with PyTorch and optax (after `make bench-env`)
+	$(BENCH_BIN)/python -m pytest -m peers tests/test_peers.py
 
 fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=100000
 	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py
