@@ -11,8 +11,8 @@ use super::leaf::{Guard, Leaf, Moments, busy};
 use super::path::path_text;
 use super::tree::flatten;
 use super::walk::Place;
-use crate::drive::Source;
 use crate::dtype::DType;
+use crate::job::Source;
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {

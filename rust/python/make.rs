@@ -12,8 +12,8 @@ use super::leaf::{Inner, Leaf, Moments, Slot};
 use super::path::path_text;
 use super::program::program;
 use crate::chain::{Form, Program};
-use crate::drive::fill;
 use crate::dtype::DType;
+use crate::job::fill;
 
 /// The leaves of these parameters: each a rule, an array and its key path.
 #[pyfunction]

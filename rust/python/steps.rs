@@ -12,8 +12,10 @@ use super::entry::{Entry, Gradient, Names};
 use super::leaf::{Moments, Slot};
 use super::update::{Output, refused};
 use crate::chain::Program;
-use crate::drive::{Copy, Job, Measure, Plan, Sink, Source, State, measure};
+use crate::drive::{Copy, Plan};
 use crate::dtype::{Compute, DType};
+use crate::job::{Job, Sink, Source, State};
+use crate::measure::{Measure, measure};
 use crate::rule::{Rounding, Scalars};
 
 /// A job whose scalars and states are still ranges of growing lists.

@@ -9,7 +9,7 @@ use super::entry::{Entry, Gradient, Names, Origin, check_overlap, entries};
 use super::leaf::{Inner, Leaf, Moments, Slot, memories};
 use super::steps::Steps;
 use super::walk::{places, replace};
-use crate::drive::{Sink, Source};
+use crate::job::{Sink, Source};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one.
 type Made<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
