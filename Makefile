@@ -20,11 +20,13 @@ build: $(BIN)/pip ## make .venv; compile and install the package in it, editable
 
 fmt: ## format Rust and Python
 	cargo fmt
+	rustfmt --edition 2024 rust/rules/*.rs # declared in a macro, where cargo fmt does not look
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 lint: ## clippy, rustfmt, ruff, mypy and stubtest, changing nothing (after `make build`)
 	cargo fmt --check
+	rustfmt --edition 2024 --check rust/rules/*.rs
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features python -- -D warnings
 	$(BIN)/ruff check .

@@ -98,7 +98,11 @@ def test_none_and_missing_mean_no_step(gradient):
     assert new["s"] == 1
 
 
-@pytest.mark.parametrize("fields", [dict, OrderedDict, lambda d: SimpleNamespace(**d), lambda d: Layer(**d)], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [dict, OrderedDict, lambda d: SimpleNamespace(**d), lambda d: Layer(**d)],
+    ids=["dict", "ordered", "look-alike", "same"],
+)
 def test_some_fields_of_a_class_will_do(fields):
     new = step({"layers": [fields({"W": np.ones((2, 3))})]})["layers"][0]
     assert (new.W == 0.5).all()
