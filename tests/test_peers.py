@@ -10,7 +10,8 @@ to end within a bound of it that is derived, not chosen. Each step adds at most
   `1 - beta**t` magnifies that of `beta**t` by at most as much. Measured in the greatest step of the run, since the
   terms of a moment may cancel.
 
-That is the worst case. In practice roundings cancel, so there is a second and sharper demand: our error is at most twice the peer's, or twice what the stores alone may sum up to.
+That is the worst case. In practice roundings cancel, so there is a second and sharper demand: our error is
+at most twice the peer's, or twice what the stores alone may sum up to.
 """
 
 from collections.abc import Callable
