@@ -4,14 +4,14 @@ Hyper-parameters make the formulas agree, and are sums of few powers of two, so 
 left is the rounding of float32. The same steps run once more in float64, in the oracle of `reference.py`; everybody has
 to end within a bound of it that is derived, not chosen. Each step adds at most
 
-- half a unit in the last place of the parameter, from its own store: `eps / 2` of its greatest value on the way;
+- half a unit in the last place of the parameter, from its own store: `eps / 2` of its greatest value;
 - `OPERATIONS` units in the last place of the step (16 roundings of half a unit, as in `test_formulas.py`), times the
   steps that its moments remember, `memory = 1 / (1 - beta)`: a moment holds the roundings of so many steps, and
   `1 - beta**t` magnifies that of `beta**t` by at most as much. Measured in the greatest step of the run, since the
   terms of a moment may cancel.
 
-That is the worst case. Nearly all of it is in the parameter's store in practice, so there is a second and sharper
-demand: our error is at most twice the peer's, or twice what the stores alone may sum up to.
+That is the worst case. In practice roundings cancel, so there is a second and sharper demand: our error is
+at most twice the peer's, or twice what the stores alone may sum up to.
 """
 
 from collections.abc import Callable
