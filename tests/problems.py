@@ -33,7 +33,7 @@ SHAPES: list[tuple[int, ...]] = [(), (0,), (1,), (7,), (3, 5), (2, 3, 4), (257,)
 
 BETAS = [{"beta": (0.0, 0.0)}, {"beta": (0.5, 0.9)}, {"eta": 0.0}, {"eta": 1.0, "epsilon": 1e-3}]
 
-# Every rule: its hyper-parameters beside the defaults. For composites, the positional arguments.
+# Hyper-parameters beside the defaults, for the rules where they matter. For composites, the positional arguments.
 VARIANTS: dict[str, list[Any]] = {
     "Descent": [{}, {"eta": 0.0}, {"eta": 3.0}],
     "Momentum": [{}, {"eta": 0.3, "rho": 0.0}, {"rho": 0.999}],
@@ -70,6 +70,8 @@ VARIANTS: dict[str, list[Any]] = {
         (rules.OptimiserChain(rules.WeightDecay(0.1), rules.AccumGrad(2), rules.Lion(0.1)), "float32"),
     ],
 }
+for _name in rules.RULES:
+    VARIANTS.setdefault(_name, [{}])
 
 
 def make(name: str, arguments: Any) -> rules.Rule:
