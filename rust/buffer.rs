@@ -8,7 +8,7 @@
 //! Large blocks start at different places of a page ([`STAGGER`]): streams that start at the same place share cache sets
 //! and slow each other down.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,17 +47,17 @@ struct Block {
 unsafe impl Send for Block {}
 
 impl Block {
-    fn new(bytes: usize) -> Self {
-        let (layout, offset) = layout(bytes);
+    fn new(bytes: usize) -> Option<Self> {
+        let (layout, offset) = layout(bytes)?;
         // SAFETY: the layout is not empty.
         let start = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        let start = NonNull::new(start)?;
         #[cfg(target_os = "linux")]
         if layout.align() == HUGE_PAGE {
             // SAFETY: the range was just allocated; the call is advice and its failure harmless.
             unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
-        Self { start, layout, offset }
+        Some(Self { start, layout, offset })
     }
 
     fn free(self) {
@@ -67,18 +67,15 @@ impl Block {
 }
 
 /// The layout of a block with room for `bytes`, and where in it they start.
-fn layout(bytes: usize) -> (Layout, usize) {
+fn layout(bytes: usize) -> Option<(Layout, usize)> {
     let (size, align, offset) = if bytes < LARGE {
         (bytes.max(1), ALIGN, 0)
     } else {
         let align = if bytes < HUGE { 4096 } else { HUGE_PAGE };
         let offset = NEXT_STAGGER.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER;
-        (bytes + STAGGERS * STAGGER, align, offset)
+        (bytes.checked_add(STAGGERS * STAGGER)?, align, offset)
     };
-    match Layout::from_size_align(size, align) {
-        Ok(layout) => (layout, offset),
-        Err(_) => handle_alloc_error(Layout::new::<u8>()),
-    }
+    Some((Layout::from_size_align(size, align).ok()?, offset))
 }
 
 /// Some bytes, 64-byte aligned, not initialised.
@@ -91,14 +88,18 @@ pub struct Buffer {
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Room for `bytes` bytes.
+    /// Room for `bytes` bytes; `None` where the system has none.
     #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        let block = if bytes < LARGE { None } else { recycled(bytes) };
+    pub fn new(bytes: usize) -> Option<Self> {
+        let kept = if bytes < LARGE { None } else { recycled(bytes) };
+        let block = match kept {
+            Some(block) => block,
+            None => Block::new(bytes)?,
+        };
         if bytes >= LARGE {
             IN_USE.fetch_add(bytes, Ordering::Relaxed);
         }
-        Self { block: Some(block.unwrap_or_else(|| Block::new(bytes))), bytes }
+        Some(Self { block: Some(block), bytes })
     }
 
     /// The first byte.
@@ -165,7 +166,7 @@ fn kept() -> Option<std::sync::MutexGuard<'static, Kept>> {
 
 fn recycled(bytes: usize) -> Option<Block> {
     let mut kept = kept()?;
-    let size = bytes + STAGGERS * STAGGER;
+    let size = bytes.checked_add(STAGGERS * STAGGER)?;
     let i = kept.blocks.iter().rposition(|b| b.layout.size() == size)?;
     let block = kept.blocks.remove(i)?;
     kept.bytes -= size;
@@ -187,11 +188,11 @@ mod tests {
     #[test]
     fn large_blocks_are_recycled_aligned_and_released() {
         let size = (5 << 20) + 64;
-        let first = Buffer::new(size);
+        let first = Buffer::new(size).unwrap();
         let at = first.ptr();
         assert_eq!(at as usize % ALIGN, 0);
         drop(first);
-        let again = Buffer::new(size);
+        let again = Buffer::new(size).unwrap();
         assert_eq!(again.ptr(), at);
         drop(again);
         assert!(release() >= size);
@@ -199,13 +200,13 @@ mod tests {
 
     #[test]
     fn buffers_start_at_different_places_of_a_page() {
-        let (a, b) = (Buffer::new(HUGE), Buffer::new(HUGE));
+        let (a, b) = (Buffer::new(HUGE).unwrap(), Buffer::new(HUGE).unwrap());
         assert_ne!(a.ptr() as usize % 4096, b.ptr() as usize % 4096);
     }
 
     #[test]
     fn empty_and_small() {
-        assert!(Buffer::new(0).is_empty());
-        assert_eq!(Buffer::new(12).ptr() as usize % ALIGN, 0);
+        assert!(Buffer::new(0).unwrap().is_empty());
+        assert_eq!(Buffer::new(12).unwrap().ptr() as usize % ALIGN, 0);
     }
 }

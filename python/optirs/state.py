@@ -201,13 +201,15 @@ def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any]) -> lis
         if "eta" in changes:
             raise TypeError("adjust: eta is given twice")
         changes = {"eta": eta, **changes}
-    known = {rule: fields(rule) for rule in rules}
-    names = dict.fromkeys(name for some in known.values() for name in some)
+    known = [fields(rule) for rule in rules]
+    names = dict.fromkeys(name for some in known for name in some)
     for name in changes:
         if name not in names:
             raise ValueError(f"adjust: no rule here has a field {name!r} to adjust; there are: {', '.join(names)}")
-    new = {rule: adjusted(rule, **{n: v for n, v in changes.items() if n in own}) for rule, own in known.items()}
-    return [new[rule] for rule in rules]
+    return [
+        adjusted(rule, **{n: v for n, v in changes.items() if n in own})
+        for rule, own in zip(rules, known, strict=True)
+    ]
 
 
 def _leafs(state: Any, what: str) -> tuple[list[Any], list[Leaf]]:

@@ -6,7 +6,7 @@ use numpy::npyffi::{
     NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check, PyArray_Descr,
     PyArrayObject, get_type_object,
 };
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::os::raw::c_int;
@@ -47,7 +47,7 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
     let groups = requests.iter().map(|r| r.0 + 1).max().unwrap_or(0);
     let mut totals = vec![0; groups];
     for &(group, bytes) in requests.iter().filter(|r| r.1 < OWN) {
-        totals[group] += bytes.next_multiple_of(64);
+        totals[group] += bytes.next_multiple_of(64); // of less than `OWN` each
     }
     let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
     let mut places = Vec::with_capacity(requests.len());
@@ -67,9 +67,13 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
 }
 
 fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
-    let memory = Bound::new(py, Memory(Buffer::new(bytes)))?;
+    let memory = Bound::new(py, Memory(Buffer::new(bytes).ok_or_else(|| too_large(bytes))?))?;
     let ptr = memory.get().0.ptr();
     Ok(Place { memory: memory.unbind(), ptr })
+}
+
+fn too_large(bytes: usize) -> PyErr {
+    PyMemoryError::new_err(format!("cannot allocate {bytes} bytes"))
 }
 
 /// What a NumPy array is made of.
@@ -278,6 +282,28 @@ pub fn descriptor(py: Python<'_>, dtype: DType) -> PyResult<Bound<'_, PyAny>> {
         let descr = PY_ARRAY_API.PyArray_DescrFromType(py, num as c_int);
         Bound::from_owned_ptr_or_err(py, descr.cast())
     }
+}
+
+/// The descriptor of `view`'s type in this machine's byte order; `object` is the array that `view` is of.
+pub fn native<'py>(object: &Bound<'py, PyAny>, dtype: DType) -> PyResult<Bound<'py, PyAny>> {
+    if dtype != DType::BF16 {
+        return descriptor(object.py(), dtype);
+    }
+    // SAFETY: `object` was seen to be an array of bfloat16, whose descriptor is a live object.
+    unsafe {
+        let descr = (*object.as_ptr().cast::<PyArrayObject>()).fields.descr;
+        Ok(Bound::from_borrowed_ptr(object.py(), descr.cast()))
+    }
+}
+
+/// Copies the elements of one array to another of the same shape, converting them. No Python code runs.
+pub fn copy_into(to: &Bound<'_, PyAny>, from: &Bound<'_, PyAny>) -> PyResult<()> {
+    if View::of(to).is_none() || View::of(from).is_none() {
+        return Err(PyTypeError::new_err("not an array"));
+    }
+    // SAFETY: both are arrays; NumPy checks all else.
+    let failed = unsafe { PY_ARRAY_API.PyArray_CopyInto(to.py(), to.as_ptr().cast(), from.as_ptr().cast()) } != 0;
+    if failed { Err(PyErr::fetch(to.py())) } else { Ok(()) }
 }
 
 /// The module `numpy`.

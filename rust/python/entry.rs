@@ -1,12 +1,12 @@
 //! One parameter of an update: its leaf, its array and its gradient, checked.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use rustc_hash::FxHashMap;
 
-use super::arrays::{Layout, View, array, descriptor, numpy, shape_text};
+use super::arrays::{Layout, View, array, copy_into, descriptor, native, numpy, shape_text};
 use super::leaf::{Guard, Leaf, Moments, busy};
 use super::path::path_text;
 use super::tree::flatten;
@@ -103,7 +103,7 @@ pub fn entries<'a, 'py>(
             return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i))));
         }
         let entry = &mut entries[origin.entry];
-        if let (Some(g), false) = (&place.gradient, entry.guard.get().frozen) {
+        if let Some(g) = &place.gradient {
             let part = (g, origin.transposed, i);
             match entry.gradient {
                 None => entry.gradient = Some(part),
@@ -170,8 +170,30 @@ impl<'py> Entry<'_, 'py> {
         }
     }
 
+    /// The type to which gradients are converted: as [`Entry::working`], also where a master copy is a rule's in Python.
+    fn wanted(&self, py: Python<'py>) -> PyResult<DType> {
+        let inner = self.guard.get();
+        let rule = inner.rule.bind(py);
+        let mixed = matches!(inner.moments, Moments::Own(_)) && rule.get_type().name()? == "MixedPrecision";
+        if !mixed {
+            return Ok(self.working());
+        }
+        let master: String = rule.getattr("dtype")?.extract()?;
+        Ok(match DType::from_name(&master) {
+            Some(DType::F64) if self.leaf.dtype.is_complex() => DType::C128,
+            Some(_) if self.leaf.dtype.is_complex() => DType::C64,
+            Some(dtype) => dtype,
+            None => self.leaf.dtype,
+        })
+    }
+
     /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
     pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'py>>> {
+        let gradient = self.checked_gradient(py, names)?;
+        Ok(gradient.filter(|_| !self.guard.get().frozen))
+    }
+
+    fn checked_gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'py>>> {
         let own = matches!(self.guard.get().moments, Moments::Own(_));
         match self.gradient {
             None => Ok(None),
@@ -204,10 +226,10 @@ impl<'py> Entry<'_, 'py> {
 
     /// The gradient converted, summed and laid out by NumPy.
     fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'py>> {
-        let working = self.working();
+        let working = self.wanted(py)?;
         let layout = &self.leaf.layout;
         let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
-        let dtype = if working == DType::BF16 { self.array.getattr("dtype")? } else { descriptor(py, working)? };
+        let dtype = if working == self.leaf.dtype { native(self.array, working)? } else { descriptor(py, working)? };
         let helpers = py.import(intern!(py, "optirs._gradient"))?;
         let convert = helpers.getattr(intern!(py, "converted"))?;
         let parts = PyList::empty(py);
@@ -221,12 +243,44 @@ impl<'py> Entry<'_, 'py> {
         Ok(Gradient { source: Source { ptr: view.data, dtype }, span: view.span(dtype.size()), array: array.clone() })
     }
 
-    /// A gapless copy of `array` in the leaf's own order.
-    pub fn gapless(&self, py: Python<'py>, array_: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let dtype = array_.getattr(intern!(py, "dtype"))?.call_method1(intern!(py, "newbyteorder"), ("=",))?;
-        let copy = new_array(py, &dtype, self.leaf.dtype, &self.leaf.layout)?;
-        numpy(py)?.call_method1(intern!(py, "copyto"), (&copy, array_))?;
+    /// A gapless copy of the parameter in the leaf's own order.
+    pub fn gapless(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let copy = new_array(py, &native(self.array, self.leaf.dtype)?, self.leaf.dtype, &self.leaf.layout)?;
+        copy_into(&copy, self.array)?;
         Ok(copy)
+    }
+
+    /// Looks at the arrays again, after Python code has run: from here on no more of it does until all is written.
+    pub fn refresh(&mut self, gradient: Option<&Gradient<'py>>, names: &Names, in_place: bool) -> PyResult<()> {
+        let layout = &self.leaf.layout;
+        let view = View::of(self.array).filter(|v| {
+            v.dtype == Some(self.leaf.dtype)
+                && v.shape == layout.shape
+                && v.data == self.view.data
+                && self.direct == (v.plain && layout.matches(v))
+                && (v.writeable || !in_place)
+        });
+        let same_gradient = gradient.is_none_or(|g| {
+            View::of(&g.array).is_some_and(|v| {
+                v.data.cast_const() == g.source.ptr
+                    && v.dtype == Some(g.source.dtype)
+                    && v.shape == layout.shape
+                    && v.plain
+                    && layout.matches(&v)
+            })
+        });
+        match view {
+            Some(view) if same_gradient => {
+                self.view = view;
+                Ok(())
+            }
+            _ => {
+                let place = names.of(self.place);
+                Err(PyRuntimeError::new_err(format!(
+                    "the arrays at {place} were changed while the update looked at them"
+                )))
+            }
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub fn make_leaves(
             Some(program) => suits(program, dtype, || path_text(path)).map(|()| program.slots(dtype))?,
             None => Vec::new(),
         };
-        requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len * dtype.size())));
+        requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len.saturating_mul(dtype.size()))));
         drafts.push((compiled, dtype, layout, slots));
     }
     let mut places = allocate(py, &requests)?.into_iter();
@@ -129,12 +129,13 @@ pub fn restored(
         return Ok(Leaf::new(
             dtype,
             layout,
-            Inner { rule, moments: Moments::Own(state.clone().unbind()), frozen: false },
+            Inner { rule, moments: Moments::Own(super::update::copied(py, &state.clone().unbind())?), frozen: false },
         ));
     };
     suits(&program, dtype, || "the top".into())?;
     let slots = program.slots(dtype);
-    let requests: Vec<_> = slots.iter().enumerate().map(|(i, (d, _))| (i, layout.len * d.size())).collect();
+    let requests: Vec<_> =
+        slots.iter().enumerate().map(|(i, (d, _))| (i, layout.len.saturating_mul(d.size()))).collect();
     let places = allocate(py, &requests)?;
     let slots: Vec<_> = slots.into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
     let counts = vec![0; program.links.len()];

@@ -1,10 +1,10 @@
 //! `update` and `update_`: check everything, plan, run, hand out.
 
-use pyo3::exceptions::PyFloatingPointError;
+use pyo3::exceptions::{PyFloatingPointError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::arrays::{Memory, Place as Part, allocate, array, numpy};
+use super::arrays::{Memory, Place as Part, allocate, array, copy_into, native, numpy};
 use super::entry::{Entry, Gradient, Names, Origin, check_overlap, entries};
 use super::leaf::{Inner, Leaf, Moments, Slot, memories};
 use super::steps::Steps;
@@ -28,12 +28,15 @@ pub fn update<'py>(
     let (mut entries, origins) = entries(py, &places, &names, in_place)?;
     let written = check_overlap(py, &entries, &names)?;
     let mut gradients = entries.iter().map(|e| e.gradient(py, &names)).collect::<PyResult<Vec<_>>>()?;
-    if in_place {
-        separate(py, &entries, &mut gradients, written)?;
-    }
     let mut made = Vec::with_capacity(entries.len());
     for (entry, gradient) in entries.iter().zip(&gradients) {
-        made.push(own_step(py, entry, gradient.as_ref())?);
+        made.push(own_step(py, entry, gradient.as_ref(), &names)?);
+    }
+    for (entry, gradient) in entries.iter_mut().zip(&gradients) {
+        entry.refresh(gradient.as_ref(), &names, in_place)?;
+    }
+    if in_place {
+        separate(py, &entries, &mut gradients, written, &names)?;
     }
     let outputs = outputs(py, &entries, in_place)?;
     let mut steps = Steps::new(py, &names, in_place);
@@ -43,9 +46,11 @@ pub fn update<'py>(
     steps.run()?;
     let reached = steps.reached;
     if in_place {
+        let mut old = Vec::new();
         for (i, entry) in entries.iter_mut().enumerate() {
-            commit(py, entry, &outputs[i], made[i].take(), reached[i])?;
+            old.extend(commit(entry, &outputs[i], made[i].take(), reached[i])?);
         }
+        drop((entries, old));
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = Vec::with_capacity(entries.len());
@@ -53,8 +58,8 @@ pub fn update<'py>(
         fresh.push(hand_out(py, &entries[i], output, made[i].take(), reached[i])?);
     }
     drop(entries);
-    let mut at_places = origins.iter().map(|o| at_place(py, &fresh, *o)).collect::<PyResult<Vec<_>>>()?.into_iter();
-    replace(state, model, &mut at_places)
+    let new = origins.iter().map(|o| at_place(py, &fresh, *o)).collect::<PyResult<Vec<_>>>()?;
+    replace(state, model, &places, new)
 }
 
 /// The gradient of each parameter, summed over its places; None where there is none.
@@ -87,15 +92,27 @@ fn separate<'py>(
     entries: &[Entry<'_, 'py>],
     gradients: &mut [Option<Gradient<'py>>],
     mut written: Vec<(usize, usize)>,
+    names: &Names,
 ) -> PyResult<()> {
+    let mut own: Vec<(usize, usize)> = Vec::new();
     let mut last: Option<&Py<Memory>> = None;
     for memory in entries.iter().flat_map(|e| memories(&e.guard.get().moments)) {
         if last.is_none_or(|l| !l.is(memory)) {
             let buffer = &memory.get().0;
-            written.push((buffer.ptr() as usize, buffer.ptr() as usize + buffer.len()));
+            own.push((buffer.ptr() as usize, buffer.ptr() as usize + buffer.len()));
             last = Some(memory);
         }
     }
+    own.sort_unstable();
+    for entry in entries {
+        let span = entry.view.span(entry.leaf.dtype.size());
+        let before = own.partition_point(|w| w.0 < span.1);
+        if span.0 < span.1 && before > 0 && own[before - 1].1 > span.0 {
+            let text = format!("parameter at {} lies in the memory of the state", names.of(entry.place));
+            return Err(PyValueError::new_err(text));
+        }
+    }
+    written.append(&mut own);
     written.sort_unstable();
     let mut high = 0;
     for span in &mut written {
@@ -106,13 +123,13 @@ fn separate<'py>(
         let Some(g) = gradient else { continue };
         let before = written.partition_point(|w| w.0 < g.span.1);
         if before > 0 && written[before - 1].1 > g.span.0 {
-            let copy = g.array.call_method1(intern!(py, "copy"), ("K",))?;
-            let offset = g.source.ptr as usize; // the copy of a gapless array is gapless in the same order
-            let view = super::arrays::View::of(&copy).map_or(offset, |v| v.data as usize);
-            g.source = Source { ptr: view as *const u8, dtype: g.source.dtype };
-            g.array = copy;
+            let bytes = entry.leaf.layout.len * g.source.dtype.size();
+            let part = allocate(py, &[(0, bytes)])?.remove(0);
+            // SAFETY: a gradient is gapless and was looked at again just now; the copy is fresh.
+            unsafe { std::ptr::copy_nonoverlapping(g.source.ptr, part.ptr, bytes) };
+            g.source = Source { ptr: part.ptr, dtype: g.source.dtype };
+            g.array = part.memory.into_bound(py).into_any();
         }
-        debug_assert!(entry.leaf.layout.len == 0 || !g.source.ptr.is_null());
     }
     Ok(())
 }
@@ -122,13 +139,27 @@ fn own_step<'py>(
     py: Python<'py>,
     entry: &Entry<'_, 'py>,
     gradient: Option<&Gradient<'py>>,
+    names: &Names,
 ) -> PyResult<Option<Made<'py>>> {
     let (Moments::Own(state), Some(g)) = (&entry.guard.get().moments, gradient) else { return Ok(None) };
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let rule = entry.guard.get().rule.bind(py);
-    let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, &g.array))?;
+    let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, &g.array));
+    let made = made.map_err(|error| at(py, error, &names.of(entry.place)))?;
     let (state, x): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
     Ok(Some((state, if x.is_none() { None } else { Some(x) })))
+}
+
+/// An error of a rule in Python with the place: in its text where it is ours, as a note where it may be anybody's.
+fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
+    if error.is_instance_of::<PyFloatingPointError>(py) {
+        let text = error.value(py).to_string();
+        let reason = text.split(PLACE).next().unwrap_or(&text);
+        return refused(place, reason);
+    }
+    // A note that cannot be added is no reason to hide the error itself.
+    let _ = error.value(py).call_method1("add_note", (format!("for the parameter at {place}"),));
+    error
 }
 
 /// Where an entry's new values go.
@@ -181,7 +212,7 @@ fn output<'py>(
         Moments::Compiled { slots, .. } if !in_place => parts.by_ref().take(slots.len()).collect(),
         _ => Vec::new(),
     };
-    let through = if entry.direct { None } else { Some(entry.gapless(py, entry.array)?) };
+    let through = if entry.direct { None } else { Some(entry.gapless(py)?) };
     let data = match &through {
         None => entry.view.data,
         Some(copy) => super::arrays::View::of(copy).map_or(entry.view.data, |v| v.data),
@@ -190,35 +221,28 @@ fn output<'py>(
     Ok(Output { x: Sink { ptr: to, dtype }, from: Source { ptr: data, dtype }, dx: None, slots, fresh, through })
 }
 
-/// Writes what does not lie where it belongs yet.
+/// Writes what does not lie where it belongs yet, without running Python code. What it returns is to be dropped when all
+/// entries are done: that may run some.
 fn commit<'py>(
-    py: Python<'py>,
     entry: &mut Entry<'_, 'py>,
     output: &Output<'py>,
     made: Option<Made<'py>>,
     reach: Option<usize>,
-) -> PyResult<()> {
-    let copyto =
-        |from: &Bound<'py, PyAny>| numpy(py)?.call_method1(intern!(py, "copyto"), (entry.array, from)).map(|_| ());
+) -> PyResult<Option<Py<PyAny>>> {
     match (&made, &output.through) {
-        (Some((_, Some(x))), _) => copyto(x)?,
-        (None, Some(through)) if reach.is_some() => copyto(through)?,
+        (Some((_, Some(x))), _) => copy_into(entry.array, x)?,
+        (None, Some(through)) if reach.is_some() => copy_into(entry.array, through)?,
         _ => {}
     }
-    let Some(inner) = entry.guard.get_mut() else { return Ok(()) };
-    match &mut inner.moments {
-        Moments::Own(state) => {
-            if let Some((new, _)) = made {
-                *state = new.unbind();
-            }
+    let Some(inner) = entry.guard.get_mut() else { return Ok(None) };
+    match (&mut inner.moments, made, reach) {
+        (Moments::Own(state), Some((new, _)), _) => Ok(Some(std::mem::replace(state, new.unbind()))),
+        (Moments::Compiled { program, counts, .. }, _, Some(reach)) => {
+            program.advance(counts, reach);
+            Ok(None)
         }
-        Moments::Compiled { program, counts, .. } => {
-            if let Some(reach) = reach {
-                program.advance(counts, reach);
-            }
-        }
+        _ => Ok(None),
     }
-    Ok(())
 }
 
 /// The new leaf and the new array of an entry.
@@ -233,19 +257,22 @@ fn hand_out<'py>(
     let (dtype, layout) = (entry.leaf.dtype, &entry.leaf.layout);
     let (own, new_x) = made.map_or((None, None), |(s, x)| (Some(s), x));
     let x = match (&output.fresh, &output.through) {
-        (Some(part), _) => array(py, part, &entry.array.getattr(intern!(py, "dtype"))?, dtype.size(), layout)?,
+        (Some(part), _) => array(py, part, &native(entry.array, dtype)?, dtype.size(), layout)?,
         (None, through) => {
             let x = numpy(py)?.call_method1(intern!(py, "empty_like"), (entry.array, py.None(), "K", false))?;
             let values = through.as_ref().unwrap_or(entry.array);
-            numpy(py)?.call_method1(intern!(py, "copyto"), (&x, values))?;
+            copy_into(&x, values)?;
             x
         }
     };
     if let Some(new_x) = new_x {
-        numpy(py)?.call_method1(intern!(py, "copyto"), (&x, new_x))?;
+        copy_into(&x, &new_x)?;
     }
     let moments = match &old.moments {
-        Moments::Own(state) => Moments::Own(own.map_or_else(|| state.clone_ref(py), Bound::unbind)),
+        Moments::Own(state) => Moments::Own(match own {
+            Some(new) => new.unbind(),
+            None => copied(py, state)?,
+        }),
         Moments::Compiled { program, slots, counts } => {
             let fresh = slots.iter().zip(output.slots).map(|(old, place)| Slot { place, dtype: old.dtype });
             let mut counts = counts.clone();
@@ -258,7 +285,14 @@ fn hand_out<'py>(
     Ok((leaf.into_any(), x))
 }
 
+const PLACE: &str = ", for the parameter at ";
+
 /// The error of a refused norm.
 pub fn refused(place: &str, reason: &str) -> PyErr {
-    PyFloatingPointError::new_err(format!("{reason}, for the parameter at {place}"))
+    PyFloatingPointError::new_err(format!("{reason}{PLACE}{place}"))
+}
+
+/// The state of a rule in Python, with arrays of its own.
+pub fn copied(py: Python<'_>, state: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+    Ok(py.import(intern!(py, "copy"))?.call_method1(intern!(py, "deepcopy"), (state,))?.unbind())
 }

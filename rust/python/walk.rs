@@ -366,17 +366,33 @@ fn optional<'py>(object: &Object<'py>, name: &Bound<'py, PyString>) -> PyResult<
     object.getattr_opt(name)
 }
 
-/// New trees like `state` and `model` with these leaves and arrays at the places, in the order of [`places`].
+/// New trees like `state` and `model` with these leaves and arrays at `places`, which [`places`](places()) found there.
 pub fn replace<'py>(
     state: &Object<'py>,
     model: &Object<'py>,
-    new: &mut impl Iterator<Item = (Object<'py>, Object<'py>)>,
+    places: &[Place<'py>],
+    new: Vec<(Object<'py>, Object<'py>)>,
+) -> PyResult<(Object<'py>, Object<'py>)> {
+    let mut rest = places.iter().zip(new);
+    let made = replaced(state, model, &mut rest)?;
+    if rest.next().is_some() { Err(changed()) } else { Ok(made) }
+}
+
+fn changed() -> PyErr {
+    PyValueError::new_err("the trees changed during the update")
+}
+
+fn replaced<'a, 'py: 'a>(
+    state: &Object<'py>,
+    model: &Object<'py>,
+    new: &mut impl Iterator<Item = (&'a Place<'py>, (Object<'py>, Object<'py>))>,
 ) -> PyResult<(Object<'py>, Object<'py>)> {
     if state.is_none() {
         return Ok((state.clone(), model.clone()));
     }
     if state.is_exact_instance_of::<Leaf>() {
-        return new.next().ok_or_else(|| PyValueError::new_err("the trees changed during the update"));
+        let (place, made) = new.next().ok_or_else(changed)?;
+        return if place.leaf.is(state) && place.array.is(model) { Ok(made) } else { Err(changed()) };
     }
     let py = state.py();
     let (kind, model_kind) = (node(state)?, node(model)?);
@@ -388,9 +404,9 @@ pub fn replace<'py>(
             Node::List(list) => list.get_item(i)?,
             Node::Tuple(tuple, _) => tuple.get_item(i)?,
             Node::Object(class) => model.getattr(class.get().children[i].bind(py))?,
-            Node::Leaf => return Err(PyValueError::new_err("the trees changed during the update")),
+            Node::Leaf => return Err(changed()),
         };
-        let (s, m) = replace(&child, &value, new)?;
+        let (s, m) = replaced(&child, &value, new)?;
         keys.push(key);
         states.push(s);
         models.push(m);

@@ -75,7 +75,8 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
 def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     """`(new state, new parameter)`, rounded once and in the memory order of `x`; `None` for a parameter that stays."""
     if rule._rounds:
-        return rule._advance(state, x, _gradient(rule, x, dx, "the gradient"))
+        _gradient(rule, x, dx, "the gradient")  # the rule converts it to the type of its copy, which may be wider
+        return rule._advance(state, x, np.asarray(dx))
     state, dx = apply(rule, state, x, dx)
     if dx is None:
         return state, None
@@ -104,6 +105,8 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
     if array.shape != x.shape:
         raise ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
+        if what == "the gradient" and not rule._rounds:
+            array = array.astype(x.dtype, copy=False)  # as `update` does
         return array.astype(to, copy=False)
 
 
