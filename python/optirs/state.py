@@ -205,10 +205,10 @@ def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any]) -> lis
     names = dict.fromkeys(name for some in known for name in some)
     for name in changes:
         if name not in names:
-            raise ValueError(f"adjust: no rule here has a field {name!r} to adjust; there are: {', '.join(names)}")
+            there = f"there are: {', '.join(names)}" if names else "there are none"
+            raise ValueError(f"adjust: no rule here has a field {name!r} that can be adjusted; {there}")
     return [
-        adjusted(rule, **{n: v for n, v in changes.items() if n in own})
-        for rule, own in zip(rules, known, strict=True)
+        adjusted(rule, **{n: v for n, v in changes.items() if n in own}) for rule, own in zip(rules, known, strict=True)
     ]
 
 

@@ -78,10 +78,20 @@ class NonFiniteLossError(FloatingPointError):
         loss: the offending value.
     """
 
-    def __init__(self, run: _Run, loss: float) -> None:
-        super().__init__(f"train: the loss is {loss} in epoch {run.epoch}, step {run.step}")
-        self.state, self.model = run.good
-        self.history, self.epoch, self.step, self.loss = run.history, run.epoch, run.step, loss
+    model: Any
+    state: Any
+    history: History
+    epoch: int
+    step: int
+    loss: float
+
+    @classmethod
+    def _at(cls, run: _Run, loss: float) -> NonFiniteLossError:
+        # Not in `__init__`, which pickle calls with the text alone before it restores the attributes.
+        error = cls(f"train: the loss is {loss} in epoch {run.epoch}, step {run.step}")
+        error.state, error.model = run.good
+        error.history, error.epoch, error.step, error.loss = run.history, run.epoch, run.step, loss
+        return error
 
 
 def train(
@@ -201,7 +211,7 @@ class _Run:
     def check(self, loss: float) -> None:
         """Remembers the current model as good, or raises."""
         if not math.isfinite(loss):
-            raise NonFiniteLossError(self, loss)
+            raise NonFiniteLossError._at(self, loss)
         self.good = self.current
 
     def log(self) -> None:

@@ -152,12 +152,15 @@ def getkeypath(model: Any, path: Iterable[Any]) -> Any:
 
     Raises:
         KeyError: If there is none; the text names the part of the path that exists.
+        TypeError: If `path` is a string.
 
     Examples:
         >>> import numpy as np, optirs
         >>> optirs.getkeypath({"layers": [np.zeros(2)]}, ("layers", 0)).shape
         (2,)
     """
+    if isinstance(path, str):
+        raise TypeError(f"getkeypath takes a KeyPath or a tuple of keys, got the string {path!r}")
     at = KeyPath()
     for key in path:
         model = _child(model, key, at)

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::arrays::{Layout, View, array, copy_into, descriptor, native, numpy, shape_text};
 use super::leaf::{Guard, Leaf, Moments, busy};
-use super::path::path_text;
+use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
 use crate::dtype::DType;
@@ -54,7 +54,7 @@ impl Names<'_, '_> {
     pub fn of(&self, i: usize) -> String {
         let leaves = flatten(self.0, true).unwrap_or_default();
         let mut paths = leaves.iter().filter(|l| l.1.is_exact_instance_of::<Leaf>());
-        paths.nth(i).map_or_else(|| "?".into(), |l| if l.0.is_empty() { "the top".into() } else { path_text(&l.0) })
+        paths.nth(i).map_or_else(|| "?".into(), |l| place_text(&l.0))
     }
 }
 

@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::arrays::{Layout, View, allocate, numpy, shape_text};
 use super::leaf::{Inner, Leaf, Moments, Slot};
-use super::path::path_text;
+use super::path::place_text;
 use super::program::program;
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
@@ -31,11 +31,11 @@ pub fn make_leaves(
         };
         last = Some((rule.clone(), compiled.clone()));
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
-            return Err(PyTypeError::new_err(format!("{} is not a trainable array", path_text(path))));
+            return Err(PyTypeError::new_err(format!("{} is not a trainable array", place_text(path))));
         };
         let layout = Arc::new(Layout::of(&view));
         let slots = match &compiled {
-            Some(program) => suits(program, dtype, || path_text(path)).map(|()| program.slots(dtype))?,
+            Some(program) => suits(program, dtype, || place_text(path)).map(|()| program.slots(dtype))?,
             None => Vec::new(),
         };
         requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len.saturating_mul(dtype.size()))));

@@ -85,6 +85,11 @@ fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> String {
     if text.is_empty() { "the top".into() } else { text }
 }
 
+/// A key path as errors print it, after "at".
+pub fn place_text(path: &Bound<'_, PyTuple>) -> String {
+    text(path.iter())
+}
+
 /// The printed form of a key path.
 #[pyfunction]
 pub fn path_text(path: &Bound<'_, PyTuple>) -> String {

@@ -1,0 +1,173 @@
+"""What must not crash, corrupt or go half-way: code of others that runs in the middle of an update."""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import optirs
+
+
+class Late:
+    """A gradient that does something when it is converted."""
+
+    def __init__(self, values: Any, act: Callable[[], object]) -> None:
+        self.values, self.act = values, act
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        self.act()
+        return self.values
+
+
+def pair() -> tuple[dict[str, Any], Any]:
+    model = {"a": np.ones(4), "b": np.ones((2, 50))}
+    return model, optirs.setup(optirs.Momentum(0.1), model)
+
+
+STEPS = pytest.mark.parametrize("step", [optirs.update, optirs.update_])
+
+
+@STEPS
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: x.resize(1, refcheck=False),
+        lambda x: setattr(x, "shape", (4, 25)),
+        lambda x: setattr(x, "dtype", np.uint8),
+    ],
+    ids=["resize", "shape", "dtype"],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_arrays_that_change_under_an_update(step: Any, act: Any) -> None:
+    model, state = pair()
+    gradient = {"a": Late(np.ones(4), lambda: act(model["b"])), "b": np.ones((2, 50))}
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        step(state, model, gradient)
+    assert (model["a"] == 1).all()
+    assert (state["a"].state["velocity"] == 0).all()
+
+
+@STEPS
+def test_a_gradient_that_changes_under_an_update(step: Any) -> None:
+    model, state = pair()
+    early = np.ones(4)
+    late = Late(np.ones((2, 50)), lambda: early.resize(1, refcheck=False))
+    with pytest.raises(RuntimeError, match="at a were changed"):
+        step(state, model, {"a": early, "b": late})
+
+
+class Shrinking(np.ndarray):
+    """An array whose `copy` and dispatch lie."""
+
+    def copy(self, *args: Any) -> Any:
+        return np.ones(1)
+
+    def __array_function__(self, *args: Any) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_methods_of_arrays_are_not_trusted() -> None:
+    x = np.arange(50.0).view(Shrinking)
+    model = {"a": x, "b": np.ones((2, 6))[:, ::2].view(Shrinking)}
+    state = optirs.setup(optirs.Descent(0.5), {"a": np.asarray(x), "b": np.ones((2, 3))})
+    optirs.update_(state, model, {"a": x, "b": np.ones((2, 3))})
+    assert (np.asarray(x) == np.arange(50.0) / 2).all()
+    assert (np.asarray(model["b"]) == 0.5).all()
+
+
+def test_a_rule_that_locks_another_parameter() -> None:
+    model: dict[str, Any] = {"a": np.ones(2), "b": np.ones(2)}
+
+    @dataclass(frozen=True)
+    class Locks(optirs.Rule):
+        def init(self, x: Any) -> None:
+            return None
+
+        def apply(self, state: None, x: Any, dx: Any) -> tuple[None, Any]:
+            model["b"].flags.writeable = False
+            return None, dx
+
+    state = optirs.setup(lambda path, x: Locks() if path == ("b",) else optirs.Momentum(), model)
+    with pytest.raises(RuntimeError, match="at b were changed"):
+        optirs.update_(state, model, {"a": np.ones(2), "b": np.ones(2)})
+    assert (model["a"] == 1).all()
+    assert (state["a"].state["velocity"] == 0).all()
+
+
+def test_a_parameter_may_not_lie_in_the_state() -> None:
+    model, state = pair()
+    model["a"] = state["a"].state["velocity"]
+    with pytest.raises(ValueError, match="parameter at a lies in the memory of the state"):
+        optirs.update_(state, model, {"a": np.ones(4)})
+
+
+def test_memory_that_is_not_there() -> None:
+    with pytest.raises(MemoryError):
+        optirs.setup(optirs.Adam(), {"w": np.broadcast_to(np.float32(1), (10**15,))})
+
+
+@dataclass
+class Own(optirs.Rule):
+    """Neither frozen nor hashable."""
+
+    eta: float = 1.0
+
+    def init(self, x: Any) -> dict[str, Any]:
+        return {"v": np.zeros_like(x)}
+
+    def apply(self, state: dict[str, Any], x: Any, dx: Any) -> tuple[dict[str, Any], Any]:
+        if dx.max() > 1e9:
+            raise OSError("too much")
+        return {"v": state["v"] + dx}, self.eta * dx
+
+
+def test_errors_of_own_rules_name_the_place() -> None:
+    model = {"layers": [np.ones(2), np.ones(2)]}
+    state = optirs.setup(optirs.OptimiserChain(optirs.ClipNorm(1.0), Own()), model)
+    with pytest.raises(FloatingPointError, match=r"ClipNorm.* for the parameter at layers\[1\]$"):
+        optirs.update_(state, model, {"layers": [np.ones(2), np.array([np.inf, 0])]})
+    state = optirs.setup(Own(), model)
+    with pytest.raises(OSError, match="too much") as caught:
+        optirs.update_(state, model, {"layers": [np.ones(2), np.array([1e10, 0])]})
+    assert caught.value.__notes__ == ["for the parameter at layers[1]"]
+
+
+def test_own_states_are_not_shared() -> None:
+    model = {"w": np.ones(2)}
+    state = optirs.setup(Own(), model)
+    kept, _ = optirs.update(state, model, None)
+    adjusted = optirs.adjust(state, 0.5)
+    for other in (kept, adjusted):
+        other["w"].state["v"][:] = 7
+    assert (state["w"].state["v"] == 0).all()
+    assert adjusted["w"].rule == Own(0.5)
+
+
+def test_a_master_copy_around_an_own_rule_sees_the_whole_gradient() -> None:
+    model = {"w": np.ones(2, np.float16)}
+    state = optirs.setup(optirs.MixedPrecision(Own(1e-5)), model)
+    state, model = optirs.update(state, model, {"w": np.full(2, 70000, np.float32)})
+    assert np.allclose(state["w"].state[0], 0.3, atol=1e-6)
+
+
+def test_the_top_has_a_name() -> None:
+    with pytest.raises(TypeError, match="the parameter at the top is complex128"):
+        optirs.setup(optirs.ClipGrad(), np.ones(2, complex))
+
+
+def test_frozen_gradients_are_checked() -> None:
+    model, state = pair()
+    optirs.freeze_(state)
+    with pytest.raises(ValueError, match=r"gradient at a has shape \(9,\), the parameter has \(4,\)"):
+        optirs.update_(state, model, {"a": np.ones(9)})
+
+
+def test_a_failed_training_can_be_pickled() -> None:
+    with pytest.raises(FloatingPointError) as caught:
+        optirs.train(lambda m, x: (float("nan"), None), {"w": np.ones(2)}, (np.ones(3),), optirs.Adam())
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert (again.model["w"] == 1).all()
