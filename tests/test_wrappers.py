@@ -97,3 +97,30 @@ def test_what_an_own_rule_returns_is_checked(bad, step):
         step(state, x, [np.ones(2), np.ones(2)])
     assert (x[0] == 1).all()
     assert state[1].state != "new"
+
+
+def test_built_in_rules_around_an_own_one_are_one_segment_each(monkeypatch):
+    class Halve(optirs.Rule):
+        def init(self, x):
+            return None
+
+        def apply(self, state, x, dx):
+            return None, dx / 2
+
+    before = (optirs.WeightDecay(0.1), optirs.Momentum(0.1), optirs.ClipNorm(1.0))
+    after = (optirs.SignDecay(0.1), optirs.Adam())
+    chain = optirs.OptimiserChain(*before, Halve(), *after)
+    x, dx = np.linspace(-1, 1, 9), np.ones(9)
+    state = optirs.init(chain, x)
+    calls = []
+    compiled = optirs._core.apply
+    monkeypatch.setattr(optirs._core, "apply", lambda rule, *rest: calls.append(rule) or compiled(rule, *rest))
+    got = optirs.apply(chain, state, x, dx)
+    assert calls == [optirs.OptimiserChain(*before), optirs.OptimiserChain(*after)]
+    states, step = [], dx
+    for rule in chain.rules:
+        new, step = optirs.apply(rule, optirs.init(rule, x), x, step)
+        states.append(new)
+    assert (got[1] == step).all()
+    assert (got[0][1]["velocity"] == states[1]["velocity"]).all()
+    assert (got[0][5]["v"] == states[5]["v"]).all()

@@ -135,7 +135,8 @@ fn wrong_shape(py: Python<'_>, leaf: &Leaf, view: &View, place: &str) -> PyErr {
 
 fn not_tied(first: &str, second: &str) -> PyErr {
     PyValueError::new_err(format!(
-        "{first} and {second} are one parameter in the state, but different arrays in the model"
+        "{first} and {second} are one parameter in the state, but different arrays in the model; views such as \
+         transposes are pickled and copied apart: tie them again"
     ))
 }
 

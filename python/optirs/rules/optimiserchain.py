@@ -1,6 +1,7 @@
 """Rules in sequence."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from ._apply import apply, init
@@ -81,8 +82,20 @@ class OptimiserChain(Rule):
         """`(new states, dx)`; `dx` is `None` where a rule passes nothing on."""
         states = list(state)
         step: Array | None = dx
-        for i, rule in enumerate(self.rules):
-            states[i], step = apply(rule, states[i], x, step)
+        for start, end in self._segments():
+            if end - start == 1:
+                states[start], step = apply(self.rules[start], states[start], x, step)
+            else:
+                segment = OptimiserChain(*self.rules[start:end])
+                states[start:end], step = apply(segment, tuple(states[start:end]), x, step)
             if step is None:
                 break
         return tuple(states), step
+
+    def _segments(self) -> list[tuple[int, int]]:
+        """Where runs of compiled rules, each one pass over memory, and rules in Python start and end."""
+        cuts = [0]
+        for i in range(1, len(self.rules)):
+            if spec(self.rules[i]) is None or spec(self.rules[i - 1]) is None:
+                cuts.append(i)
+        return list(pairwise([*cuts, len(self.rules)])) if self.rules else []
