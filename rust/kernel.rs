@@ -85,11 +85,11 @@ macro_rules! per_level {
             }
 
             match level {
+                #[cfg(target_arch = "x86_64")]
                 // SAFETY: `level` never exceeds what the processor has.
-                #[cfg(target_arch = "x86_64")]
                 Level::Avx512 => unsafe { avx512::<$($G),*>($($arg),*) },
-                // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
                 Level::Avx2 => unsafe { avx2::<$($G),*>($($arg),*) },
                 _ => baseline::<$($G),*>($($arg),*),
             }

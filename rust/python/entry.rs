@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use rustc_hash::FxHashMap;
 
-use super::arrays::{Layout, View, array, copy_into, descriptor, native, numpy, shape_text};
+use super::arrays::{Layout, View, array, copy_into, descriptor, native, shape_text};
 use super::leaf::{Guard, Leaf, Moments, busy};
 use super::path::place_text;
 use super::tree::flatten;
@@ -304,34 +304,4 @@ fn new_array<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let place = super::arrays::allocate(py, &[(0, layout.len * dtype.size())])?.remove(0);
     array(py, &place, descr, dtype.size(), layout)
-}
-
-/// Refuses parameters that share elements without being tied, and returns what the update writes, sorted.
-pub fn check_overlap(py: Python<'_>, entries: &[Entry], names: &Names) -> PyResult<Vec<(usize, usize)>> {
-    let mut spans: Vec<(usize, usize, usize)> = Vec::with_capacity(entries.len());
-    for (i, e) in entries.iter().enumerate() {
-        let (low, high) = e.view.span(e.leaf.dtype.size());
-        if low < high {
-            spans.push((low, high, i));
-        }
-    }
-    spans.sort_unstable();
-    let mut open: Vec<(usize, usize, usize)> = Vec::new();
-    for &span in &spans {
-        open.retain(|o| o.1 > span.0);
-        for other in &open {
-            let (a, b) = (&entries[other.2.min(span.2)], &entries[other.2.max(span.2)]);
-            if shares(py, a, b)? {
-                let (a, b) = (names.of(a.place), names.of(b.place));
-                let text = format!("{a} and {b} share memory without being the same parameter or its transpose");
-                return Err(PyValueError::new_err(text));
-            }
-        }
-        open.push(span);
-    }
-    Ok(spans.into_iter().map(|s| (s.0, s.1)).collect())
-}
-
-fn shares(py: Python<'_>, a: &Entry, b: &Entry) -> PyResult<bool> {
-    numpy(py)?.call_method1("shares_memory", (a.array, b.array))?.is_truthy()
 }

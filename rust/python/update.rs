@@ -5,10 +5,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::arrays::{Memory, Place as Part, allocate, array, copy_into, native, numpy};
-use super::entry::{Entry, Gradient, Names, Origin, check_overlap, entries};
+use super::entry::{Entry, Gradient, Names, Origin, entries};
 use super::leaf::{Inner, Leaf, Moments, Slot, memories};
+use super::overlap::check_overlap;
+use super::replace::replace;
 use super::steps::Steps;
-use super::walk::{places, replace};
+use super::walk::places;
 use crate::job::{Sink, Source};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one.

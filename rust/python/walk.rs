@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use super::arrays::View;
 use super::leaf::Leaf;
 use super::path::{MAX_DEPTH, Path};
-use super::tree::{Node, Registration, attribute, fields, node, rebuild};
+use super::tree::{Node, Registration, attribute, fields, node};
 
 /// A place in the trees where a leaf stands.
 pub struct Place<'py> {
@@ -364,54 +364,4 @@ fn nth<'py>(sequence: Option<&Object<'py>>, i: usize) -> PyResult<Option<Object<
 /// An attribute, or `None` if there is none.
 fn optional<'py>(object: &Object<'py>, name: &Bound<'py, PyString>) -> PyResult<Option<Object<'py>>> {
     object.getattr_opt(name)
-}
-
-/// New trees like `state` and `model` with these leaves and arrays at `places`, which [`places`](places()) found there.
-pub fn replace<'py>(
-    state: &Object<'py>,
-    model: &Object<'py>,
-    places: &[Place<'py>],
-    new: Vec<(Object<'py>, Object<'py>)>,
-) -> PyResult<(Object<'py>, Object<'py>)> {
-    let mut rest = places.iter().zip(new);
-    let made = replaced(state, model, &mut rest)?;
-    if rest.next().is_some() { Err(changed()) } else { Ok(made) }
-}
-
-fn changed() -> PyErr {
-    PyValueError::new_err("the trees changed during the update")
-}
-
-fn replaced<'a, 'py: 'a>(
-    state: &Object<'py>,
-    model: &Object<'py>,
-    new: &mut impl Iterator<Item = (&'a Place<'py>, (Object<'py>, Object<'py>))>,
-) -> PyResult<(Object<'py>, Object<'py>)> {
-    if state.is_none() {
-        return Ok((state.clone(), model.clone()));
-    }
-    if state.is_exact_instance_of::<Leaf>() {
-        let (place, made) = new.next().ok_or_else(changed)?;
-        return if place.leaf.is(state) && place.array.is(model) { Ok(made) } else { Err(changed()) };
-    }
-    let py = state.py();
-    let (kind, model_kind) = (node(state)?, node(model)?);
-    let path = Path::default();
-    let (mut keys, mut states, mut models) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, (key, child)) in super::tree::children(state, &kind, &path)?.unwrap_or_default().into_iter().enumerate() {
-        let value = match &model_kind {
-            Node::Dict(dict) => dict.as_any().get_item(&key)?,
-            Node::List(list) => list.get_item(i)?,
-            Node::Tuple(tuple, _) => tuple.get_item(i)?,
-            Node::Object(class) => model.getattr(class.get().children[i].bind(py))?,
-            Node::Leaf => return Err(changed()),
-        };
-        let (s, m) = replaced(&child, &value, new)?;
-        keys.push(key);
-        states.push(s);
-        models.push(m);
-    }
-    let new_state = rebuild(state, &kind, keys.iter().cloned(), states, true)?;
-    let new_model = rebuild(model, &model_kind, keys.into_iter(), models, false)?;
-    Ok((new_state, new_model))
 }
