@@ -2,10 +2,13 @@
 
 mod affine;
 mod apply;
+mod arena;
 mod arrays;
+mod differ;
 mod entry;
 mod inputs;
 mod leaf;
+mod lookalike;
 mod losses;
 mod make;
 mod overlap;
