@@ -101,7 +101,7 @@ impl<'a, 'py> Entry<'a, 'py> {
         in_place: bool,
     ) -> PyResult<Self> {
         let leaf = place.leaf.get();
-        if view.shape != leaf.layout.shape {
+        if !leaf.layout.has_shape(view.shape) {
             return Err(wrong_shape(py, leaf, view, &names.of(i)));
         }
         let guard = if in_place { leaf.write() } else { leaf.read() }.ok_or_else(busy)?;
@@ -126,10 +126,9 @@ impl<'a, 'py> Entry<'a, 'py> {
     /// The addresses from the parameter's first byte to behind its last one.
     pub fn span(&self) -> (usize, usize) {
         let size = self.leaf().dtype.size();
-        match View::of(self.array) {
-            Some(view) if !self.direct => view.span(size),
-            _ => (self.data as usize, self.data as usize + self.leaf().layout.len * size),
-        }
+        let view = if self.direct { None } else { View::of(self.array) };
+        let gapless = || (self.data as usize, self.data as usize + self.leaf().layout.len * size);
+        view.map_or_else(gapless, |v| v.span(size))
     }
 }
 
@@ -255,7 +254,7 @@ impl<'a, 'py> Entry<'a, 'py> {
                 DType::F16 | DType::BF16 => false,
             };
         let layout = &self.leaf().layout;
-        let fits = readable && view.plain && view.shape == layout.shape && layout.matches(&view);
+        let fits = readable && view.plain && layout.has_shape(view.shape) && layout.matches(&view);
         fits.then(|| Gradient { source: Source { ptr: view.data, dtype }, array: Held::Given(g) })
     }
 

@@ -109,6 +109,17 @@ impl Leaf {
         Self { dtype, layout, users: AtomicIsize::new(0), inner: UnsafeCell::new(inner) }
     }
 
+    /// As a Python object. The collector of cycles need not look at a compiled rule's leaf again and again: nothing that it
+    /// holds can lead back to it.
+    pub fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, Self>> {
+        let leaf = Bound::new(py, self)?;
+        if matches!(leaf.get().reading()?.get().moments, Moments::Compiled { .. }) {
+            // SAFETY: a live object; untracking one that is not tracked does nothing.
+            unsafe { pyo3::ffi::PyObject_GC_UnTrack(leaf.as_ptr().cast()) };
+        }
+        Ok(leaf)
+    }
+
     /// The same leaf, frozen or not.
     pub fn with_frozen(self, frozen: bool) -> Self {
         Self::new(self.dtype, self.layout, Inner { frozen, ..self.inner.into_inner() })

@@ -5,8 +5,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::arena::List;
-use super::arrays::{Memory, allocate, numpy};
-use super::entry::{Entry, Gradient, Held, Names};
+use super::arrays::{Memory, View, allocate, numpy};
+use super::entry::{Entry, Gradient, Held, Names, tied};
 use super::leaf::Moments;
 use super::walk::bystander_name;
 use crate::job::Source;
@@ -80,7 +80,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         let mut spans = List::with_capacity_in(2 * self.entries.len() + 8, arena);
         // Leaves share their memory slot by slot: it is listed once for all in a row.
         let mut last: Vec<*const Memory> = Vec::new();
-        for (i, (entry, gradient)) in (0_u32..).zip(self.entries.iter().zip(gradients)) {
+        for (i, entry) in (0_u32..).zip(self.entries) {
             let (low, high) = entry.span();
             spans.push(Span { low, high, whose: Whose::Parameter(i) });
             if !self.in_place {
@@ -98,11 +98,13 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
                     }
                 }
             }
-            if let Some(g) = gradient {
-                let low = g.source.ptr as usize;
-                let high = low + entry.leaf().layout.len * g.source.dtype.size();
-                spans.push(Span { low, high, whose: Whose::Gradient(i) });
-            }
+        }
+        // Each kind by itself: they often lie in the order of the tree, which the sorting makes use of.
+        for (i, (entry, gradient)) in (0_u32..).zip(self.entries.iter().zip(gradients)) {
+            let Some(g) = gradient.as_ref().filter(|_| self.in_place) else { continue };
+            let low = g.source.ptr as usize;
+            let high = low + entry.leaf().layout.len * g.source.dtype.size();
+            spans.push(Span { low, high, whose: Whose::Gradient(i) });
         }
         for (i, array) in (0_u32..).zip(self.bystanders) {
             if let Some((low, high)) = super::arrays::span(array) {
@@ -133,16 +135,16 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
                     return Ok(());
                 }
                 let (a, b) = (names.of(a.place), names.of(b.place));
-                let text = format!("{a} and {b} share memory without being the same parameter or its transpose");
-                Err(PyValueError::new_err(text))
+                Err(overlap(&a, &b))
             }
             (Whose::Parameter(i), Whose::Bystander(j)) | (Whose::Bystander(j), Whose::Parameter(i)) => {
                 let (entry, other) = (&self.entries[i as usize], &self.bystanders[j as usize]);
-                if !shares(py, entry.array, other)? {
-                    return Ok(());
+                let same = View::of(entry.array).zip(View::of(other)).is_some_and(|(a, b)| tied(&a, &b).is_some());
+                if same || !shares(py, entry.array, other)? {
+                    return Ok(()); // the same array where it is not trained: it is shared, as all such
                 }
                 let (a, b) = (names.of(entry.place), bystander_name(arena, self.state, self.model, j as usize));
-                Err(PyValueError::new_err(format!("{a} and {b} share memory, but there is no Leaf at {b}")))
+                Err(overlap(&a, &b))
             }
             (Whose::Parameter(i), Whose::State) | (Whose::State, Whose::Parameter(i)) => {
                 let place = names.of(self.entries[i as usize].place);
@@ -162,6 +164,10 @@ fn disjoint(spans: &[Span]) -> bool {
         high_alone = if s.whose.alone() { high_alone.max(s.high) } else { high_alone };
         free
     })
+}
+
+fn overlap(a: &str, b: &str) -> PyErr {
+    PyValueError::new_err(format!("{a} and {b} share memory without being the same array or its transpose"))
 }
 
 fn shares(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -269,7 +269,7 @@ fn hand_out<'py>(
         }
     };
     let inner = Inner { rule: old.rule.clone_ref(py), moments, frozen: old.frozen };
-    let leaf = Bound::new(py, Leaf::new(dtype, layout.clone(), inner))?;
+    let leaf = Leaf::new(dtype, layout.clone(), inner).into_object(py)?;
     Ok((leaf.into_any(), x))
 }
 
