@@ -97,7 +97,7 @@ impl Buffer {
             None => Block::new(bytes)?,
         };
         if bytes >= LARGE {
-            IN_USE.fetch_add(bytes, Ordering::Relaxed);
+            IN_USE.fetch_add(block.layout.size(), Ordering::Relaxed);
         }
         Some(Self { block: Some(block), bytes })
     }
@@ -133,7 +133,8 @@ impl Drop for Buffer {
         if self.bytes < LARGE {
             return block.free();
         }
-        let in_use = IN_USE.fetch_sub(self.bytes, Ordering::Relaxed) - self.bytes;
+        let size = block.layout.size();
+        let in_use = IN_USE.fetch_sub(size, Ordering::Relaxed) - size;
         let Some(mut kept) = kept() else {
             return block.free();
         };
@@ -196,6 +197,15 @@ mod tests {
         assert_eq!(again.ptr(), at);
         drop(again);
         assert!(release() >= size);
+    }
+
+    #[test]
+    fn a_block_larger_than_the_floor_is_kept_while_as_much_is_in_use() {
+        let size = FLOOR + 4096;
+        let (old, _new) = (Buffer::new(size).unwrap(), Buffer::new(size).unwrap());
+        let at = old.ptr();
+        drop(old);
+        assert_eq!(Buffer::new(size).unwrap().ptr(), at);
     }
 
     #[test]

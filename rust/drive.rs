@@ -4,9 +4,10 @@
 //!
 //! Nothing here can fail: whoever makes a [`Plan`] has checked everything before.
 
-use crate::job::{Job, TILE, Tables};
+use crate::job::{Job, TILE, Tables, Way};
 use crate::pool;
-use crate::simd::{self, Level};
+use crate::simd;
+use crate::stream::{fence, stream};
 use std::ptr;
 
 /// Below so many bytes of traffic no thread is woken: that costs more than it gains.
@@ -41,6 +42,11 @@ unsafe impl Sync for Plan<'_> {}
 // SAFETY: as above.
 unsafe impl Send for Plan<'_> {}
 
+fn stream_bytes() -> usize {
+    std::env::var("STREAM_BYTES").ok().and_then(|v| v.parse().ok()).unwrap_or(STREAM_BYTES)
+}
+const STREAM_BYTES: usize = 40 << 20;
+
 #[derive(Clone, Copy)]
 enum Piece {
     Job { job: usize, start: usize, end: usize },
@@ -55,28 +61,29 @@ impl Plan<'_> {
     /// by anyone else meanwhile; nothing written overlaps anything else in the plan, except that `y` may be `x`, a state's
     /// `to` its `from`, and `dx` the gradient, of the same job.
     pub unsafe fn run(&self) {
-        let level = simd::level();
         let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
         let threads = if total < PARALLEL_BYTES { 1 } else { pool::threads() };
+        let way = Way { level: simd::level(), stream: total >= stream_bytes() };
         if threads == 1 {
             for job in self.jobs {
                 // SAFETY: the caller's promise.
-                unsafe { job.run(self.tables, 0, job.n, level) };
+                unsafe { job.run(self.tables, 0, job.n, way) };
             }
             for copy in self.copies {
                 // SAFETY: the caller's promise.
-                unsafe { ptr::copy_nonoverlapping(copy.from, copy.to, copy.bytes) };
+                unsafe { self.copy(copy, 0, copy.bytes, way) };
             }
-            return;
+            return fence();
         }
         let pieces = self.pieces();
         let tasks = self.tasks(&pieces);
         pool::run(threads, tasks.len() - 1, &|i| {
             for &piece in &pieces[tasks[i]..tasks[i + 1]] {
                 // SAFETY: the caller's promise; the pieces are disjoint parts of the plan.
-                unsafe { self.piece(piece, level) };
+                unsafe { self.piece(piece, way) };
             }
+            fence();
         });
     }
 
@@ -114,16 +121,21 @@ impl Plan<'_> {
         starts
     }
 
-    unsafe fn piece(&self, piece: Piece, level: Level) {
+    unsafe fn piece(&self, piece: Piece, way: Way) {
         // SAFETY: the caller's promise.
         unsafe {
             match piece {
-                Piece::Job { job, start, end } => self.jobs[job].run(self.tables, start, end, level),
-                Piece::Copy { copy, start, end } => {
-                    let c = self.copies[copy];
-                    ptr::copy_nonoverlapping(c.from.add(start), c.to.add(start), end - start);
-                }
+                Piece::Job { job, start, end } => self.jobs[job].run(self.tables, start, end, way),
+                Piece::Copy { copy, start, end } => self.copy(&self.copies[copy], start, end, way),
             }
+        }
+    }
+
+    unsafe fn copy(&self, copy: &Copy, start: usize, end: usize, way: Way) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (from, to) = (copy.from.add(start), copy.to.add(start));
+            if way.stream { stream(from, to, end - start) } else { ptr::copy_nonoverlapping(from, to, end - start) }
         }
     }
 }

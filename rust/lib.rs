@@ -15,6 +15,7 @@ pub mod reduce;
 pub mod rule;
 pub mod rules;
 pub mod simd;
+pub mod stream;
 pub mod xoshiro;
 
 #[cfg(feature = "python")]
