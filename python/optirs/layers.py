@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ._core import Xoshiro, affine_forward, affine_gradient
+from ._core import Xoshiro, affine_gradient
+from .affine import affine_forward
 from .tree import functor
 
 Float32 = npt.NDArray[np.float32]
@@ -90,7 +91,7 @@ class Affine:
         W = rng.rand(n_out, n_in)
         return cls(W, rng.rand(n_out))
 
-    def __call__(self, x: npt.ArrayLike) -> Float32:
+    def __call__(self, x: npt.ArrayLike) -> Any:
         """`x @ W.T + b`: `(batch, n_out)` for `x` of `(batch, n_in)`, `(n_out,)` for `(n_in,)`.
 
         Raises:

@@ -122,6 +122,12 @@ def _slots(cls: type) -> list[str]:
     return slots
 
 
+def attributes(node: Any) -> dict[str, Any]:
+    """What an object holds, in `__dict__` or in slots."""
+    slots = {name: getattr(node, name) for name in _slots(type(node)) if hasattr(node, name)}
+    return {**getattr(node, "__dict__", {}), **slots}
+
+
 def isnumeric(x: Any) -> bool:
     """Whether `x` is trainable: a NumPy array of floats or complex numbers.
 
