@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from autograd.core import defvjp_argnums, make_vjp, vspace
-from autograd.extend import primitive
+from autograd.tracer import getval, primitive
 
 from .. import _core
 from .parts import Array, Model, check_loss
@@ -23,25 +23,30 @@ class WithAutograd:
     def __call__(self, model: Any, /, *batch: Any) -> tuple[float, Any]:
         """The loss, and its gradient: a tree like the model."""
         parts = Model(model)
-
-        def loss(boxes: Any) -> Any:
-            rebuilt = parts.rebuilt([boxes[i] for i in range(len(parts.arrays))], parts.constants, np.transpose)
-            return self.f(rebuilt, *batch)
-
-        backward, value = make_vjp(loss, tuple(parts.arrays))
-        checked = _checked(value)
+        arrays = tuple(map(_known, parts.arrays))
+        backward, value = make_vjp(lambda boxes: self._value(parts, boxes, batch), arrays)
         gradients = backward(vspace(value).ones())
-        return checked, parts.gradient([_like(g, a) for g, a in zip(gradients, parts.arrays, strict=True)])
+        return float(value), parts.gradient([_like(g, a) for g, a in zip(gradients, parts.arrays, strict=True)])
 
     def loss(self, model: Any, /, *batch: Any) -> float:
         """The loss alone, without the cost of the gradient; `train` logs with it."""
-        return _checked(self.f(model, *batch))
+        parts = Model(model)
+        return float(self._value(parts, tuple(map(_known, parts.arrays)), batch))
+
+    def _value(self, model: Model, arrays: Any, batch: tuple[Any, ...]) -> Any:
+        # One box an array: each time autograd's box of a tuple is asked for an element, it makes a new one.
+        boxes = [arrays[i] for i in range(len(model.arrays))]
+        loss = self.f(model.rebuilt(boxes, model.constants, np.transpose), *batch)
+        value = getval(loss)
+        if not isinstance(value, (np.ndarray, np.generic, float)):
+            raise TypeError(f"with_autograd: the function must return an array, it returned {type(value).__name__}")
+        check_loss("with_autograd", np.shape(value), np.asarray(value).dtype.name)
+        return loss
 
 
-def _checked(value: Any) -> float:
-    array = np.asarray(value)
-    check_loss("with_autograd", array.shape, array.dtype.name)
-    return float(array)
+def _known(parameter: Array) -> Array:
+    """In a type that autograd has; it lacks bfloat16."""
+    return parameter.astype(np.float32) if parameter.dtype.name == "bfloat16" else parameter
 
 
 def _like(gradient: Any, parameter: Array) -> Array:

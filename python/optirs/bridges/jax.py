@@ -62,8 +62,9 @@ class WithJax:
         """The loss of arrays alone, which JAX differentiates."""
         model, batch = structure.skeletons
         loss = self.f(model.rebuilt(arrays, constants, jnp.transpose), *batch.rebuilt((), data, jnp.transpose))
-        kind = jnp.result_type(loss) if isinstance(loss, (jax.Array, np.generic, np.ndarray, float, int)) else None
-        check_loss("with_jax", jnp.shape(loss) if kind else (), kind.name if kind else type(loss).__name__)
+        if not isinstance(loss, (jax.Array, np.ndarray, np.generic, float)):
+            raise TypeError(f"with_jax: the function must return a JAX array, it returned {type(loss).__name__}")
+        check_loss("with_jax", jnp.shape(loss), jnp.result_type(loss).name)
         return loss
 
 

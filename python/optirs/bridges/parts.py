@@ -78,13 +78,13 @@ class Model(Parts):
 
 
 def check_loss(maker: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Raises unless what the function returned is one real number.
+    """Raises unless what the function returned is one real floating-point number.
 
     Raises:
         ValueError: it is an array of another shape.
-        TypeError: it is complex, or no number.
+        TypeError: it is of another type.
     """
     if tuple(shape) != ():
         raise ValueError(f"{maker}: the function must return a scalar, it returned an array of shape {tuple(shape)}")
-    if not dtype.startswith(("float", "bfloat", "int", "uint")):
-        raise TypeError(f"{maker}: the function must return a real number, it returned {dtype}")
+    if not dtype.startswith(("float", "bfloat")):
+        raise TypeError(f"{maker}: the function must return a real floating-point number, it returned {dtype}")
