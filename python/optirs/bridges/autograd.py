@@ -51,7 +51,9 @@ def _known(parameter: Array) -> Array:
 
 def _like(gradient: Any, parameter: Array) -> Array:
     """The gradient in the parameter's type; autograd's is the conjugate of the direction in which the loss grows."""
-    return np.asarray(np.conj(gradient), dtype=parameter.dtype)
+    if parameter.dtype.kind == "c":
+        gradient = np.conj(gradient)
+    return np.asarray(gradient, dtype=parameter.dtype)
 
 
 affine = primitive(_core.affine_forward)

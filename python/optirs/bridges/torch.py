@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
 from .. import _core
 from .parts import Array, Model, Parts, check_loss
@@ -37,7 +36,7 @@ class WithTorch:
             if not loss.requires_grad:
                 raise ValueError("with_torch: what the function returned does not depend on any parameter of the model")
             gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
-        return value, parts.gradient([array(g, like) for g, like in zip(gradients, parts.arrays, strict=True)])
+        return value, parts.gradient([_gradient(g, a) for g, a in zip(gradients, parts.arrays, strict=True)])
 
     def loss(self, model: Any, /, *batch: Any) -> float:
         """The loss alone, without the cost of the gradient; `train` logs with it."""
@@ -81,17 +80,29 @@ def _constant(array: Array) -> Any:
         return array
 
 
-def array(tensor: Any, like: Array) -> Array | None:
-    """A gradient as an array of the parameter's type, on the tensor's memory where each element has its own."""
+def array(tensor: Any, dtype: np.dtype[Any]) -> Array:
+    """A tensor as an array on its memory; `dtype` is what is wanted of bfloat16, for which NumPy has no type itself.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: PyTorch cannot, as where the tensor is not on the CPU.
+    """
+    tensor = tensor.detach()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.dtype is not torch.bfloat16:
+        return np.asarray(tensor.numpy())
+    if dtype.name != "bfloat16":
+        return np.asarray(tensor.float().numpy())
+    return np.asarray(tensor.view(torch.int16).numpy().view(dtype))
+
+
+def _gradient(tensor: Any, parameter: Array) -> Array | None:
     if tensor is None:
         return None
-    tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
-    tensor = tensor.resolve_conj().resolve_neg()
-    if 0 in tensor.stride():  # the gradient of a sum is one number, seen many times
+    if tensor.layout is torch.strided and 0 in tensor.stride():  # that of a sum is one number, seen many times
         tensor = tensor.contiguous()
-    if like.dtype.name == "bfloat16":
-        return np.asarray(tensor.view(torch.int16).numpy().view(like.dtype))
-    return np.asarray(tensor.numpy())
+    return array(tensor, parameter.dtype)
 
 
 def _transposed(tensor: Any) -> Any:
@@ -107,10 +118,11 @@ class _Affine(torch.autograd.Function):
         return torch.from_numpy(_core.affine_forward(W.numpy(), b.numpy(), x.numpy()))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Any) -> Any:
-        W, x = ctx.saved_tensors
-        return tuple(map(torch.from_numpy, _core.affine_gradient(W.detach().numpy(), x.detach().numpy(), dy.numpy())))
+        if torch.is_grad_enabled():  # `once_differentiable` lets pass what depends on W or x, but not on dy
+            raise RuntimeError("affine_forward cannot be differentiated twice")
+        W, x = (saved.detach().numpy() for saved in ctx.saved_tensors)
+        return tuple(map(torch.from_numpy, _core.affine_gradient(W, x, dy.resolve_neg().numpy())))
 
 
 def affine(W: Any, b: Any, x: Any) -> Any:
