@@ -79,7 +79,7 @@ def test_modes_of_torch(torch):
 
 def test_a_loss_that_depends_on_nothing(torch):
     for f in (lambda model: model["w"].detach().sum(), lambda model: torch.tensor(1.0)):
-        with pytest.raises(ValueError, match="with_torch: .* does not depend on any parameter"):
+        with pytest.raises(ValueError, match=r"with_torch: .* does not depend on any parameter"):
             optirs.with_torch(f)({"w": np.ones(2)})
 
 

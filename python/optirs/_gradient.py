@@ -1,7 +1,7 @@
 """Gradients that the compiled module does not read as they are: converted, summed and laid out by NumPy."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
