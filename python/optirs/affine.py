@@ -7,8 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
+from numpy import ndarray
 
 from . import _core
 
@@ -43,7 +43,7 @@ def affine_forward(W: npt.ArrayLike, b: npt.ArrayLike, x: npt.ArrayLike, /) -> A
 
     Source: `W * x .+ b` of the Optimisers.jl notebook, where batches are columns.
     """
-    if not type(W) is type(b) is type(x) is np.ndarray:
+    if type(x) is not ndarray or type(W) is not ndarray or type(b) is not ndarray:
         bridged = _bridged(W, b, x)
         if bridged is not None:
             return bridged(W, b, x)

@@ -12,7 +12,7 @@ from . import _core
 C = TypeVar("C", bound=type)
 Trainable = Iterable[str] | Callable[[Any], Iterable[str]]
 
-_NUMERIC = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
+_NUMERIC = "efdFD"  # NumPy's letters for float16, float32, float64, complex64 and complex128
 
 
 class KeyPath(tuple[Any, ...]):
@@ -143,7 +143,8 @@ def isnumeric(x: Any) -> bool:
         >>> optirs.isnumeric(np.zeros(2)), optirs.isnumeric(np.zeros(2, int)), optirs.isnumeric(1.0)
         (True, False, False)
     """
-    return isinstance(x, np.ndarray) and x.dtype.name in _NUMERIC
+    # NumPy works out a name anew each time it is asked for one, and has none for bfloat16 but that.
+    return isinstance(x, np.ndarray) and (x.dtype.char in _NUMERIC or x.dtype.name == "bfloat16")
 
 
 def getkeypath(model: Any, path: Iterable[Any]) -> Any:
@@ -248,8 +249,15 @@ def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parame
     return all_leaves, found, index
 
 
+def _span(x: NDArray[Any]) -> tuple[int, int]:
+    """The addresses of the first byte and of the one behind the last."""
+    if x.flags.forc:
+        return _address(x), _address(x) + x.nbytes
+    return np.lib.array_utils.byte_bounds(x)
+
+
 def _check_overlap(found: list[Parameter]) -> None:
-    spans = sorted((*np.lib.array_utils.byte_bounds(p.array), i) for i, p in enumerate(found) if p.array.size)
+    spans = sorted((*_span(p.array), i) for i, p in enumerate(found) if p.array.size)
     open_: list[tuple[int, int, int]] = []
     for low, high, i in spans:
         open_ = [o for o in open_ if o[1] > low]

@@ -36,7 +36,9 @@ class Parts:
     def __init__(
         self, tree: Any, is_array: Callable[[Any], bool] = is_numbers, found: Sequence[Parameter] = ()
     ) -> None:
-        at = {path: (i, transposed) for i, p in enumerate(found) for path, transposed in p.places}
+        at: dict[tuple[Any, ...], Role] = {
+            path: (i, transposed) for i, p in enumerate(found) for path, transposed in p.places
+        }
         walked = _core.flatten(tree, True)
         self.tree = tree
         self.leaves = [leaf for _, leaf, _ in walked]
