@@ -143,8 +143,13 @@ def isnumeric(x: Any) -> bool:
         >>> optirs.isnumeric(np.zeros(2)), optirs.isnumeric(np.zeros(2, int)), optirs.isnumeric(1.0)
         (True, False, False)
     """
-    # NumPy works out a name anew each time it is asked for one, and has none for bfloat16 but that.
-    return isinstance(x, np.ndarray) and (x.dtype.char in _NUMERIC or x.dtype.name == "bfloat16")
+    return isinstance(x, np.ndarray) and (x.dtype.char in _NUMERIC or is_bfloat16(x.dtype))
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether it is bfloat16 of `ml_dtypes`, which has no letter of its own."""
+    # The kind first: NumPy works out a name anew each time it is asked for.
+    return dtype.kind not in "biufcSUO" and dtype.name == "bfloat16"
 
 
 def getkeypath(model: Any, path: Iterable[Any]) -> Any:
@@ -252,7 +257,8 @@ def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parame
 def _span(x: NDArray[Any]) -> tuple[int, int]:
     """The addresses of the first byte and of the one behind the last."""
     if x.flags.forc:
-        return _address(x), _address(x) + x.nbytes
+        low = _address(x)
+        return low, low + x.nbytes
     return np.lib.array_utils.byte_bounds(x)
 
 

@@ -11,6 +11,7 @@ from autograd.core import defvjp_argnums, make_vjp, vspace
 from autograd.tracer import getval, primitive
 
 from .. import _core
+from ..tree import is_bfloat16
 from .parts import Array, Model, check_loss
 
 
@@ -46,7 +47,7 @@ class WithAutograd:
 
 def _known(parameter: Array) -> Array:
     """In a type that autograd has; it lacks bfloat16."""
-    return parameter.astype(np.float32) if parameter.dtype.name == "bfloat16" else parameter
+    return parameter.astype(np.float32) if is_bfloat16(parameter.dtype) else parameter
 
 
 def _like(gradient: Any, parameter: Array) -> Array:

@@ -79,7 +79,7 @@ def _is_array_or_number(leaf: Any) -> bool:
 
 def _precision(arrays: Sequence[Array]) -> AbstractContextManager[Any]:
     """JAX would make 32 bits of 64 without a word; a model of 64 bits is meant so."""
-    wide = any(array.dtype.name in ("float64", "complex128") for array in arrays)
+    wide = any(array.dtype.char in "dD" for array in arrays)
     return jax.enable_x64(True) if wide else nullcontext()
 
 

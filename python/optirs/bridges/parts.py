@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..tree import Parameter, parameters
+from ..tree import Parameter, is_bfloat16, parameters
 
 Array = NDArray[Any]
 Role = tuple[int, bool]
@@ -19,7 +19,7 @@ CONSTANT: Role = (-1, False)
 
 def is_numbers(leaf: Any) -> bool:
     """Whether `leaf` is an array of numbers, as opposed to one of strings or objects."""
-    return isinstance(leaf, np.ndarray) and (leaf.dtype.kind in "biufc" or leaf.dtype.name == "bfloat16")
+    return isinstance(leaf, np.ndarray) and (leaf.dtype.kind in "biufc" or is_bfloat16(leaf.dtype))
 
 
 class Parts:

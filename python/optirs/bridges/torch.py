@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import _core
+from ..tree import is_bfloat16
 from .parts import Array, Model, Parts, check_loss
 
 
@@ -65,7 +66,7 @@ def tensor(array: Array) -> Any:
     It knows neither negative strides nor another byte order nor memory that must not be written.
     """
     array = np.asarray(array)
-    if array.dtype.name == "bfloat16":
+    if is_bfloat16(array.dtype):
         return tensor(array.view(np.int16)).view(torch.bfloat16)
     if not (array.dtype.isnative and array.flags.writeable and all(s >= 0 for s in array.strides)):
         array = array.astype(array.dtype.newbyteorder("="))
@@ -92,7 +93,7 @@ def array(tensor: Any, dtype: np.dtype[Any]) -> Array:
     tensor = tensor.resolve_conj().resolve_neg()
     if tensor.dtype is not torch.bfloat16:
         return np.asarray(tensor.numpy())
-    if dtype.name != "bfloat16":
+    if not is_bfloat16(dtype):
         return np.asarray(tensor.float().numpy())
     return np.asarray(tensor.view(torch.int16).numpy().view(dtype))
 
