@@ -1,6 +1,9 @@
 """What is JAX's own in `with_jax`: compilation, precision, what varies and what does not (`make peers`)."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -208,3 +211,26 @@ def test_the_rust_affine_in_a_deep_network(jnp):
         gradient = optirs.with_jax(f, jit=jit)
         losses = [gradient(model, x)[0] for _ in range(10)]
         assert len(set(losses)) == 1
+
+
+ON_ONE_CPU = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax.numpy as jnp
+import numpy as np
+import optirs
+model = [optirs.Affine(np.eye(600, dtype="f"), np.zeros(600, "f")) for _ in range(3)]
+x = np.ones((64, 600), "f")
+for jit in (True, False):
+    gradient = optirs.with_jax(lambda m, x: jnp.mean(m[2](m[1](m[0](x)))), jit=jit)
+    for _ in range(5):
+        loss, grad = gradient(model, x)
+    assert loss == 1, loss
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot bind processes to CPUs")
+def test_the_rust_affine_on_one_cpu(jnp):
+    """A callback would wait for ever there."""
+    done = subprocess.run([sys.executable, "-c", ON_ONE_CPU], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

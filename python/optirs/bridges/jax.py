@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
@@ -100,7 +101,14 @@ def affine(W: Any, b: Any, x: Any) -> Any:
     """`affine_forward` on JAX arrays; those of other types are converted to float32, and their gradients back."""
     W, b, x = (_float32(name, value) for name, value in (("W", W), ("b", b), ("x", x)))
     check_shapes(W.shape, b.shape, x.shape)
-    return _affine(W, b, x)
+    # JAX hands arrays to a callback by way of its threads, of which there is one for a CPU. Where there is but one, the
+    # callback itself occupies it and waits for ever, once the arrays are large.
+    return x @ W.T + b if _cpus() == 1 else _affine(W, b, x)
+
+
+def _cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _float32(name: str, value: Any) -> Any:
