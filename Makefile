@@ -45,10 +45,10 @@ $(BENCH_BIN)/pip:
 	$(PYTHON) -m venv $(BENCH_VENV)
 
 bench-env: $(BENCH_BIN)/pip ## make .venv-bench: the package and its peers (PyTorch alone is some 3 GB)
-	$(BENCH_BIN)/pip install -r benches/requirements.txt .
+	$(BENCH_BIN)/pip install -r benches/requirements.txt ".[test]"
 
-peers: ## compare with PyTorch and optax (after `make bench-env`)
-	$(BENCH_BIN)/python -m pytest -m peers tests/test_peers.py
+peers: ## the tests that need PyTorch, JAX or optax (after `make bench-env`)
+	$(BENCH_BIN)/python -m pytest -m peers
 
 fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=100000
 	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py

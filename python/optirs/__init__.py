@@ -4,7 +4,9 @@
 """
 
 from . import rules
-from ._core import Leaf, Xoshiro, affine_forward, affine_gradient
+from ._core import Leaf, Xoshiro, affine_gradient
+from .affine import affine_forward
+from .bridges import with_autograd, with_jax, with_torch
 from .flat import Restructure, destructure
 from .gradients import supervised
 from .history import History
@@ -50,5 +52,8 @@ __all__ = [
     "trainables",
     "update",
     "update_",
+    "with_autograd",
+    "with_jax",
+    "with_torch",
 ]
 __all__ += rules.__all__
