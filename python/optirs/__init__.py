@@ -5,6 +5,7 @@
 
 from . import rules
 from ._core import Leaf, Xoshiro, affine_forward, affine_gradient
+from .checkpoint import Checkpoint, load, save
 from .flat import Restructure, destructure
 from .gradients import supervised
 from .history import History
@@ -18,6 +19,7 @@ from .tree import KeyPath, functor, getkeypath, isnumeric, trainables
 
 __all__ = [
     "Affine",
+    "Checkpoint",
     "Event",
     "History",
     "KeyPath",
@@ -39,9 +41,11 @@ __all__ = [
     "getkeypath",
     "huber",
     "isnumeric",
+    "load",
     "mae",
     "mse",
     "release_memory",
+    "save",
     "set_num_threads",
     "setup",
     "supervised",

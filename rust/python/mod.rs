@@ -4,6 +4,7 @@ mod affine;
 mod apply;
 mod arrays;
 mod entry;
+mod files;
 mod inputs;
 mod leaf;
 mod losses;
@@ -27,6 +28,8 @@ mod _core {
     use super::affine::{affine_forward, affine_gradient};
     #[pymodule_export]
     use super::apply::{apply, init, rules};
+    #[pymodule_export]
+    use super::files::{file_header, read_file_header};
     #[pymodule_export]
     use super::leaf::Leaf;
     #[pymodule_export]
