@@ -25,26 +25,38 @@ NUMBERS = frozenset({*CODES, "complex128"})
 _EXACT = 2**53
 """Smaller ints are the same to every reader of JSON."""
 
+DEEPEST = 200
+"""Levels of one value, so that every reader can follow."""
+
 
 class Encoder:
     """Writes values. The arrays in them go into `entries`; without it they are refused."""
 
     def __init__(self, entries: dict[str, Entry] | None = None) -> None:
         self._entries = entries
+        self._deepest = 0
 
     def value(self, value: Any, path: Path) -> Any:
         """What JSON has for `value`, which stands at `path`.
 
         Raises:
             TypeError: If it has nothing; the text names the place.
+            RecursionError: If it nests too deeply.
         """
+        self._deepest = len(path) + DEEPEST
+        return self._value(value, path)
+
+    def _value(self, value: Any, path: Path) -> Any:
+        if len(path) > self._deepest:
+            at = _core.path_text(path[: self._deepest - DEEPEST])
+            raise RecursionError(f"{at} nests deeper than {DEEPEST} levels, or contains itself")
         kind = type(value)
         if kind in (type(None), bool, str):
             return value
         if kind in (int, float, complex, bytes) or (isinstance(value, np.generic) and value.dtype.name in NUMBERS):
             return _number(value)
         if kind is list or kind is tuple:
-            values = [self.value(child, (*path, i)) for i, child in enumerate(value)]
+            values = [self._value(child, (*path, i)) for i, child in enumerate(value)]
             return values if kind is list else {"$tuple": values}
         if kind is dict:
             return self._dict(value, path)
@@ -52,15 +64,15 @@ class Encoder:
             return encode_array(value, path, self._entries)
         if _known(kind):
             names = [field.name for field in dataclasses.fields(value) if field.init]
-            return {"$rule": _name(kind)} | {name: self.value(getattr(value, name), (*path, name)) for name in names}
+            return {"$rule": _name(kind)} | {name: self._value(getattr(value, name), (*path, name)) for name in names}
         reason = "a rule must be a frozen dataclass" if isinstance(value, Rule) else "only plain values can"
         raise TypeError(f"{_core.path_text(path)} is a {kind.__name__}, which cannot be saved: {reason}")
 
     def _dict(self, value: dict[Any, Any], path: Path) -> Any:
-        values = [self.value(child, (*path, key)) for key, child in value.items()]
+        values = [self._value(child, (*path, key)) for key, child in value.items()]
         if all(type(key) is str and not key.startswith("$") for key in value):
             return dict(zip(value, values, strict=True))
-        return {"$dict": [[self.value(key, (*path, key)), v] for key, v in zip(value, values, strict=True)]}
+        return {"$dict": [[self._value(key, (*path, key)), v] for key, v in zip(value, values, strict=True)]}
 
 
 class Decoder:
@@ -189,6 +201,8 @@ def _ordered(x: Array, order: list[int] | None) -> Array:
     """`x`, which has C order, with its axes in that order of strides."""
     if order is None:
         return x
+    if order == list(range(x.ndim))[::-1]:
+        return np.array(x, order="F")
     result = np.empty([x.shape[a] for a in order], x.dtype).transpose(np.argsort(order))
     result[...] = x
     return result

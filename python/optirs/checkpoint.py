@@ -62,7 +62,8 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
 
     Raises:
         TypeError: If there is nothing to save, or something that cannot be; the text names the place.
-        ValueError: If the state is not one of the model's, names are no names, or `path` is no file.
+        ValueError: If the state is not one of the model's, a key is no name for an entry, or `path` is no file.
+        RecursionError: If something contains itself.
         OSError: If the system fails. The old file is untouched then, and no other is left behind.
 
     Examples:
@@ -79,20 +80,17 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
     if model is None and state is None:
         raise TypeError("save needs a model, a state or both: save(path, model=..., state=...)")
     entries: dict[str, Entry] = {}
-    try:
-        table = None if state is None else _StateTable(state, entries)
-        about = {
-            "format": FORMAT,
-            "metadata": {name: Encoder().value(value, ("metadata", name)) for name, value in metadata.items()},
-            "rules": table and table.rules,
-            "state": table and table.leaves,
-            "model": None if model is None else _model_table(model, entries),
-        }
-        text = json.dumps(about, separators=(",", ":"), allow_nan=False)
-    except RecursionError:
-        raise ValueError("save: something nests too deeply, or contains itself") from None
+    table = None if state is None else _StateTable(state, entries)
+    about = {
+        "format": FORMAT,
+        "metadata": {name: Encoder().value(value, ("metadata", name)) for name, value in metadata.items()},
+        "rules": table and table.rules,
+        "state": table and table.leaves,
+        "model": None if model is None else _model_table(model, entries),
+    }
     if table is not None and model is not None:
         _fitted(table.leaves, model, "state", "model")
+    text = json.dumps(about, separators=(",", ":"), allow_nan=False)
     _archive.write(os.fsdecode(path), entries, text[1:])
 
 
@@ -218,7 +216,7 @@ def _model(table: list[dict[str, Any]], like: Any, decoder: Decoder) -> Any:
         if at not in first:
             raise ValueError(f"like has an array at {at}, the file has none")
         encoded = first[at]
-        _same(at, "ties", encoded["places"], places)
+        _same(at, "ties", _ties(encoded["places"]), _ties(places))
         _same(
             at, "dtype", encoded["dtype"], p.array.dtype.name if p.array.dtype.name in NUMBERS else str(p.array.dtype)
         )
@@ -258,19 +256,25 @@ def _fitted(
     by_place = {place: leaf for leaf in table for place in leaf["places"]}
     fitted = []
     for p in found:
-        places = [place for place, _ in _places("state", p)]
-        leaf = by_place.get(places[0])
+        places = [[place, False] for place, _ in _places("state", p)]
+        at = places[0][0]
+        leaf = by_place.get(at)
         fitted.append(leaf)
         if leaf is None:
             continue
-        _same(places[0], "ties", leaf["places"], places, one, other)
-        _same(places[0], "shape", tuple(leaf["shape"]), p.array.shape, one, other)
-        _same(places[0], "dtype", leaf["dtype"], p.array.dtype.name, one, other)
-        for place in places:
+        _same(at, "ties", _ties([[place, False] for place in leaf["places"]]), _ties(places), one, other)
+        _same(at, "shape", tuple(leaf["shape"]), p.array.shape, one, other)
+        _same(at, "dtype", leaf["dtype"], p.array.dtype.name, one, other)
+        for place, _ in places:
             del by_place[place]
     if by_place:
         raise ValueError(f"the {one} has a Leaf at {next(iter(by_place))}, where {other} has no parameter")
     return fitted, index
+
+
+def _ties(places: list[list[Any]]) -> str:
+    """The other places of an array, in words."""
+    return ", ".join(f"{place}{' (transposed)' if transposed else ''}" for place, transposed in places[1:]) or "none"
 
 
 def _same(at: str, what: str, a: Any, b: Any, one: str = "file", other: str = "like") -> None:
