@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,7 +199,7 @@ def load(path: str | os.PathLike[str], like: Any) -> Checkpoint:
         model = None if about["model"] is None else _model(about["model"], like, decoder)
         state = None if about["state"] is None else _state(about["state"], about["rules"], like, decoder)
         metadata = {name: decoder.value(value) for name, value in about["metadata"].items()}
-    except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise ValueError(f"{path} has contents that make no sense: {error!r}") from error
     if decoder.unused:
         raise ValueError(f"{path} has an entry that belongs nowhere: {next(iter(decoder.unused))}")
