@@ -175,11 +175,11 @@ optirs.save(sys.argv[1], state=optirs.setup(Elsewhere(), {"w": np.ones(2)}))
 
 
 def forged(path: Path, change: Any) -> Path:
-    """A file whose text was changed by someone who knows about the digest."""
+    """A file whose text was changed by someone who knows about the sum."""
     state = optirs.setup(optirs.OptimiserChain(optirs.Adam()), MODEL)
     text, entries = _archive.read(str(saved(path, model=MODEL, state=state)))
     about = json.loads(text)
-    about.pop("sha256")
+    about.pop("crc32")
     change(about, entries)
     _archive.write(str(path / "file"), entries, json.dumps(about)[1:])
     return path / "file"

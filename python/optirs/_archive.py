@@ -1,14 +1,15 @@
 """Arrays and a text in one safetensors file: written whole or not at all, every byte checked when it is read.
 
-The text is the entry `optirs` of the file's metadata. It begins with a SHA-256 of the whole file, taken with zeros
-where the digest itself stands.
+The text is the entry `optirs` of the file's metadata. It begins with a CRC-32 of the whole file, taken with zeros
+where the sum itself stands: damage to one byte, or within four bytes in a row, is seen for certain, other damage but
+once in four billion times. (A SHA-256 made saving 1.3 times slower.)
 """
 
 import contextlib
-import hashlib
 import os
 import secrets
 import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -39,10 +40,10 @@ CODES = {
 """NumPy's and safetensors' names of the types that both have."""
 
 _NAMES = {code: name for name, code in CODES.items()}
-_HEAD = '{"sha256":"'
-_NO_DIGEST = "0" * 64
+_HEAD = '{"crc32":"'
+_NO_SUM = "0" * 8
 _CHUNK = 1 << 20
-"""Bytes that are read or written, and hashed, at a time: they stay in the cache."""
+"""Bytes that are read or written, and summed, at a time: they stay in the cache."""
 
 
 @dataclass
@@ -74,16 +75,16 @@ def write(path: str, entries: dict[str, Entry], text: str) -> None:
     """
     order = sorted(entries, key=lambda name: -entries[name].array.itemsize)  # so that each is aligned for its type
     described = [(name, entries[name].code, entries[name].shape, entries[name].array.nbytes) for name in order]
-    header = _core.file_header(described, f'{_HEAD}{_NO_DIGEST}",{text}')
+    header = _core.file_header(described, f'{_HEAD}{_NO_SUM}",{text}')
     with _replacing(path) as file:
-        digest = hashlib.sha256(header)
+        crc = zlib.crc32(header)
         file.write(header)
         for name in order:
             for chunk in _chunks(entries[name].array):
-                digest.update(chunk)
+                crc = zlib.crc32(chunk, crc)
                 file.write(chunk)
-        file.seek(header.index(_NO_DIGEST.encode()))
-        file.write(digest.hexdigest().encode())
+        file.seek(header.index(_NO_SUM.encode()))
+        file.write(b"%08x" % crc)
 
 
 def _chunks(x: Array) -> Iterator[memoryview]:
@@ -140,17 +141,17 @@ def read(path: str) -> tuple[str, dict[str, Entry]]:
     with open(path, "rb") as file:
         prefix, header = _header(path, file)
         text, described = _described(path, header, os.fstat(file.fileno()).st_size - len(prefix) - len(header))
-        written = text[len(_HEAD) :][: len(_NO_DIGEST)].encode()
-        digest = hashlib.sha256(prefix + header.replace(written, _NO_DIGEST.encode(), 1))
+        written = text[len(_HEAD) :][: len(_NO_SUM)].encode()
+        crc = zlib.crc32(prefix + header.replace(written, _NO_SUM.encode(), 1))
         entries = {}
         for name, code, shape in described:
             x = np.empty(shape, dtype_named(_NAMES[code]).newbyteorder("<"))
             for chunk in _chunks(x):
                 if file.readinto(chunk) != len(chunk):
                     raise ValueError(f"{path} ends before it should")
-                digest.update(chunk)
+                crc = zlib.crc32(chunk, crc)
             entries[name] = Entry(code, shape, x)
-    if digest.hexdigest().encode() != written:
+    if b"%08x" % crc != written:
         raise ValueError(f"{path} is damaged: these are not the bytes that were written")
     return text, entries
 
