@@ -2,7 +2,7 @@
 
 The text is the entry `optirs` of the file's metadata. It begins with a CRC-32 of the whole file, taken with zeros
 where the sum itself stands: damage to one byte, or within four bytes in a row, is seen for certain, other damage but
-once in four billion times. (A SHA-256 made saving 1.3 times slower.)
+once in four billion times.
 """
 
 import contextlib
