@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use smallvec::SmallVec;
 
-use super::arrays::{Layout, Memory, Place, array, descriptor, shape_text};
+use super::arrays::{Layout, Place, array, descriptor, shape_text};
 use super::make::restored;
 use super::program::program;
 use crate::chain::{Form, Program};
@@ -22,6 +23,11 @@ pub struct Slot {
     pub dtype: DType,
 }
 
+/// The state arrays of a leaf; those of most rules lie in the leaf itself, where a walk finds them sooner.
+pub type Slots = SmallVec<[Slot; 2]>;
+/// The step counts of a leaf's links.
+pub type Counts = SmallVec<[u64; 2]>;
+
 /// What the rule of a leaf is, and what it remembers.
 pub enum Moments {
     /// A compiled rule: its arrays, and the step count of each of its links.
@@ -29,9 +35,9 @@ pub enum Moments {
         /// The rule.
         program: Arc<Program>,
         /// In the order of [`Program::slots`].
-        slots: Vec<Slot>,
+        slots: Slots,
         /// One for each link.
-        counts: Vec<u64>,
+        counts: Counts,
     },
     /// A rule with one of the user's own in it: whatever object its `init` and `apply` returned.
     Own(Py<PyAny>),
@@ -68,7 +74,12 @@ pub struct Guard<'a> {
     write: bool,
 }
 
-impl Guard<'_> {
+impl<'a> Guard<'a> {
+    /// The leaf.
+    pub fn leaf(&self) -> &'a Leaf {
+        self.leaf
+    }
+
     /// What the leaf holds.
     pub fn get(&self) -> &Inner {
         // SAFETY: while this guard lives nobody writes, except its own holder through `get_mut`.
@@ -96,6 +107,17 @@ impl Leaf {
     /// A leaf that nobody uses yet.
     pub fn new(dtype: DType, layout: Arc<Layout>, inner: Inner) -> Self {
         Self { dtype, layout, users: AtomicIsize::new(0), inner: UnsafeCell::new(inner) }
+    }
+
+    /// As a Python object. The collector of cycles need not look at a compiled rule's leaf again and again: nothing that it
+    /// holds can lead back to it.
+    pub fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, Self>> {
+        let leaf = Bound::new(py, self)?;
+        if matches!(leaf.get().reading()?.get().moments, Moments::Compiled { .. }) {
+            // SAFETY: a live object; untracking one that is not tracked does nothing.
+            unsafe { pyo3::ffi::PyObject_GC_UnTrack(leaf.as_ptr().cast()) };
+        }
+        Ok(leaf)
     }
 
     /// The same leaf, frozen or not.
@@ -283,10 +305,4 @@ impl Leaf {
         drop((mine, theirs));
         py.import("optirs.state")?.getattr("_same_bits")?.call1((self.state(py)?, other.state(py)?))?.is_truthy()
     }
-}
-
-/// The memory of every state array of a leaf.
-pub fn memories(moments: &Moments) -> impl Iterator<Item = &Py<Memory>> {
-    let slots = if let Moments::Compiled { slots, .. } = moments { &slots[..] } else { &[] };
-    slots.iter().map(|s| &s.place.memory)
 }

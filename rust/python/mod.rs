@@ -2,11 +2,14 @@
 
 mod affine;
 mod apply;
+mod arena;
 mod arrays;
+mod differ;
 mod entry;
 mod files;
 mod inputs;
 mod leaf;
+mod lookalike;
 mod losses;
 mod make;
 mod overlap;
