@@ -131,9 +131,18 @@ class Forgetful(Plain):
         object.__setattr__(self, "eta", self.eta / 2)
 
 
+@dataclass(frozen=True, init=False)
+class Particular(Plain):
+    eta: float
+
+    def __init__(self, half: float) -> None:
+        object.__setattr__(self, "eta", 2 * half)
+
+
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
+        (Particular(0.1), r"state.w.rule is Particular\(eta=0.2\).* its fields do not make it again"),
         (Plain(), r"state.w.rule is a Plain, which cannot be saved: a rule must be a frozen dataclass"),
         (optirs.OptimiserChain(optirs.Adam(), Mutable()), r"state.w.rule.rules\[1\] is a Mutable"),
         (Own(print), r"state.w.rule.start is a builtin_function_or_method"),

@@ -6,6 +6,7 @@ once in four billion times.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -70,7 +71,7 @@ def write(path: str, entries: dict[str, Entry], text: str) -> None:
     Everything goes to a temporary file beside `path`, to the disk, and then takes the place of `path` in one step.
 
     Raises:
-        OSError: If the system fails. What was at `path` still is, and the temporary file is gone.
+        OSError: If the system fails. At `path` is the old file or the new one even then, and the temporary one is gone.
         ValueError: If something else than a file is at `path`, or the names are too long for the format.
     """
     order = sorted(entries, key=lambda name: -entries[name].array.itemsize)  # so that each is aligned for its type
@@ -114,19 +115,25 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     _sync_folder(os.path.dirname(path))
 
 
 def _sync_folder(folder: str) -> None:
-    """Puts the new name on the disk, where the system has a way to."""
+    """Puts the new name on the disk, where the system has a way to and lets us."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # to write into a folder is one thing, to read it another
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such thing
+            raise
     finally:
         os.close(descriptor)
 

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self, SupportsIndex, final, overload
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "registered",
     "release_memory",
     "restore",
+    "restore_leaves",
     "rules",
     "set_num_threads",
     "set_simd",
@@ -56,6 +57,9 @@ def register(cls: type, children: Sequence[str], slots: Sequence[str], trainable
 def registered(cls: type) -> list[str] | None: ...
 def release_memory() -> int: ...
 def restore(rule: Any, shape: Sequence[int], strides: Sequence[int], dtype: str, state: Any, frozen: bool) -> Leaf: ...
+def restore_leaves(
+    items: Sequence[tuple[Any, Sequence[int], Sequence[int], str, bool]], states: Iterable[Any]
+) -> list[Leaf]: ...
 def rules() -> dict[str, tuple[str, ...]]: ...
 def set_num_threads(n: int) -> None: ...
 def set_simd(name: str) -> None: ...

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _core
 from ._archive import CODES, Array, Entry, dtype_named
-from .rules import OptimiserChain, Rule
+from .rules import Rule
 
 Path = tuple[Any, ...]
 
@@ -76,10 +76,10 @@ class Encoder:
 
 
 class Decoder:
-    """Reads what an `Encoder` wrote, each entry once."""
+    """Reads what an `Encoder` wrote. Each entry is used once, and taken out of `entries`."""
 
     def __init__(self, entries: dict[str, Entry]) -> None:
-        self.unused = dict(entries)
+        self.unused = entries
         self._classes: dict[str, type[Any]] | None = None
 
     def value(self, encoded: Any) -> Any:
@@ -125,7 +125,7 @@ class Decoder:
             raise ValueError(f"the file has a {name}, which this process has not: import the module that defines it")
         cls = self._classes[name]
         try:
-            return cls(*values["rules"]) if issubclass(cls, OptimiserChain) else cls(**values)
+            return _made(cls, values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"the file has a {name} that its class refuses: {error}") from error
 
@@ -218,10 +218,25 @@ def _ours(module: str) -> bool:
     return module.partition(".")[0] == __package__
 
 
+def _made(cls: type[Any], values: dict[str, Any]) -> Any:
+    """An instance with these fields, made by its constructor, so that they are checked."""
+    if cls.__dataclass_params__.init:
+        return cls(**values)
+    draft = object.__new__(cls)  # the constructor does not take the fields, as that of a chain; `replace` knows how
+    for name, value in values.items():
+        object.__setattr__(draft, name, value)
+    name = dataclasses.fields(cls)[0].name
+    return draft.replace(**{name: values[name]})
+
+
 def _name(cls: type[Any]) -> str:
-    """How files call a class: `optirs.Adam`, whichever module of optirs it stands in."""
-    short = getattr(sys.modules[__package__], cls.__qualname__, None) is cls
-    return f"{__package__ if short else cls.__module__}.{cls.__qualname__}"
+    """How files call a class: `optirs.Adam`, by the outermost module of optirs that shows it."""
+    modules = [cls.__module__]
+    if _ours(cls.__module__):
+        parts = cls.__module__.split(".")
+        modules = [".".join(parts[:i]) for i in range(1, len(parts))] + modules
+    shown = (m for m in modules if getattr(sys.modules.get(m), cls.__qualname__, None) is cls)
+    return f"{next(shown, cls.__module__)}.{cls.__qualname__}"
 
 
 def _classes() -> dict[str, type[Any]]:

@@ -38,7 +38,7 @@ mod _core {
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
-    use super::make::{make_leaves, restore};
+    use super::make::{make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::path::path_text;
     #[pymodule_export]
