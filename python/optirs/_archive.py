@@ -62,7 +62,8 @@ def dtype_named(name: str) -> np.dtype[Any]:
         return np.dtype(name)
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def write(path: str, entries: dict[str, Entry], text: str) -> None:
@@ -91,7 +92,7 @@ def write(path: str, entries: dict[str, Entry], text: str) -> None:
 def _chunks(x: Array) -> Iterator[memoryview]:
     """The elements of `x` in C order and little-endian, as bytes; those of `x` itself if they lie so."""
     plain = np.asarray(x, x.dtype.newbyteorder("<"), order="C")
-    memory = memoryview(plain.reshape(-1).view(np.uint8))
+    memory = plain.reshape(-1).view(np.uint8).data
     for start in range(0, len(memory), _CHUNK):
         yield memory[start : start + _CHUNK]
 

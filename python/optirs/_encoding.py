@@ -136,7 +136,7 @@ def encode_array(x: Array, path: Path, entries: dict[str, Entry], foreign: bool 
     `foreign` admits the types that only a model like the saved one can tell.
     """
     place = _core.path_text(path)
-    if place in entries or any(type(key).__repr__ is object.__repr__ for key in path):
+    if place in entries or any(_nameless(key) for key in path):
         raise ValueError(f"{place} cannot be saved under this name: a key prints like another, or differs by run")
     name = x.dtype.name
     number = name in NUMBERS
@@ -216,6 +216,12 @@ def _known(cls: type[Any]) -> bool:
 
 def _ours(module: str) -> bool:
     return module.partition(".")[0] == __package__
+
+
+def _nameless(key: Any) -> bool:
+    """Whether a key prints as its address, which differs from run to run."""
+    shown: Any = type(key).__repr__
+    return shown is object.__repr__
 
 
 def _made(cls: type[Any], values: dict[str, Any]) -> Any:

@@ -173,6 +173,32 @@ pub fn span(object: &Bound<'_, PyAny>) -> Option<(usize, usize)> {
     Some(view.span(usize::try_from(size).ok()?))
 }
 
+/// Whether some element of `view` is another one, too, as in broadcast arrays.
+pub fn overlaps_itself(view: &View, itemsize: usize) -> bool {
+    let axes = || view.shape.iter().zip(view.strides).filter(|(n, _)| **n > 1);
+    if view.len() == 0 {
+        return false;
+    }
+    let mut nested: Vec<(usize, usize)> = axes().map(|(n, s)| (s.unsigned_abs(), *n as usize)).collect();
+    nested.sort_unstable();
+    let mut reach = itemsize;
+    let apart = nested.iter().all(|&(stride, n)| {
+        let free = stride >= reach;
+        reach += stride * (n - 1);
+        free
+    });
+    if apart {
+        return false;
+    }
+    // Strides that do not nest may still miss each other: look at every element.
+    let mut starts = vec![0_isize];
+    for (&n, &stride) in axes() {
+        starts = starts.iter().flat_map(|start| (0..n).map(move |i| start + i * stride)).collect();
+    }
+    starts.sort_unstable();
+    starts.windows(2).any(|pair| pair[1] - pair[0] < itemsize as isize)
+}
+
 /// Our name for NumPy's type number `num`.
 fn dtype(py: Python<'_>, num: c_int, scalar: *mut pyo3::ffi::PyTypeObject) -> Option<DType> {
     const HALF: c_int = NPY_TYPES::NPY_HALF as c_int;

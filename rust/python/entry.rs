@@ -8,7 +8,7 @@ use pyo3::types::PyList;
 use rustc_hash::FxHashMap;
 
 use super::arena::List;
-use super::arrays::{Layout, Memory, View, array, copy_into, descriptor, native, shape_text};
+use super::arrays::{Layout, Memory, View, array, copy_into, descriptor, native, overlaps_itself, shape_text};
 use super::leaf::{Guard, Leaf, Moments, busy};
 use super::path::place_text;
 use super::tree::flatten;
@@ -106,6 +106,9 @@ impl<'a, 'py> Entry<'a, 'py> {
         }
         let guard = if in_place { leaf.write() } else { leaf.read() }.ok_or_else(busy)?;
         let direct = view.plain && leaf.layout.matches(view);
+        if in_place && !direct && overlaps_itself(view, leaf.dtype.size()) {
+            return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
+        }
         Ok(Self { place: i, guard, array: &place.array, data: view.data, direct, gradient: None, others: Vec::new() })
     }
 

@@ -229,26 +229,39 @@ impl Leaf {
         let (state, frozen) = (self.state(py)?, self.frozen()?);
         Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
     }
+}
 
-    /// Replaces the rule by one of the same form.
-    fn _set_rule(&self, py: Python<'_>, rule: Py<PyAny>) -> PyResult<()> {
-        let mut guard = self.write().ok_or_else(busy)?;
-        let compiled = program(py, rule.bind(py))?;
-        let Some(inner) = guard.get_mut() else { return Err(busy()) };
-        if let (Moments::Compiled { program, .. }, Some(new)) = (&mut inner.moments, compiled) {
+/// Replaces the rule of each leaf by one of the same form: all of them or, if one is in use, none.
+#[pyfunction]
+pub fn set_rules(py: Python<'_>, leaves: Vec<Bound<'_, Leaf>>, rules: Vec<Py<PyAny>>) -> PyResult<()> {
+    let compiled = rules.iter().map(|r| program(py, r.bind(py))).collect::<PyResult<Vec<_>>>()?;
+    let mut guards = writing(&leaves)?;
+    let mut old = Vec::with_capacity(rules.len());
+    for (guard, (rule, new)) in guards.iter_mut().zip(rules.into_iter().zip(compiled)) {
+        let Some(inner) = guard.get_mut() else { continue };
+        if let (Moments::Compiled { program, .. }, Some(new)) = (&mut inner.moments, new) {
             *program = new;
         }
-        inner.rule = rule;
-        Ok(())
+        old.push(std::mem::replace(&mut inner.rule, rule));
     }
+    drop((guards, old)); // the guards first: dropping a rule may run Python code
+    Ok(())
+}
 
-    /// Freezes or thaws.
-    fn _set_frozen(&self, frozen: bool) -> PyResult<()> {
-        let mut guard = self.write().ok_or_else(busy)?;
-        let Some(inner) = guard.get_mut() else { return Err(busy()) };
-        inner.frozen = frozen;
-        Ok(())
+/// Freezes or thaws leaves: all of them or, if one is in use, none.
+#[pyfunction]
+pub fn set_frozen(leaves: Vec<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> {
+    for guard in &mut writing(&leaves)? {
+        if let Some(inner) = guard.get_mut() {
+            inner.frozen = frozen;
+        }
     }
+    Ok(())
+}
+
+/// Leave to write to all of `leaves`, no two of which are the same.
+fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Guard<'a>>> {
+    leaves.iter().map(|leaf| leaf.get().write().ok_or_else(busy)).collect()
 }
 
 impl Leaf {

@@ -27,13 +27,8 @@ pub fn make_leaves(
     // Parameters of one layout share it, so that a walk finds it in the cache.
     let mut layouts: FxHashMap<Layout, Arc<Layout>> = FxHashMap::default();
     let mut requests = Vec::new();
-    let mut last: Option<(Bound<'_, PyAny>, Option<Arc<Program>>)> = None;
     for (rule, x, path) in &items {
-        let compiled = match &last {
-            Some((r, p)) if r.is(rule) => p.clone(),
-            _ => program(py, rule)?,
-        };
-        last = Some((rule.clone(), compiled.clone()));
+        let compiled = program(py, rule)?;
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
             return Err(PyTypeError::new_err(format!("{} is not a trainable array", place_text(path))));
         };

@@ -34,7 +34,7 @@ mod _core {
     #[pymodule_export]
     use super::files::{file_header, read_file_header};
     #[pymodule_export]
-    use super::leaf::Leaf;
+    use super::leaf::{Leaf, set_frozen, set_rules};
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]

@@ -59,6 +59,11 @@ fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bo
     if has_leaf(state) {
         return Ok(());
     }
+    let py = state.py();
+    if state.is_instance(&py.import("optirs.rules")?.getattr("Rule")?)? {
+        let text = "update takes (state, model, gradient); the first argument is a rule: make a state of it with setup";
+        return Err(PyTypeError::new_err(text));
+    }
     let other = if has_leaf(model) {
         "second"
     } else if has_leaf(gradient) {
