@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 BENCH_VENV ?= .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 EXAMPLES ?= 20000
+KILLS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint test vectorised bench-env peers docs fuzz
+.PHONY: help build fmt lint test vectorised bench-env peers docs fuzz kill
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ peers: ## the tests that need PyTorch, JAX or optax (after `make bench-env`)
 
 fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=100000
 	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py
+
+kill: ## the test of killed processes for longer: make kill KILLS=10000
+	OPTIRS_KILLS=$(KILLS) $(BIN)/pytest tests/test_checkpoint_damage.py -k killed
 
 docs: $(BIN)/pip ## build the site into site/
 	$(BIN)/pip install ".[docs]"

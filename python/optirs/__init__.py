@@ -7,6 +7,7 @@ from . import rules
 from ._core import Leaf, Xoshiro, affine_gradient
 from .affine import affine_forward
 from .bridges import with_autograd, with_jax, with_torch
+from .checkpoint import Checkpoint, load, save
 from .flat import Restructure, destructure
 from .gradients import supervised
 from .history import History
@@ -20,6 +21,7 @@ from .tree import KeyPath, functor, getkeypath, isnumeric, trainables
 
 __all__ = [
     "Affine",
+    "Checkpoint",
     "Event",
     "History",
     "KeyPath",
@@ -41,9 +43,11 @@ __all__ = [
     "getkeypath",
     "huber",
     "isnumeric",
+    "load",
     "mae",
     "mse",
     "release_memory",
+    "save",
     "set_num_threads",
     "setup",
     "supervised",

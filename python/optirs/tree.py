@@ -220,7 +220,7 @@ def _address(x: NDArray[Any]) -> int:
 
 @dataclasses.dataclass
 class Parameter:
-    """A trainable array, once however many places it stands at."""
+    """An array, once however many places it stands at."""
 
     path: KeyPath
     array: NDArray[Any]
@@ -228,18 +228,29 @@ class Parameter:
     """Where it stands, and whether transposed."""
 
 
-def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]:
+Tied = tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]
+
+
+def parameters(model: Any) -> Tied:
     """The leaves of `model`, its parameters in order, and for each leaf the index of its parameter.
 
     Raises:
         ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
     """
+    return _tied(leaves(model), lambda leaf, trained: trained and isnumeric(leaf))
+
+
+def arrays(tree: Any) -> Tied:
+    """As `parameters`, with all arrays of whatever type, also those that are not trained."""
+    return _tied(leaves(tree, whole=True), lambda leaf, _: isinstance(leaf, np.ndarray))
+
+
+def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
     found: list[Parameter] = []
     by_address: dict[int, list[int]] = {}
     index: list[int | None] = []
-    all_leaves = leaves(model)
     for path, leaf, trained in all_leaves:
-        if not (trained and isnumeric(leaf)):
+        if not wanted(leaf, trained):
             index.append(None)
             continue
         candidates = by_address.setdefault(_address(leaf), [])

@@ -6,6 +6,7 @@ mod arena;
 mod arrays;
 mod differ;
 mod entry;
+mod files;
 mod inputs;
 mod leaf;
 mod lookalike;
@@ -31,11 +32,13 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
+    use super::files::{file_header, read_file_header};
+    #[pymodule_export]
     use super::leaf::{Leaf, set_frozen, set_rules};
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
-    use super::make::{make_leaves, restore};
+    use super::make::{make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::path::path_text;
     #[pymodule_export]
