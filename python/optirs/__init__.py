@@ -3,7 +3,7 @@
 `setup` makes the state, `update` a step; rules compose with `OptimiserChain`. As Optimisers.jl in Julia.
 """
 
-from . import rules
+from . import rules, schedules
 from ._core import Leaf, Xoshiro, affine_forward, affine_gradient
 from .flat import Restructure, destructure
 from .gradients import supervised
@@ -42,6 +42,7 @@ __all__ = [
     "mae",
     "mse",
     "release_memory",
+    "schedules",
     "set_num_threads",
     "setup",
     "supervised",

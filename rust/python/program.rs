@@ -7,9 +7,11 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
 
+use super::schedules::read as schedule;
 use crate::chain::{Program, Spec};
 use crate::dtype::DType;
 use crate::rule::Value;
+use crate::schedules::Schedule;
 
 /// The compiled form of `rule`; `None` where a rule of the user's own is in it.
 pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
@@ -19,6 +21,19 @@ pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<P
     }
     let program = Program::new(&spec(&described)?).map_err(PyValueError::new_err)?;
     Ok(Some(Arc::new(program)))
+}
+
+/// The schedules of one or two numbers; `None` where functions in Python are among them.
+fn scheduled(described: &Bound<'_, PyAny>) -> PyResult<Option<Vec<(String, Vec<Schedule>)>>> {
+    if described.is_none() {
+        return Ok(None);
+    }
+    let fields = described.cast::<PyDict>()?.iter();
+    let read = |(name, schedules): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+        let schedules = schedules.try_iter()?.map(|s| schedule(&s?)).collect::<PyResult<_>>()?;
+        Ok((name.extract()?, schedules))
+    };
+    fields.map(read).collect::<PyResult<_>>().map(Some)
 }
 
 /// Reads what `optirs.rules.spec` returned.
@@ -33,6 +48,7 @@ fn spec(described: &Bound<'_, PyAny>) -> PyResult<Spec> {
             let dtype = DType::from_name(&dtype).ok_or_else(|| PyValueError::new_err(format!("no type {dtype}")))?;
             Ok(Spec::Mixed(Box::new(spec(&body)?), dtype))
         }
+        "Scheduled" => Ok(Spec::Scheduled(Box::new(spec(&body)?), scheduled(&parts.get_item(2)?)?)),
         _ => {
             let fields = body.cast::<PyDict>()?;
             let fields = fields.iter().map(|(k, v)| Ok((k.extract()?, value(&v)?))).collect::<PyResult<_>>()?;

@@ -95,6 +95,7 @@ impl<'a, 'py> Steps<'a, 'py> {
             self.reached.push(None);
             return Ok(());
         };
+        let program = entry.scheduled.as_deref().unwrap_or(program);
         let rule = Rule { program, slots, counts };
         let Some(gradient) = gradient else {
             self.carry_x(entry, output);

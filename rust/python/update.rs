@@ -9,6 +9,7 @@ use super::entry::{Entry, Gradient, Names, Origin, entries};
 use super::leaf::{Inner, Leaf, Moments, Slot, memories};
 use super::overlap::check_overlap;
 use super::replace::replace;
+use super::schedules::schedule;
 use super::steps::Steps;
 use super::walk::places;
 use crate::job::{Sink, Source};
@@ -34,6 +35,7 @@ pub fn update<'py>(
     for (entry, gradient) in entries.iter().zip(&gradients) {
         made.push(own_step(py, entry, gradient.as_ref(), &names)?);
     }
+    schedule(py, &mut entries, &gradients, &names)?;
     for (entry, gradient) in entries.iter_mut().zip(&gradients) {
         entry.refresh(gradient.as_ref(), &names, in_place)?;
     }
@@ -153,7 +155,7 @@ fn own_step<'py>(
 }
 
 /// An error of a rule in Python with the place: in its text where it is ours, as a note where it may be anybody's.
-fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
+pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     if error.is_instance_of::<PyFloatingPointError>(py) {
         let text = error.value(py).to_string();
         let reason = text.split(PLACE).next().unwrap_or(&text);
