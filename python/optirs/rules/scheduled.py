@@ -23,8 +23,8 @@ class Scheduled(Rule):
         step of rule.replace(eta=schedule(t), ...);  t = t + 1
 
     Each step is that of the rule adjusted before it. `t` counts the steps that the rule has passed on, from 0: it stays
-    where a leaf is frozen or has no gradient, and behind or around an `AccumGrad` only every n-th gradient counts. It is
-    part of the state, so a copied, pickled or loaded state goes on where it was.
+    where a leaf is frozen or has no gradient, and behind or around an `AccumGrad` only every n-th gradient counts. It
+    is part of the state, so a copied, pickled or loaded state goes on where it was.
 
     Around a chain, every rule in it that has the field follows the schedule. The rule's own value of a scheduled field
     is replaced by that of step 0.

@@ -27,8 +27,8 @@ class Schedule(Checked):
     """A number for every step: called with a step, or an array of them, which count from 0.
 
     A schedule is an immutable value, compared by its fields; `repr` is the constructor call. An update and a call
-    evaluate the same compiled code, so what is drawn is what is used, bit for bit, on every platform. `optirs.Scheduled`
-    makes a rule follow one.
+    evaluate the same compiled code, so what is drawn is what is used, bit for bit, on every platform.
+    `optirs.Scheduled` makes a rule follow one.
 
     Examples:
         >>> import numpy as np
