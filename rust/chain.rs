@@ -2,7 +2,7 @@
 //! their states are shown.
 
 use crate::dtype::DType;
-use crate::rule::{Entry, Kernel, Value};
+use crate::rule::{Entry, Fields, Kernel, Value};
 use crate::rules::RULES;
 use crate::schedules::Schedule;
 use std::ops::Range;
@@ -16,9 +16,12 @@ pub enum Spec {
     Chain(Vec<Spec>),
     /// `MixedPrecision`.
     Mixed(Box<Spec>, DType),
-    /// `Scheduled`: the schedules of fields, one or two each; `None` where a function in Python is among them.
-    Scheduled(Box<Spec>, Option<Vec<(String, Vec<Schedule>)>>),
+    /// `Scheduled`; `None` where a function in Python is among what fields follow.
+    Scheduled(Box<Spec>, Option<Followed>),
 }
+
+/// The names of scheduled fields, and what each follows: a schedule for each of its numbers.
+pub type Followed = Vec<(String, Vec<Schedule>)>;
 
 /// How the states of the links are arranged in `leaf.state`.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,9 +43,12 @@ struct Recipe {
 }
 
 impl Recipe {
-    fn build(&self) -> Result<Box<dyn Kernel>, String> {
-        let look_up = |field: &'static str| self.values.iter().find(|(n, _)| n == field).map(|&(_, v)| v);
-        (self.entry.build)(&look_up)
+    fn value(&self, field: &str) -> Option<Value> {
+        self.values.iter().find(|(n, _)| n == field).map(|&(_, v)| v)
+    }
+
+    fn build(&self, fields: &Fields) -> Result<Box<dyn Kernel>, String> {
+        (self.entry.build)(fields)
             .map_err(|field| format!("{}: {field} is missing or of a wrong type", self.entry.name))
     }
 }
@@ -52,7 +58,7 @@ struct Timer {
     /// The links inside.
     links: Range<usize>,
     /// Their scheduled fields.
-    fields: Vec<(String, Vec<Schedule>)>,
+    fields: Followed,
 }
 
 /// A compiled rule.
@@ -96,7 +102,7 @@ impl Program {
             Spec::Rule(name, values) => {
                 let entry = RULES.iter().find(|e| e.name == name).ok_or_else(|| format!("no rule {name}"))?;
                 let recipe = Recipe { entry, values: values.clone() };
-                self.links.push(recipe.build()?);
+                self.links.push(recipe.build(&|field| recipe.value(field))?);
                 self.names.push(entry.name);
                 self.recipes.push(recipe);
                 Ok(Form::Link(self.links.len() - 1))
@@ -139,12 +145,12 @@ impl Program {
     /// The program of the next step: the same links with the hyper-parameters of that step, and nothing scheduled.
     pub fn at(&self, counts: &[u64]) -> Result<Self, String> {
         let mut program = Self { names: self.names.clone(), master: self.master, ..Self::empty() };
+        let timers = || self.timers.iter().zip(&counts[self.links.len()..]);
         for (i, recipe) in self.recipes.iter().enumerate() {
-            let mut recipe = Recipe { entry: recipe.entry, values: recipe.values.clone() };
-            for (t, timer) in self.timers.iter().enumerate().filter(|(_, timer)| timer.links.contains(&i)) {
-                timer.set(&mut recipe.values, counts[self.counter_of(t)]);
-            }
-            program.links.push(recipe.build()?);
+            let scheduled = |field: &str| {
+                timers().filter(|(timer, _)| timer.links.contains(&i)).find_map(|(timer, &t)| timer.value(field, t))
+            };
+            program.links.push(recipe.build(&|field| scheduled(field).or_else(|| recipe.value(field)))?);
         }
         Ok(program)
     }
@@ -213,15 +219,48 @@ impl Program {
 }
 
 impl Timer {
-    /// Puts the values of `step` in the place of those in `values` that have the same name.
-    fn set(&self, values: &mut [(String, Value)], step: u64) {
-        for (name, schedules) in &self.fields {
-            let Some((_, value)) = values.iter_mut().find(|(n, _)| n == name) else { continue };
-            *value = match &schedules[..] {
-                [one] => Value::Float(one.at(step)),
-                [first, second] => Value::Pair([first.at(step), second.at(step)]),
-                _ => continue,
-            };
+    /// The value of a scheduled field at `step`.
+    fn value(&self, field: &str, step: u64) -> Option<Value> {
+        let (_, schedules) = self.fields.iter().find(|(name, _)| name == field)?;
+        match &schedules[..] {
+            [one] => Some(Value::Float(one.at(step))),
+            [first, second] => Some(Value::Pair([first.at(step), second.at(step)])),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str, values: &[(&str, Value)]) -> Spec {
+        Spec::Rule(name.into(), values.iter().map(|&(n, v)| (n.into(), v)).collect())
+    }
+
+    fn falling(rule: Spec) -> Spec {
+        let eta = Schedule::Polynomial { start: 1.0, steps: 4, end: 0.0, power: 1.0 };
+        Spec::Scheduled(Box::new(rule), Some(vec![("eta".into(), vec![eta])]))
+    }
+
+    #[test]
+    fn the_program_of_a_step_has_the_values_of_that_step() {
+        let descent = || rule("Descent", &[("eta", Value::Float(1.0))]);
+        let accumulate = rule("AccumGrad", &[("n", Value::Count(2))]);
+        let spec = Spec::Chain(vec![falling(descent()), falling(Spec::Chain(vec![accumulate, descent()]))]);
+        let program = Program::new(&spec).unwrap();
+        let mut counts = vec![0; program.counters()];
+        assert_eq!(counts.len(), 5);
+        for taken in 0..7 {
+            let t = taken / 2;
+            assert_eq!(counts[3..], [taken, t]);
+            let now = program.at(&counts).unwrap();
+            assert!(program.is_scheduled() && !now.is_scheduled());
+            let eta = |i: usize| now.links[i].prepare(1, crate::rule::Rounding::of(crate::dtype::Compute::F64))[0];
+            let expected = |t: u64| 1.0 - t.min(4) as f64 / 4.0;
+            assert_eq!((eta(0), eta(2)), (expected(taken), expected(t)));
+            let reach = program.reach(&counts).0;
+            program.advance(&mut counts, reach);
         }
     }
 }

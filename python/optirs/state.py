@@ -207,9 +207,11 @@ def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any]) -> lis
         if name not in names:
             there = f"there are: {', '.join(names)}" if names else "there are none"
             raise ValueError(f"adjust: no rule here has a field {name!r} that can be adjusted; {there}")
-    return [
-        adjusted(rule, **{n: v for n, v in changes.items() if n in own}) for rule, own in zip(rules, known, strict=True)
-    ]
+    new = {  # Leafs that share a rule go on sharing one
+        id(rule): adjusted(rule, **{n: v for n, v in changes.items() if n in own})
+        for rule, own in {id(rule): (rule, own) for rule, own in zip(rules, known, strict=True)}.values()
+    }
+    return [new[id(rule)] for rule in rules]
 
 
 def _leafs(state: Any, what: str) -> tuple[list[Any], list[Leaf]]:

@@ -8,10 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
 
 use super::schedules::read as schedule;
-use crate::chain::{Program, Spec};
+use crate::chain::{Followed, Program, Spec};
 use crate::dtype::DType;
 use crate::rule::Value;
-use crate::schedules::Schedule;
 
 /// The compiled form of `rule`; `None` where a rule of the user's own is in it.
 pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
@@ -23,8 +22,8 @@ pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<P
     Ok(Some(Arc::new(program)))
 }
 
-/// The schedules of one or two numbers; `None` where functions in Python are among them.
-fn scheduled(described: &Bound<'_, PyAny>) -> PyResult<Option<Vec<(String, Vec<Schedule>)>>> {
+/// What scheduled fields follow; `None` where functions in Python are among it.
+fn scheduled(described: &Bound<'_, PyAny>) -> PyResult<Option<Followed>> {
     if described.is_none() {
         return Ok(None);
     }

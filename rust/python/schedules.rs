@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::entry::{Entry, Gradient, Names};
-use super::leaf::Moments;
+use super::leaf::{Inner, Moments};
 use super::program::program;
 use super::update::at;
 use crate::chain::Program;
@@ -41,6 +41,7 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
     let field = |name: &str| fields.as_any().get_item(name);
     let float = |name: &str| field(name)?.extract::<f64>();
     let whole = |name: &str| field(name)?.extract::<u64>();
+    let boundaries = || field("boundaries")?.extract::<Vec<u64>>();
     Ok(match name.as_str() {
         "Constant" => Schedule::Constant { value: float("value")? },
         "Step" => Schedule::Step { start: float("start")?, factor: float("factor")?, every: whole("every")? },
@@ -70,13 +71,13 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
             final_div_factor: float("final_div_factor")?,
         },
         "Piecewise" => {
-            let (values, boundaries): (Vec<f64>, _) = (field("values")?.extract()?, field("boundaries")?.extract()?);
+            let (values, boundaries) = (field("values")?.extract::<Vec<f64>>()?, boundaries()?);
             one_more(values.len(), &boundaries)?;
             Schedule::Piecewise { values, boundaries }
         }
         "Sequence" => {
             let schedules = field("schedules")?.try_iter()?.map(|s| read(&s?)).collect::<PyResult<Vec<_>>>()?;
-            let boundaries = field("boundaries")?.extract()?;
+            let boundaries = boundaries()?;
             one_more(schedules.len(), &boundaries)?;
             Schedule::Sequence { schedules, boundaries }
         }
@@ -85,11 +86,11 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
 }
 
 /// There must be one interval more than there are boundaries between them.
-fn one_more(intervals: usize, boundaries: &Vec<u64>) -> PyResult<()> {
+fn one_more(intervals: usize, boundaries: &[u64]) -> PyResult<()> {
     if intervals == boundaries.len() + 1 { Ok(()) } else { Err(PyValueError::new_err("too few or many boundaries")) }
 }
 
-/// Gives each entry that is stepped, and whose rule is scheduled, the program of this step. Leaves of one program at one
+/// Gives each entry that is stepped, and whose rule is scheduled, the program of this step. Leaves of one rule at one
 /// step, one after the other, share it. May run Python code.
 pub fn schedule<'py>(
     py: Python<'py>,
@@ -97,30 +98,36 @@ pub fn schedule<'py>(
     gradients: &[Option<Gradient<'py>>],
     names: &Names,
 ) -> PyResult<()> {
-    let mut last: Option<(*const Program, Vec<u64>, Arc<Program>)> = None;
+    let mut last: Option<(Py<PyAny>, Vec<u64>, Arc<Program>)> = None;
     for (entry, gradient) in entries.iter_mut().zip(gradients) {
-        let Moments::Compiled { program, counts, .. } = &entry.guard.get().moments else { continue };
+        let Inner { rule, moments: Moments::Compiled { program, counts, .. }, .. } = entry.guard.get() else {
+            continue;
+        };
         if !program.is_scheduled() || gradient.is_none() {
             continue;
         }
-        let new = match &last {
-            Some((p, c, made)) if std::ptr::eq(*p, &raw const **program) && c == counts => made.clone(),
-            _ => made(py, entry, program, counts).map_err(|error| at(py, error, &names.of(entry.place)))?,
-        };
-        last = Some((Arc::as_ptr(program), counts.clone(), new.clone()));
+        if let Some((r, c, made)) = &last
+            && r.is(rule)
+            && c == counts
+        {
+            entry.scheduled = Some(made.clone());
+            continue;
+        }
+        let new = made(py, rule.bind(py), program, counts).map_err(|error| at(py, error, &names.of(entry.place)))?;
+        last = Some((rule.clone_ref(py), counts.clone(), new.clone()));
         entry.scheduled = Some(new);
     }
     Ok(())
 }
 
 /// The program of the next step.
-fn made(py: Python<'_>, entry: &Entry, own: &Program, counts: &[u64]) -> PyResult<Arc<Program>> {
+fn made(py: Python<'_>, rule: &Bound<'_, PyAny>, own: &Program, counts: &[u64]) -> PyResult<Arc<Program>> {
     if !own.asks_python {
         return own.at(counts).map(Arc::new).map_err(PyValueError::new_err);
     }
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let timers = PyTuple::new(py, &counts[own.links.len()..])?;
-    let rule = rules.call_method1(intern!(py, "resolved"), (&entry.guard.get().rule, timers))?;
+    let rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
     let made = program(py, &rule)?.filter(|made| made.names == own.names && !made.is_scheduled());
     made.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))
 }

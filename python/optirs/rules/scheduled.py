@@ -192,7 +192,7 @@ def _setting(name: str, value: Any) -> Setting:
     if not _is_setting(value):
         hint = "; set what does not change in the rule itself" if np.isscalar(value) else ""
         raise TypeError(f"{name} must be a schedule or a function of the step, got {value!r}{hint}")
-    return tuple(value) if isinstance(value, list) else value  # type: ignore[no-any-return]
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_extremes(name: str, rule: Rule, field: str, setting: Setting) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .. import _core
 from ..history import _new_axes
-from ..rules._checked import Checked, checked, own_fields
+from ..rules._checked import Checked, checked
 from ..rules._parameters import FINITE, POSITIVE, Count, Number
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Schedule(Checked):
     """
 
     _prefix: ClassVar[str] = "schedules."
+    _kind: ClassVar[str]
+    """Its name here, which a class derived from it keeps."""
 
     @overload
     def __call__(self, step: int) -> float: ...
@@ -99,7 +101,7 @@ class Schedule(Checked):
 
     def _spec(self) -> tuple[str, dict[str, Any]]:
         """What the compiled module makes the schedule of."""
-        return _kind(self).__name__, {name: _described(getattr(self, name)) for name in own_fields(self)}
+        return self._kind, {name: _described(getattr(self, name)) for name in self._parameters}
 
     def _ends(self, last: int) -> tuple[float, ...]:
         """Values between which all values up to step `last` lie."""
@@ -109,6 +111,7 @@ class Schedule(Checked):
 @dataclass_transform(frozen_default=True)
 def schedule(cls: S) -> S:
     """Makes a class a schedule: a frozen dataclass with checked fields and a full docstring."""
+    cls._kind = cls.__name__
     return checked(cls, "Examples:\n")
 
 
@@ -116,11 +119,6 @@ def extremes(of: Schedule) -> tuple[float, float]:
     """The least and the greatest value, or numbers beyond them."""
     ends = of._ends(LAST)
     return min(ends), max(ends)
-
-
-def _kind(value: Schedule) -> type[Schedule]:
-    """The class that this package defines, of which a user's may derive."""
-    return next(c for c in type(value).__mro__ if c.__module__.startswith(__package__ or ""))
 
 
 def _described(value: Any) -> Any:
