@@ -48,7 +48,7 @@ bench-env: $(BENCH_BIN)/pip ## make .venv-bench: the package and its peers (PyTo
 	$(BENCH_BIN)/pip install -r benches/requirements.txt .
 
 peers: ## compare with PyTorch and optax (after `make bench-env`)
-	$(BENCH_BIN)/python -m pytest -m peers tests/test_peers.py
+	$(BENCH_BIN)/python -m pytest -m peers tests/test_peers.py tests/test_schedule_peers.py
 
 fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=100000
 	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py
