@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::entry::{Entry, Gradient, Names};
-use super::leaf::{Inner, Moments};
+use super::leaf::{Counts, Inner, Moments};
 use super::program::program;
 use super::update::at;
 use crate::chain::Program;
@@ -91,14 +91,15 @@ fn one_more(intervals: usize, boundaries: &[u64]) -> PyResult<()> {
 }
 
 /// Gives each entry that is stepped, and whose rule is scheduled, the program of this step. Leaves of one rule at one
-/// step, one after the other, share it. May run Python code.
+/// step, one after the other, share it. Returns whether it ran the user's Python code.
 pub fn schedule<'py>(
     py: Python<'py>,
     entries: &mut [Entry<'_, 'py>],
-    gradients: &[Option<Gradient<'py>>],
+    gradients: &[Option<Gradient<'_, 'py>>],
     names: &Names,
-) -> PyResult<()> {
-    let mut last: Option<(Py<PyAny>, Vec<u64>, Arc<Program>)> = None;
+) -> PyResult<bool> {
+    let mut asked = false;
+    let mut last: Option<(Py<PyAny>, Counts, Arc<Program>)> = None;
     for (entry, gradient) in entries.iter_mut().zip(gradients) {
         let Inner { rule, moments: Moments::Compiled { program, counts, .. }, .. } = entry.guard.get() else {
             continue;
@@ -115,9 +116,10 @@ pub fn schedule<'py>(
         }
         let new = made(py, rule.bind(py), program, counts).map_err(|error| at(py, error, &names.of(entry.place)))?;
         last = Some((rule.clone_ref(py), counts.clone(), new.clone()));
+        asked |= program.asks_python;
         entry.scheduled = Some(new);
     }
-    Ok(())
+    Ok(asked)
 }
 
 /// The program of the next step.
