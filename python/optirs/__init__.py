@@ -3,7 +3,7 @@
 `setup` makes the state, `update` a step; rules compose with `OptimiserChain`. As Optimisers.jl in Julia.
 """
 
-from . import rules
+from . import rules, schedules
 from ._core import Leaf, Xoshiro, affine_gradient
 from .affine import affine_forward
 from .bridges import with_autograd, with_jax, with_torch
@@ -48,6 +48,7 @@ __all__ = [
     "mse",
     "release_memory",
     "save",
+    "schedules",
     "set_num_threads",
     "setup",
     "supervised",

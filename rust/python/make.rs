@@ -46,7 +46,7 @@ pub fn make_leaves(
         let moments = match compiled {
             None => Moments::Own(own_state(py, rule, x)?),
             Some(program) => {
-                let counts = smallvec![0; program.links.len()];
+                let counts = smallvec![0; program.counters()];
                 let places = places.by_ref().take(slots.len());
                 let slots = slots.into_iter().zip(places).map(|((dtype, initial), place)| {
                     if let Some(value) = initial {
@@ -75,7 +75,7 @@ fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyResul
     if !dtype.is_complex() {
         return Ok(());
     }
-    let real_only = program.links.iter().zip(&program.names).find(|(l, _)| !l.complex()).map(|(_, n)| n.clone());
+    let real_only = program.links.iter().zip(&program.names).find(|(l, _)| !l.complex()).map(|(_, n)| *n);
     let reason = match (real_only, program.master) {
         (Some(name), _) => format!("{name} has no meaning for complex numbers"),
         (None, Some(DType::F16 | DType::BF16)) => "MixedPrecision has no 16-bit complex type".into(),
@@ -183,13 +183,13 @@ fn filled(
     suits(&program, dtype, || "the top".into())?;
     let slots: Slots =
         program.slots(dtype).into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
-    let counts = smallvec![0; program.links.len()];
+    let counts = smallvec![0; program.counters()];
     let mut leaf = Leaf::new(
         dtype,
         layout,
         Inner { rule, moments: Moments::Compiled { program: program.clone(), slots, counts }, frozen: false },
     );
-    let mut counts: Counts = smallvec![0; program.links.len()];
+    let mut counts: Counts = smallvec![0; program.counters()];
     leaf.read_state(py, &program, &program.form, state, &mut counts)?;
     if let Moments::Compiled { counts: c, .. } = &mut leaf.inner_mut().moments {
         *c = counts;
@@ -221,8 +221,14 @@ impl Leaf {
                 self.read_slot(py, 0, "master", &pair.get_item(0)?)?;
                 self.read_state(py, program, rule, &pair.get_item(1)?, counts)
             }
+            Form::Scheduled(timer, rule) => {
+                let pair = state.cast::<PyTuple>().ok().filter(|t| t.len() == 2);
+                let pair = pair.ok_or_else(|| wrong("Scheduled's state is (t, state)".into()))?;
+                counts[program.counter_of(*timer)] = pair.get_item(0)?.extract()?;
+                self.read_state(py, program, rule, &pair.get_item(1)?, counts)
+            }
             &Form::Link(i) => {
-                let (link, name) = (&program.links[i], &program.names[i]);
+                let (link, name) = (&program.links[i], program.names[i]);
                 if link.slots().is_empty() && link.counter().is_none() {
                     return if state.is_none() { Ok(()) } else { Err(wrong(format!("{name} has none"))) };
                 }

@@ -16,6 +16,7 @@ mod overlap;
 mod path;
 mod program;
 mod replace;
+mod schedules;
 mod steps;
 mod threads;
 mod tree;
@@ -41,6 +42,8 @@ mod _core {
     use super::make::{make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::path::path_text;
+    #[pymodule_export]
+    use super::schedules::{schedule_at, schedule_of};
     #[pymodule_export]
     use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]
