@@ -8,7 +8,7 @@ from ._core import Leaf, Xoshiro, affine_forward, affine_gradient
 from .flat import Restructure, destructure
 from .gradients import supervised
 from .history import History
-from .layers import Affine
+from .layers import Affine, Chain, Dense
 from .losses import binary_crossentropy, crossentropy, huber, mae, mse
 from .rules import *  # noqa: F403
 from .state import adjust, adjust_, freeze_, setup, thaw_, update, update_
@@ -18,6 +18,8 @@ from .tree import KeyPath, functor, getkeypath, isnumeric, trainables
 
 __all__ = [
     "Affine",
+    "Chain",
+    "Dense",
     "Event",
     "History",
     "KeyPath",

@@ -5,9 +5,11 @@ mod apply;
 mod arrays;
 mod entry;
 mod inputs;
+mod layers;
 mod leaf;
 mod losses;
 mod make;
+mod network;
 mod overlap;
 mod path;
 mod program;
@@ -28,11 +30,15 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
+    use super::layers::{activations, dense_gradient, dense_pullback};
+    #[pymodule_export]
     use super::leaf::Leaf;
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
     use super::make::{make_leaves, restore};
+    #[pymodule_export]
+    use super::network::{forward, supervised, supervised_loss};
     #[pymodule_export]
     use super::path::path_text;
     #[pymodule_export]
