@@ -81,7 +81,7 @@ impl Formula for Sigmoid {
 struct Gelu;
 
 impl Gelu {
-    const TWICE: f32 = 1.595_769_1; // 2 √(2/π)
+    const TWICE: f32 = 1.595_769; // 2 √(2/π)
     const CUBE: f32 = 0.044_715;
 
     #[inline(always)]

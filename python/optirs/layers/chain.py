@@ -23,8 +23,8 @@ class Chain:
             of a class registered with `functor`.
 
     `chain[0]` is a layer, `chain[1:]` a `Chain` of some of them, `len(chain)` how many there are. The layers are kept
-    as the tuple `.layers`, so that a key path is `layers[0].W`. A chain of `Affine`, `Dense` and such chains alone is run
-    as a whole, by one call of compiled code; the answer has the same bits as that of its layers one by one.
+    as the tuple `.layers`, so that a key path is `layers[0].W`. A chain of `Affine`, `Dense` and such chains alone is
+    run as a whole, by one call of compiled code; the answer has the same bits as that of its layers one by one.
 
     Raises:
         TypeError: something is not a layer.
