@@ -2,11 +2,14 @@
 
 mod affine;
 mod apply;
+mod arena;
 mod arrays;
+mod differ;
 mod entry;
 mod inputs;
 mod layers;
 mod leaf;
+mod lookalike;
 mod losses;
 mod make;
 mod network;
@@ -32,7 +35,7 @@ mod _core {
     #[pymodule_export]
     use super::layers::{activations, dense_gradient, dense_pullback};
     #[pymodule_export]
-    use super::leaf::Leaf;
+    use super::leaf::{Leaf, set_frozen, set_rules};
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
