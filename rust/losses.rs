@@ -1,239 +1,220 @@
 //! Losses: the mean over the batch of the sum over outputs, and the gradient by the prediction.
 //!
-//! Elements are float32, the arithmetic is float64 with `libm` (whose bits are the same on every platform), and sums
-//! are taken in fixed lanes: the same arguments give the same bits everywhere. An empty batch has the loss 0.
+//! Elements are float32, the arithmetic is float64, and sums are taken in fixed lanes, over fixed blocks of rows, then
+//! over the blocks in order: the same arguments give the same bits everywhere, on any number of threads. An empty batch
+//! has the loss 0.
 
-/// Partial sums, so that adding up does not wait for the addition before.
-const LANES: usize = 8;
+mod crossentropy;
+mod pointwise;
 
-/// A loss that looks at one prediction and its target at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pointwise {
-    /// `(ŷ - y)²`.
-    Mse,
-    /// `|ŷ - y|`.
-    Mae,
-    /// `(ŷ - y)²/2` where `|ŷ - y| <= 1`, else `|ŷ - y| - 1/2`.
-    Huber,
-    /// `-y log σ(ŷ) - (1 - y) log(1 - σ(ŷ))`, `σ(ŷ) = 1/(1 + exp(-ŷ))`, for targets in [0, 1].
-    BinaryCrossentropy,
-}
+pub use crossentropy::Target;
+pub use pointwise::Pointwise;
 
-impl Pointwise {
-    /// The loss of one element.
-    #[inline(always)]
-    fn value(self, yhat: f64, y: f64) -> f64 {
-        let distance = (yhat - y).abs();
-        match self {
-            Self::Mse => distance * distance,
-            Self::Mae => distance,
-            Self::Huber if distance <= 1.0 => 0.5 * distance * distance,
-            Self::Huber => distance - 0.5,
-            // The same as the definition, without the logarithm of a sigmoid that has become 0.
-            Self::BinaryCrossentropy => positive_part(yhat) - yhat * y + libm::log1p(libm::exp(-yhat.abs())),
-        }
-    }
+use crate::pool;
+use crossentropy::ROOM;
+use std::sync::Mutex;
 
-    /// Its derivative by the prediction.
-    #[inline(always)]
-    fn slope(self, yhat: f64, y: f64) -> f64 {
-        let difference = yhat - y;
-        match self {
-            Self::Mse => 2.0 * difference,
-            Self::Mae if difference == 0.0 => 0.0,
-            Self::Mae => difference.signum(),
-            Self::Huber => difference.clamp(-1.0, 1.0),
-            Self::BinaryCrossentropy => sigmoid(yhat) - y,
-        }
-    }
+/// Elements of a block of rows, as far as rows allow it.
+const BLOCK: usize = 1 << 14;
+/// From so many elements on threads are woken: below, that costs more than it gains.
+const PARALLEL: usize = 1 << 18;
 
-    /// The loss of `yhat` against `y`, both `[batch, n]`.
-    #[must_use]
-    pub fn loss(self, batch: usize, yhat: &[f32], y: &[f32]) -> f64 {
-        // Naming the variant in each arm takes the choice out of the loop, so that the simple ones vectorise.
-        let sum = match self {
-            Self::Mse => total(yhat, y, |yhat, y| Self::Mse.value(yhat, y)),
-            Self::Mae => total(yhat, y, |yhat, y| Self::Mae.value(yhat, y)),
-            _ => total(yhat, y, |yhat, y| self.value(yhat, y)),
-        };
-        mean(sum, batch)
-    }
-
-    /// Writes the gradient of [`Self::loss`] by `yhat`.
-    pub fn gradient(self, batch: usize, yhat: &[f32], y: &[f32], dyhat: &mut [f32]) {
-        for ((out, &yhat), &y) in dyhat.iter_mut().zip(yhat).zip(y) {
-            *out = mean(self.slope(f64::from(yhat), f64::from(y)), batch) as f32;
-        }
-    }
-}
-
-/// The sum of `value` over pairs of elements, in fixed lanes.
-#[inline]
-fn total(yhat: &[f32], y: &[f32], value: impl Fn(f64, f64) -> f64) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let (yhats, ys) = (yhat.chunks_exact(LANES), y.chunks_exact(LANES));
-    for (lane, (&yhat, &y)) in lanes.iter_mut().zip(yhats.remainder().iter().zip(ys.remainder())) {
-        *lane = value(f64::from(yhat), f64::from(y));
-    }
-    for (yhat, y) in yhats.zip(ys) {
-        for lane in 0..LANES {
-            lanes[lane] += value(f64::from(yhat[lane]), f64::from(y[lane]));
-        }
-    }
-    lanes.iter().sum()
-}
-
-/// What a row of logits is compared with.
+/// A loss and what predictions are compared with.
 #[derive(Clone, Copy, Debug)]
-pub enum Target<'a> {
-    /// One class number a row, `[batch]`.
-    Classes(&'a [usize]),
-    /// One probability a class, `[batch, n]`: one-hot rows, or softened ones.
-    Rows(&'a [f32]),
+pub enum Objective<'a> {
+    /// One target an element, `[batch, n]`.
+    Pointwise(Pointwise, &'a [f32]),
+    /// Classes of logits.
+    Crossentropy(Target<'a>),
 }
 
-impl Target<'_> {
-    /// The probability of class `k` in row `i` of `n` classes.
-    fn probability(self, i: usize, k: usize, n: usize) -> f64 {
-        match self {
-            Self::Classes(classes) => f64::from(u8::from(classes[i] == k)),
-            Self::Rows(rows) => f64::from(rows[i * n + k]),
+/// The sizes of a prediction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// How many rows there are.
+    pub batch: usize,
+    /// How long they are.
+    pub n: usize,
+}
+
+impl Objective<'_> {
+    /// The loss of `yhat[batch, n]`.
+    ///
+    /// # Panics
+    /// If the lengths are not the ones `rows` says.
+    #[must_use]
+    pub fn loss(self, rows: Rows, yhat: &[f32]) -> f64 {
+        self.evaluate(rows, yhat, None)
+    }
+
+    /// The loss of `yhat[batch, n]`; its gradient by `yhat` is written to `dyhat`.
+    ///
+    /// # Panics
+    /// As [`Self::loss`].
+    pub fn pullback(self, rows: Rows, yhat: &[f32], dyhat: &mut [f32]) -> f64 {
+        assert_eq!(yhat.len(), dyhat.len());
+        self.evaluate(rows, yhat, Some(dyhat))
+    }
+
+    fn evaluate(self, rows: Rows, yhat: &[f32], dyhat: Option<&mut [f32]>) -> f64 {
+        let Rows { batch, n } = rows;
+        assert_eq!(yhat.len(), batch * n);
+        if yhat.is_empty() {
+            return 0.0;
         }
+        let weight = 1.0 / batch as f64;
+        let step = self.block_rows(n) * n;
+        let blocks = yhat.len().div_ceil(step);
+        let sum = if blocks == 1 {
+            self.block(n, 0, yhat, weight, dyhat)
+        } else if yhat.len() < PARALLEL {
+            let mut out = dyhat.map(|d| d.chunks_mut(step));
+            let parts = yhat.chunks(step).enumerate();
+            parts.map(|(i, part)| self.block(n, i * step, part, weight, out.as_mut().and_then(Iterator::next))).sum()
+        } else {
+            self.shared(n, step, yhat, weight, dyhat)
+        };
+        sum / batch as f64
     }
-}
 
-/// The mean over the rows of `-sum over k of p[k] log softmax(logits)[k]`, for `logits[batch, n]`.
-#[must_use]
-pub fn crossentropy(n: usize, logits: &[f32], target: Target<'_>) -> f64 {
-    if n == 0 {
-        return 0.0;
+    /// As many rows as make a block.
+    fn block_rows(self, n: usize) -> usize {
+        let room = if matches!(self, Self::Crossentropy(_)) { ROOM } else { BLOCK };
+        (room / n).max(1)
     }
-    let mut sum = 0.0;
-    for (i, row) in logits.chunks_exact(n).enumerate() {
-        let normaliser = log_sum_exp(row);
-        for (k, &logit) in row.iter().enumerate() {
-            let probability = target.probability(i, k, n);
-            // A class that is ruled out (logit -inf) and not the target costs nothing, where 0 times infinity is NaN.
-            if probability != 0.0 {
-                sum += probability * (normaliser - f64::from(logit));
+
+    /// The blocks on the threads of the pool.
+    fn shared(self, n: usize, step: usize, yhat: &[f32], weight: f64, dyhat: Option<&mut [f32]>) -> f64 {
+        let mut out = dyhat.map(|d| d.chunks_mut(step));
+        let blocks: Vec<_> =
+            yhat.chunks(step).map(|part| Mutex::new((part, out.as_mut().and_then(Iterator::next), 0.0))).collect();
+        let tasks = blocks.chunks(BLOCK.div_ceil(step)).collect::<Vec<_>>();
+        pool::run(pool::threads(), tasks.len(), &|t| {
+            for (i, block) in tasks[t].iter().enumerate() {
+                // Each block is locked once, by the task that it belongs to.
+                if let Ok(mut block) = block.lock() {
+                    let first = (t * BLOCK.div_ceil(step) + i) * step;
+                    let (part, out) = (block.0, block.1.take());
+                    block.2 = self.block(n, first, part, weight, out);
+                }
+            }
+        });
+        blocks.into_iter().map(|block| block.into_inner().map_or(f64::NAN, |b| b.2)).sum()
+    }
+
+    /// The sum over a block whose first element is number `first`; `weight` times its gradient goes to `out`.
+    fn block(self, n: usize, first: usize, yhat: &[f32], weight: f64, out: Option<&mut [f32]>) -> f64 {
+        match self {
+            Self::Pointwise(loss, y) => {
+                let y = &y[first..first + yhat.len()];
+                if let Some(out) = out {
+                    loss.gradient(yhat, y, weight, out);
+                }
+                loss.total(yhat, y)
+            }
+            Self::Crossentropy(target) => {
+                let target = target.rows(first / n..(first + yhat.len()) / n, n);
+                crossentropy::rows(n, yhat, target, out.map(|out| (weight, out)))
             }
         }
     }
-    mean(sum, logits.len() / n)
-}
-
-/// Writes the gradient of [`crossentropy`] by the logits: `(softmax(logits) - p) / batch`.
-pub fn crossentropy_gradient(n: usize, logits: &[f32], target: Target<'_>, dlogits: &mut [f32]) {
-    if n == 0 {
-        return;
-    }
-    let batch = logits.len() / n;
-    for (i, (row, out)) in logits.chunks_exact(n).zip(dlogits.chunks_exact_mut(n)).enumerate() {
-        let normaliser = log_sum_exp(row);
-        for (k, (&logit, value)) in row.iter().zip(out).enumerate() {
-            let softmax = libm::exp(f64::from(logit) - normaliser);
-            *value = mean(softmax - target.probability(i, k, n), batch) as f32;
-        }
-    }
-}
-
-/// `log(sum(exp(row)))`, with the largest term taken out so that none overflows.
-fn log_sum_exp(row: &[f32]) -> f64 {
-    let largest = row.iter().fold(f64::NEG_INFINITY, |largest, &logit| largest.max(f64::from(logit)));
-    largest + libm::log(row.iter().map(|&logit| libm::exp(f64::from(logit) - largest)).sum())
-}
-
-fn mean(sum: f64, batch: usize) -> f64 {
-    if batch == 0 { 0.0 } else { sum / batch as f64 }
-}
-
-/// `max(value, 0)`, with NaN kept.
-fn positive_part(value: f64) -> f64 {
-    if value < 0.0 { 0.0 } else { value }
-}
-
-fn sigmoid(value: f64) -> f64 {
-    // exp of a number that is not positive cannot overflow.
-    let decay = libm::exp(-value.abs());
-    if value < 0.0 { decay / (1.0 + decay) } else { 1.0 / (1.0 + decay) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: [Pointwise; 4] = [Pointwise::Mse, Pointwise::Mae, Pointwise::Huber, Pointwise::BinaryCrossentropy];
+    fn pointwise(loss: Pointwise, batch: usize, yhat: &[f32], y: &[f32]) -> (f64, Vec<f32>) {
+        pullback(Objective::Pointwise(loss, y), batch, yhat)
+    }
+
+    fn crossentropy(batch: usize, logits: &[f32], target: Target<'_>) -> (f64, Vec<f32>) {
+        pullback(Objective::Crossentropy(target), batch, logits)
+    }
+
+    fn pullback(objective: Objective<'_>, batch: usize, yhat: &[f32]) -> (f64, Vec<f32>) {
+        let rows = Rows { batch, n: yhat.len().checked_div(batch).unwrap_or(3) };
+        let mut slopes = vec![f32::NAN; yhat.len()];
+        let loss = objective.pullback(rows, yhat, &mut slopes);
+        assert_eq!(loss.to_bits(), objective.loss(rows, yhat).to_bits());
+        (loss, slopes)
+    }
 
     #[test]
     fn values_by_hand() {
         let (yhat, y) = ([0.5, -2.0, 3.0, 1.0], [1.0, 0.0, 1.0, 1.0]);
-        assert_eq!(Pointwise::Mse.loss(2, &yhat, &y), (0.25 + 4.0 + 4.0) / 2.0);
-        assert_eq!(Pointwise::Mae.loss(2, &yhat, &y), 4.5 / 2.0);
-        assert_eq!(Pointwise::Huber.loss(2, &yhat, &y), (0.125 + 1.5 + 1.5) / 2.0);
-        let two_classes = crossentropy(2, &[0.0, 0.0, 1.0, 1.0], Target::Classes(&[0, 1]));
+        assert_eq!(pointwise(Pointwise::Mse, 2, &yhat, &y).0, (0.25 + 4.0 + 4.0) / 2.0);
+        assert_eq!(pointwise(Pointwise::Mae, 2, &yhat, &y).0, 4.5 / 2.0);
+        assert_eq!(pointwise(Pointwise::Huber, 2, &yhat, &y).0, (0.125 + 1.5 + 1.5) / 2.0);
+        let two_classes = crossentropy(2, &[0.0, 0.0, 1.0, 1.0], Target::Classes(&[0, 1])).0;
         assert!((two_classes - 2.0_f64.ln()).abs() < 1e-15);
-    }
-
-    #[test]
-    fn slopes_are_the_derivatives() {
-        for loss in ALL {
-            for yhat in [-3.0, -0.7, 0.2, 0.9, 2.5] {
-                let (y, h) = (0.4, 1e-6);
-                let finite = (loss.value(yhat + h, y) - loss.value(yhat - h, y)) / (2.0 * h);
-                assert!((loss.slope(yhat, y) - finite).abs() < 1e-8, "{loss:?} at {yhat}");
-            }
-        }
     }
 
     #[test]
     fn logits_of_a_thousand_neither_overflow_nor_vanish() {
         let yhat = [1000.0, -1000.0, 1000.0, -1000.0];
-        assert_eq!(Pointwise::BinaryCrossentropy.loss(1, &yhat, &[1.0, 0.0, 0.0, 1.0]), 2000.0);
-        let mut slopes = [f32::NAN; 4];
-        Pointwise::BinaryCrossentropy.gradient(1, &yhat, &[1.0, 0.0, 0.0, 1.0], &mut slopes);
-        assert_eq!(slopes, [0.0, 0.0, 1.0, -1.0]);
-        assert_eq!(crossentropy(4, &yhat, Target::Classes(&[1])), 2000.0 + 2.0_f64.ln());
-        crossentropy_gradient(4, &yhat, Target::Classes(&[1]), &mut slopes);
-        assert_eq!(slopes, [0.5, -1.0, 0.5, 0.0]);
+        let found = pointwise(Pointwise::BinaryCrossentropy, 1, &yhat, &[1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(found, (2000.0, vec![0.0, 0.0, 1.0, -1.0]));
+        let found = crossentropy(1, &yhat, Target::Classes(&[1]));
+        assert_eq!(found, (2000.0 + 2.0_f64.ln(), vec![0.5, -1.0, 0.5, 0.0]));
     }
 
     #[test]
     fn class_numbers_and_one_hot_rows_are_the_same_target() {
         let logits = [0.1, -2.0, 0.7, f32::NEG_INFINITY, 1.5, 0.0];
-        let (classes, rows) = (Target::Classes(&[2, 1]), Target::Rows(&[0.0, 0.0, 1.0, 0.0, 1.0, 0.0]));
-        assert_eq!(crossentropy(3, &logits, classes), crossentropy(3, &logits, rows));
-        assert!(crossentropy(3, &logits, classes).is_finite());
-        let (mut by_class, mut by_row) = ([0.0; 6], [0.0; 6]);
-        crossentropy_gradient(3, &logits, classes, &mut by_class);
-        crossentropy_gradient(3, &logits, rows, &mut by_row);
-        assert_eq!(by_class, by_row);
-        assert!(by_row[..3].iter().sum::<f32>().abs() < 1e-7);
+        let by_class = crossentropy(2, &logits, Target::Classes(&[2, 1]));
+        assert_eq!(by_class, crossentropy(2, &logits, Target::Rows(&[0.0, 0.0, 1.0, 0.0, 1.0, 0.0])));
+        assert!(by_class.0.is_finite());
+        assert!(by_class.1[..3].iter().sum::<f32>().abs() < 1e-7);
     }
 
     #[test]
     fn nan_is_never_hidden() {
-        for loss in ALL {
-            assert!(loss.loss(1, &[f32::NAN, 0.0], &[0.0, 0.0]).is_nan(), "{loss:?}");
-            let mut slopes = [0.0; 2];
-            loss.gradient(1, &[f32::NAN, 0.0], &[0.0, 0.0], &mut slopes);
-            assert!(slopes[0].is_nan(), "{loss:?}");
+        for &loss in Pointwise::ALL {
+            let (value, slopes) = pointwise(loss, 1, &[f32::NAN, 0.0], &[0.0, 0.0]);
+            assert!(value.is_nan() && slopes[0].is_nan(), "{loss:?}");
         }
-        assert!(crossentropy(2, &[f32::NAN, 0.0], Target::Classes(&[1])).is_nan());
+        assert!(crossentropy(1, &[f32::NAN, 0.0], Target::Classes(&[1])).0.is_nan());
     }
 
     #[test]
     fn an_empty_batch_has_the_loss_zero() {
-        for loss in ALL {
-            assert_eq!(loss.loss(0, &[], &[]), 0.0);
+        for &loss in Pointwise::ALL {
+            assert_eq!(pointwise(loss, 0, &[], &[]).0, 0.0);
         }
-        assert_eq!(crossentropy(3, &[], Target::Classes(&[])), 0.0);
+        assert_eq!(crossentropy(0, &[], Target::Classes(&[])).0, 0.0);
     }
 
     #[test]
     fn the_sum_takes_every_element_once() {
-        for len in 0..40 {
+        for len in (0..40).chain([BLOCK - 1, BLOCK, 3 * BLOCK + 5, PARALLEL + 3]) {
             let (yhat, y) = (vec![2.0; len], vec![1.0; len]);
-            assert_eq!(Pointwise::Mae.loss(1, &yhat, &y), len as f64);
+            assert_eq!(pointwise(Pointwise::Mae, 1, &yhat, &y).0, len as f64);
+            let batch = len;
+            let classes = vec![0; batch];
+            let equal = crossentropy(batch, &yhat, Target::Classes(&classes));
+            assert_eq!(equal.0, 0.0);
         }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let (batch, n) = (PARALLEL / 7 + 3, 7);
+        let yhat: Vec<f32> = (0..batch * n).map(|i| (i * 7919 % 1009) as f32 * 0.01 - 5.0).collect();
+        let y: Vec<f32> = (0..batch * n).map(|i| (i * 104_729 % 997) as f32 / 997.0).collect();
+        let classes: Vec<usize> = (0..batch).map(|i| i % n).collect();
+        let all = || {
+            let mut found: Vec<_> = Pointwise::ALL.iter().map(|&loss| pointwise(loss, batch, &yhat, &y)).collect();
+            found.push(crossentropy(batch, &yhat, Target::Classes(&classes)));
+            found
+        };
+        let before = pool::threads();
+        pool::set_threads(1);
+        let alone = all();
+        for threads in [2, 5] {
+            pool::set_threads(threads);
+            assert!(all() == alone, "{threads}");
+        }
+        pool::set_threads(before);
     }
 }

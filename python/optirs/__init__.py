@@ -11,7 +11,7 @@ from .checkpoint import Checkpoint, load, save
 from .flat import Restructure, destructure
 from .gradients import supervised
 from .history import History
-from .layers import Affine
+from .layers import Affine, Chain, Dense
 from .losses import binary_crossentropy, crossentropy, huber, mae, mse
 from .rules import *  # noqa: F403
 from .state import adjust, adjust_, freeze_, setup, thaw_, update, update_
@@ -21,7 +21,9 @@ from .tree import KeyPath, functor, getkeypath, isnumeric, trainables
 
 __all__ = [
     "Affine",
+    "Chain",
     "Checkpoint",
+    "Dense",
     "Event",
     "History",
     "KeyPath",

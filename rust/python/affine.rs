@@ -5,7 +5,8 @@ use pyo3::prelude::*;
 use super::inputs::{Float32, rows, shape_error, shape_text, zeros};
 use crate::affine::{self, Gradient, Shape};
 
-type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
+/// An array of the layers.
+pub type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
 
 /// The affine layer on rows, `y = x @ W.T + b`, in float32.
 ///
@@ -105,7 +106,7 @@ pub fn affine_gradient<'py>(
 }
 
 /// The sizes of the call, once `W` is a matrix and `x` has rows that fit it.
-fn shape_of(call: &str, w: &Float32<'_>, x: &Float32<'_>) -> PyResult<Shape> {
+pub fn shape_of(call: &str, w: &Float32<'_>, x: &Float32<'_>) -> PyResult<Shape> {
     let &[n_out, n_in] = w.shape() else {
         let found = shape_text(w.shape());
         return Err(shape_error(format!("{call}: W has shape {found}, it must be (n_out, n_in)")));
@@ -120,13 +121,14 @@ fn shape_of(call: &str, w: &Float32<'_>, x: &Float32<'_>) -> PyResult<Shape> {
     }
 }
 
-fn mismatch(call: &str, name: &str, found: &Float32<'_>, w: &Float32<'_>, expected: &[usize]) -> PyErr {
+/// The error for an argument whose shape does not go with that of `W`.
+pub fn mismatch(call: &str, name: &str, found: &Float32<'_>, w: &Float32<'_>, expected: &[usize]) -> PyErr {
     let (found, w, expected) = (shape_text(found.shape()), shape_text(w.shape()), shape_text(expected));
     shape_error(format!("{call}: {name} has shape {found}, W {w} takes {expected}"))
 }
 
 /// The shape of `x` with another number of columns.
-fn with_columns(shape: &[usize], columns: usize) -> Vec<usize> {
+pub fn with_columns(shape: &[usize], columns: usize) -> Vec<usize> {
     let mut shape = shape.to_vec();
     if let Some(last) = shape.last_mut() {
         *last = columns;

@@ -258,6 +258,11 @@ impl Layout {
         Self::in_order(view.shape, axes.into_iter())
     }
 
+    /// Rows one after the other.
+    pub fn rows(shape: &[isize]) -> Self {
+        Self::in_order(shape, 0..shape.len())
+    }
+
     /// A layout from outside, if it is gapless.
     pub fn checked(shape: Vec<isize>, strides: Vec<isize>) -> Option<Self> {
         if shape.len() != strides.len() || shape.iter().any(|&n| n < 0) {

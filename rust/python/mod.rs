@@ -8,10 +8,12 @@ mod differ;
 mod entry;
 mod files;
 mod inputs;
+mod layers;
 mod leaf;
 mod lookalike;
 mod losses;
 mod make;
+mod network;
 mod overlap;
 mod path;
 mod program;
@@ -35,11 +37,15 @@ mod _core {
     #[pymodule_export]
     use super::files::{file_header, read_file_header};
     #[pymodule_export]
+    use super::layers::{activations, dense_gradient, dense_pullback};
+    #[pymodule_export]
     use super::leaf::{Leaf, set_frozen, set_rules};
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
     use super::make::{make_leaves, restore, restore_leaves};
+    #[pymodule_export]
+    use super::network::{forward, supervised, supervised_loss};
     #[pymodule_export]
     use super::path::path_text;
     #[pymodule_export]

@@ -1,28 +1,18 @@
-"""Layers: callable models with a gradient of their own. Batches are rows."""
+"""The affine layer."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from . import _core
-from ._core import Xoshiro, affine_gradient
-from .affine import affine_forward
-from .tree import functor
-
-Float32 = npt.NDArray[np.float32]
-
-
-@runtime_checkable
-class Layer(Protocol):
-    """What `supervised` asks of a model: `pullback(x) -> (y, back)`, `back(dy) -> (gradient of the layer, of x)`."""
-
-    def pullback(self, x: Any, /) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]: ...
+from .. import _core
+from .._core import Xoshiro, affine_gradient
+from ..affine import affine_forward
+from ..tree import functor
+from ._base import Float32, check_arrays, generator
 
 
 @functor
@@ -56,14 +46,7 @@ class Affine:
 
     def __post_init__(self) -> None:
         # Only for users: trees of models, states and gradients are rebuilt without it.
-        for name, value, ndim, form in (("W", self.W, 2, "(n_out, n_in)"), ("b", self.b, 1, "(n_out,)")):
-            shape = getattr(value, "shape", None)
-            if value is not None and shape is None:
-                raise TypeError(f"Affine: {name} must be an array {form}, got {type(value).__name__}")
-            if shape is not None and len(shape) != ndim:
-                raise ValueError(f"Affine: {name} has shape {tuple(shape)}, it must be {form}")
-        if self.W is not None and self.b is not None and self.W.shape[0] != self.b.shape[0]:
-            raise ValueError(f"Affine: W has shape {tuple(self.W.shape)}, b has {tuple(self.b.shape)}: one b per row")
+        check_arrays("Affine", self.W, self.b)
 
     @classmethod
     def random(cls, n_in: int, n_out: int, *, rng: Xoshiro | None = None) -> Affine:
@@ -85,10 +68,7 @@ class Affine:
 
         Source: `Affine(rand(rng, Float32, n_out, n_in), rand(rng, Float32, n_out))` in the Julia notebook.
         """
-        if rng is None:
-            rng = Xoshiro(secrets.randbits(256))
-        if not isinstance(rng, Xoshiro):
-            raise TypeError(f"Affine.random: rng must be an optirs.Xoshiro, got {type(rng).__name__}")
+        rng = generator("Affine.random", rng)
         W = rng.rand(n_out, n_in)
         return cls(W, rng.rand(n_out))
 

@@ -1,0 +1,69 @@
+//! The memory of a network at work: what the way forward leaves for the way back.
+
+use super::dense::Dense;
+use crate::buffer::Buffer;
+use std::ops::{Deref, DerefMut};
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+
+/// Float32 numbers in recycled memory, zeros at first.
+pub struct Floats {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl Floats {
+    /// Room for `len` numbers; `None` where the system has none.
+    #[must_use]
+    pub fn new(len: usize) -> Option<Self> {
+        let bytes = len.checked_mul(size_of::<f32>())?;
+        let buffer = Buffer::new(bytes)?;
+        // SAFETY: the buffer is this long and nobody else's.
+        unsafe { buffer.ptr().write_bytes(0, bytes) };
+        Some(Self { buffer, len })
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the buffer is aligned, owned, of this length, and was filled when it was made.
+        unsafe { from_raw_parts(self.buffer.ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and borrowed exclusively.
+        unsafe { from_raw_parts_mut(self.buffer.ptr().cast(), self.len) }
+    }
+}
+
+/// What one layer leaves.
+pub(super) struct Kept {
+    /// Its `z[batch, n_out]`; empty where `y` is enough.
+    pub(super) z: Floats,
+    /// Its `y[batch, n_out]`.
+    pub(super) y: Floats,
+}
+
+/// Memory for batches of up to so many rows, for one network.
+pub struct Workspace {
+    pub(super) kept: Vec<Kept>,
+    /// The gradient by a layer's output, and room for the one by its input.
+    pub(super) d: [Floats; 2],
+}
+
+impl Workspace {
+    /// Memory for `layers` at `batch` rows; `None` where the system has none.
+    pub(super) fn new(layers: &[Dense], batch: usize) -> Option<Self> {
+        let mut kept = Vec::with_capacity(layers.len());
+        let mut widest = 0;
+        for layer in layers {
+            let len = batch.checked_mul(layer.n_out)?;
+            widest = widest.max(len).max(batch.checked_mul(layer.n_in)?);
+            let z = Floats::new(if layer.activation.needs_input() { len } else { 0 })?;
+            kept.push(Kept { z, y: Floats::new(len)? });
+        }
+        Some(Self { kept, d: [Floats::new(widest)?, Floats::new(widest)?] })
+    }
+}

@@ -1,0 +1,98 @@
+//! `dense_pullback` and `dense_gradient`: one dense layer, forward and back.
+use numpy::PyArrayMethods;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::affine::{Array, mismatch, shape_of, with_columns};
+use super::inputs::{Float32, shape_error, shape_text, zeros};
+use crate::affine::{Gradient, Shape};
+use crate::layers::activation::Activation;
+use crate::layers::dense::Dense;
+
+/// The names of all activations.
+#[pyfunction]
+pub fn activations() -> Vec<&'static str> {
+    Activation::ALL.iter().map(|a| a.name()).collect()
+}
+
+/// The activation that Python calls `name`.
+pub fn activation(name: &Bound<'_, PyAny>) -> PyResult<Activation> {
+    let Ok(text) = name.cast::<PyString>() else {
+        let kind = name.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("Dense: activation must be a name, got {kind}")));
+    };
+    let text = text.to_string();
+    Activation::from_name(&text).ok_or_else(|| {
+        let all = activations().join(", ");
+        PyValueError::new_err(format!("Dense: there is no activation {text:?}; there are: {all}"))
+    })
+}
+
+/// `(y, z)`: `z = x @ W.T + b`, and the activation of it.
+#[pyfunction]
+#[pyo3(signature = (W, b, name, x, /))]
+#[expect(non_snake_case, reason = "the matrix has this name in Python")]
+pub fn dense_pullback<'py>(
+    W: &Bound<'py, PyAny>,
+    b: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyAny>,
+    x: &Bound<'py, PyAny>,
+) -> PyResult<(Array<'py>, Array<'py>)> {
+    const CALL: &str = "Dense";
+    let py = W.py();
+    let w = Float32::new("Dense: W", W)?;
+    let b = Float32::new("Dense: b", b)?;
+    let x = Float32::new("Dense: x", x)?;
+    let shape = shape_of(CALL, &w, &x)?;
+    if b.shape() != [shape.n_out] {
+        return Err(mismatch(CALL, "b", &b, &w, &[shape.n_out]));
+    }
+    let layer = dense(shape, activation(name)?);
+    let columns = with_columns(x.shape(), shape.n_out);
+    let (y, z) = (zeros(py, &columns)?, zeros(py, &columns)?);
+    // SAFETY: the arrays are new, so these are the only references to their elements.
+    let (out, kept) = unsafe { (y.as_slice_mut()?, z.as_slice_mut()?) };
+    let (w, b, x) = (w.as_slice()?, b.as_slice()?, x.as_slice()?);
+    py.detach(|| layer.forward(shape.batch, w, b, x, Some(kept), out));
+    Ok((y, z))
+}
+
+/// `(dW, db, dx)` of `sum(dy * y)`, from the `z` that `dense_pullback` returned.
+#[pyfunction]
+#[pyo3(signature = (W, name, x, z, dy, /))]
+#[expect(non_snake_case, reason = "the matrix has this name in Python")]
+pub fn dense_gradient<'py>(
+    W: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyAny>,
+    x: &Bound<'py, PyAny>,
+    z: &Bound<'py, PyAny>,
+    dy: &Bound<'py, PyAny>,
+) -> PyResult<(Array<'py>, Array<'py>, Array<'py>)> {
+    const CALL: &str = "Dense";
+    let py = W.py();
+    let w = Float32::new("Dense: W", W)?;
+    let x = Float32::new("Dense: x", x)?;
+    let z = Float32::new("Dense: z", z)?;
+    let dy = Float32::new("Dense: dy", dy)?;
+    let shape = shape_of(CALL, &w, &x)?;
+    if dy.shape() != z.shape() || z.shape() != with_columns(x.shape(), shape.n_out) {
+        let (found, expected) = (shape_text(dy.shape()), shape_text(z.shape()));
+        return Err(shape_error(format!("{CALL}: dy has shape {found}, the output has {expected}")));
+    }
+    let layer = dense(shape, activation(name)?);
+    let (dw, db, dx) = (zeros(py, w.shape())?, zeros(py, &[shape.n_out])?, zeros(py, x.shape())?);
+    // SAFETY: the arrays are new, so these are the only references to their elements.
+    let out = unsafe { Gradient { dw: dw.as_slice_mut()?, db: db.as_slice_mut()?, dx: dx.as_slice_mut()? } };
+    let (w, x, z, mut d) = (w.as_slice()?, x.as_slice()?, z.as_slice()?, dy.as_slice()?.to_vec());
+    py.detach(|| {
+        let mut y = z.to_vec();
+        layer.activation.forward(&mut y);
+        layer.backward(shape.batch, w, x, [z, &y], &mut d, out);
+    });
+    Ok((dw, db, dx))
+}
+
+fn dense(shape: Shape, activation: Activation) -> Dense {
+    Dense { n_in: shape.n_in, n_out: shape.n_out, activation }
+}
