@@ -1,0 +1,126 @@
+//! The innermost loops: a tile of the product in registers, added up along `k` in order.
+
+use super::vector::Vector;
+
+/// What the first block of a sum is added to.
+#[derive(Clone, Copy)]
+pub enum Start {
+    /// Nothing: the block is the value.
+    Nothing,
+    /// A bias for every column.
+    Bias(*const f32),
+    /// What stands in the output.
+    Output,
+}
+
+/// Where a tile reads and writes, all strides in elements: `out[i, j] = start + sum over p < k of a[i, p] b[p, j]`.
+#[derive(Clone, Copy)]
+pub struct Tile {
+    /// Terms of the sums.
+    pub k: usize,
+    /// `a[0, 0]`.
+    pub a: *const f32,
+    /// From row to row of `a`.
+    pub a_row: usize,
+    /// From column to column of `a`.
+    pub a_col: usize,
+    /// `b[0, 0]`, whose rows are contiguous.
+    pub b: *const f32,
+    /// From row to row of `b`.
+    pub b_row: usize,
+    /// What is added to.
+    pub start: Start,
+    /// `out[0, 0]`, whose rows are contiguous.
+    pub out: *mut f32,
+    /// From row to row of `out`.
+    pub out_row: usize,
+}
+
+impl Tile {
+    /// `M` rows and `(N - 1) * LANES + last` columns; `PART` says that `last` is less than `LANES`.
+    ///
+    /// # Safety
+    /// The pointers are valid for what the sizes and strides reach, and `out` overlaps nothing.
+    #[inline(always)]
+    unsafe fn run<V: Vector, const M: usize, const N: usize, const PART: bool>(&self, last: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [[V::zero(); N]; M];
+            let (mut a, mut b) = (self.a, self.b);
+            for _ in 0..self.k {
+                let mut row = [V::zero(); N];
+                for j in 0..N {
+                    row[j] = load::<V, N, PART>(b, j, last);
+                }
+                for i in 0..M {
+                    let factor = V::splat(*a.add(i * self.a_row));
+                    for j in 0..N {
+                        sums[i][j] = sums[i][j].add_product(factor, row[j]);
+                    }
+                }
+                a = a.wrapping_add(self.a_col);
+                b = b.wrapping_add(self.b_row);
+            }
+            for i in 0..M {
+                let out = self.out.add(i * self.out_row);
+                for j in 0..N {
+                    let sum = match self.start {
+                        Start::Nothing => sums[i][j],
+                        Start::Bias(bias) => load::<V, N, PART>(bias, j, last).add(sums[i][j]),
+                        Start::Output => load::<V, N, PART>(out, j, last).add(sums[i][j]),
+                    };
+                    if PART && j == N - 1 {
+                        sum.store_part(out.add(j * V::LANES), last);
+                    } else {
+                        sum.store(out.add(j * V::LANES));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `rows` (1 to 8) rows and `cols` (1 to `2 * LANES`) columns.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    #[inline(always)]
+    pub unsafe fn sized<V: Vector>(&self, rows: usize, cols: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (cols > V::LANES, cols.is_multiple_of(V::LANES)) {
+                (true, true) => self.rows::<V, 2, false>(rows, V::LANES),
+                (true, false) => self.rows::<V, 2, true>(rows, cols - V::LANES),
+                (false, true) => self.rows::<V, 1, false>(rows, V::LANES),
+                (false, false) => self.rows::<V, 1, true>(rows, cols),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn rows<V: Vector, const N: usize, const PART: bool>(&self, rows: usize, last: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match rows {
+                1 => self.run::<V, 1, N, PART>(last),
+                2 => self.run::<V, 2, N, PART>(last),
+                3 => self.run::<V, 3, N, PART>(last),
+                4 => self.run::<V, 4, N, PART>(last),
+                5 => self.run::<V, 5, N, PART>(last),
+                6 => self.run::<V, 6, N, PART>(last),
+                7 if V::LANES > 8 => self.run::<V, 7, N, PART>(last),
+                8 if V::LANES > 8 => self.run::<V, 8, N, PART>(last),
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        }
+    }
+}
+
+/// The vector `j` of `N` at `from`; the last one has `last` lanes.
+#[inline(always)]
+unsafe fn load<V: Vector, const N: usize, const PART: bool>(from: *const f32, j: usize, last: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let from = from.add(j * V::LANES);
+        if PART && j == N - 1 { V::load_part(from, last) } else { V::load(from) }
+    }
+}

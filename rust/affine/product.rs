@@ -1,0 +1,268 @@
+//! Products of matrices, `out = start + a b`, added up in one order whatever the shape, the threads and the instruction
+//! set.
+
+use super::kernel::{Start, Tile};
+use super::pack::Lines;
+use super::vector::{Plain, Square, Vector};
+use crate::buffer::Buffer;
+use crate::pool;
+use crate::simd::{self, Level};
+use std::mem::MaybeUninit;
+
+/// Terms that are added up in registers before they join the sum: part of the result's definition.
+pub const BLOCK: usize = 256;
+/// Rows of `a` that are packed at a time, to stay in the second-level cache.
+const ROWS: usize = 192;
+/// Columns of `b` that are packed at a time.
+const COLS: usize = 1024;
+/// Below so many multiplications no thread is woken.
+const PARALLEL: usize = 4 << 20;
+
+/// One product, all strides in elements. `b` or its transpose is contiguous along rows, `a` likewise, `out` is.
+#[derive(Clone, Copy)]
+pub struct Product {
+    /// Rows of `a` and `out`.
+    pub m: usize,
+    /// Columns of `b` and `out`.
+    pub n: usize,
+    /// Columns of `a`, rows of `b`.
+    pub k: usize,
+    /// `a[0, 0]`.
+    pub a: *const f32,
+    /// From row to row of `a`.
+    pub a_row: usize,
+    /// From column to column of `a`.
+    pub a_col: usize,
+    /// `b[0, 0]`.
+    pub b: *const f32,
+    /// From row to row of `b`.
+    pub b_row: usize,
+    /// From column to column of `b`.
+    pub b_col: usize,
+    /// What the sums start with: a row of `n`, or nothing.
+    pub bias: Option<*const f32>,
+    /// `out[0, 0]`.
+    pub out: *mut f32,
+    /// From row to row of `out`.
+    pub out_row: usize,
+}
+
+// SAFETY: plain pointers; whoever runs a product promises that they are valid and that nobody else writes there.
+unsafe impl Sync for Product {}
+
+impl Product {
+    fn work(&self) -> usize {
+        self.m.saturating_mul(self.n).saturating_mul(self.k)
+    }
+
+    /// The product of the rows `i` to `i + m` and columns `j` to `j + n` of `out`.
+    fn part(&self, i: usize, m: usize, j: usize, n: usize) -> Self {
+        Self {
+            m,
+            n,
+            a: self.a.wrapping_add(i * self.a_row),
+            b: self.b.wrapping_add(j * self.b_col),
+            bias: self.bias.map(|b| b.wrapping_add(j)),
+            out: self.out.wrapping_add(i * self.out_row + j),
+            ..*self
+        }
+    }
+
+    /// Computes it on this thread.
+    ///
+    /// # Safety
+    /// The pointers are valid for what the sizes and strides reach, and `out` overlaps nothing.
+    unsafe fn run(&self, level: Level) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__m256, __m512};
+
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2(product: &Product) {
+                // SAFETY: the caller's promise.
+                unsafe { product.multiply::<__m256, __m256>() }
+            }
+
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            unsafe fn avx512(product: &Product) {
+                // SAFETY: the caller's promise.
+                unsafe { product.multiply::<__m512, __m256>() }
+            }
+
+            match level {
+                // SAFETY: the level never exceeds what the processor has; the rest is the caller's promise.
+                Level::Avx512 => return unsafe { avx512(self) },
+                // SAFETY: as above.
+                Level::Avx2 => return unsafe { avx2(self) },
+                Level::Baseline => {}
+            }
+        }
+        let _ = level;
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply::<Plain, Plain>() }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<V: Vector, S: Square>(&self) {
+        let rows = if V::LANES > 8 { 8 } else { 6 };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.m.min(self.n) == 0 {
+                return;
+            }
+            if self.k == 0 {
+                return self.empty();
+            }
+            let packs = self.m > 2 * rows && self.n > V::LANES && self.work() > 1 << 15;
+            let buffer = if packs { Buffer::new((ROWS + COLS + 8) * BLOCK * size_of::<f32>()) } else { None };
+            match buffer {
+                Some(buffer) => self.packed::<V, S>(rows, buffer.ptr().cast()),
+                None => self.direct::<V, S>(rows),
+            }
+        }
+    }
+
+    /// A sum of no terms.
+    unsafe fn empty(&self) {
+        for i in 0..self.m {
+            for j in 0..self.n {
+                // SAFETY: the caller's promise.
+                unsafe { *self.out.add(i * self.out_row + j) = self.bias.map_or(0.0, |bias| *bias.add(j)) }
+            }
+        }
+    }
+
+    /// The tile `(i, j)` of the terms from `k0` on, as it would be with nothing packed.
+    fn tile(&self, i: usize, j: usize, k0: usize) -> Tile {
+        Tile {
+            k: BLOCK.min(self.k - k0),
+            a: self.a.wrapping_add(i * self.a_row + k0 * self.a_col),
+            a_row: self.a_row,
+            a_col: self.a_col,
+            b: self.b.wrapping_add(k0 * self.b_row + j * self.b_col),
+            b_row: self.b_row,
+            start: match self.bias {
+                _ if k0 > 0 => Start::Output,
+                Some(bias) => Start::Bias(bias.wrapping_add(j)),
+                None => Start::Nothing,
+            },
+            out: self.out.wrapping_add(i * self.out_row + j),
+            out_row: self.out_row,
+        }
+    }
+
+    /// Reads the operands where they lie, except for a `b` whose columns are contiguous.
+    #[inline(always)]
+    unsafe fn direct<V: Vector, S: Square>(&self, rows: usize) {
+        let width = 2 * V::LANES;
+        let mut panel = [const { MaybeUninit::<f32>::uninit() }; BLOCK * 32 + 8];
+        // SAFETY: the caller's promise; the panel has room for `width <= 32` columns.
+        unsafe {
+            for k0 in (0..self.k).step_by(BLOCK) {
+                for j in (0..self.n).step_by(width) {
+                    let cols = width.min(self.n - j);
+                    let mut tile = self.tile(0, j, k0);
+                    if self.b_col != 1 {
+                        let lines = Lines { from: tile.b, lines: cols, k: tile.k, line: self.b_col, step: self.b_row };
+                        lines.pack::<S>(width, panel.as_mut_ptr().cast());
+                        (tile.b, tile.b_row) = (panel.as_ptr().cast(), width);
+                    }
+                    for i in (0..self.m).step_by(rows) {
+                        let Tile { a, out, .. } = self.tile(i, j, k0);
+                        Tile { a, out, ..tile }.sized::<V>(rows.min(self.m - i), cols);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Packs both operands, block by block.
+    #[inline(always)]
+    unsafe fn packed<V: Vector, S: Square>(&self, rows: usize, buffer: *mut f32) {
+        let width = 2 * V::LANES;
+        // SAFETY: the caller's promise; the buffer has room for `COLS` columns and `ROWS` rows of `BLOCK` elements,
+        // both multiples of the panels' widths, and eight elements more.
+        unsafe {
+            let (b, a) = (buffer, buffer.add(COLS * BLOCK));
+            for j0 in (0..self.n).step_by(COLS) {
+                let n = COLS.min(self.n - j0);
+                for k0 in (0..self.k).step_by(BLOCK) {
+                    let corner = self.tile(0, j0, k0);
+                    let k = corner.k;
+                    Lines { from: corner.b, lines: n, k, line: self.b_col, step: self.b_row }.pack::<S>(width, b);
+                    for i0 in (0..self.m).step_by(ROWS) {
+                        let m = ROWS.min(self.m - i0);
+                        let from = self.tile(i0, j0, k0).a;
+                        Lines { from, lines: m, k, line: self.a_row, step: self.a_col }.pack::<S>(rows, a);
+                        for j in (0..n).step_by(width) {
+                            for i in (0..m).step_by(rows) {
+                                let tile = Tile {
+                                    a: a.add(i * k),
+                                    a_row: 1,
+                                    a_col: rows,
+                                    b: b.add(j * k),
+                                    b_row: width,
+                                    ..self.tile(i0 + i, j0 + j, k0)
+                                };
+                                tile.sized::<V>(rows.min(m - i), width.min(n - j));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A product cut into `rows * cols` parts of about equal size.
+#[derive(Clone, Copy)]
+struct Grid {
+    rows: usize,
+    cols: usize,
+}
+
+impl Grid {
+    fn new(product: &Product, parts: usize) -> Self {
+        let mut grid = Self { rows: 1, cols: 1 };
+        while grid.rows * grid.cols < parts {
+            if product.m / grid.rows >= product.n / grid.cols { grid.rows *= 2 } else { grid.cols *= 2 }
+        }
+        grid
+    }
+
+    fn part(self, product: &Product, index: usize) -> Product {
+        // A multiple of every tile's height or width.
+        let range = |total: usize, parts: usize, at: usize, unit: usize| {
+            let step = total.div_ceil(parts).next_multiple_of(unit);
+            let start = total.min(at * step);
+            (start, step.min(total - start))
+        };
+        let (i, m) = range(product.m, self.rows, index / self.cols, 24);
+        let (j, n) = range(product.n, self.cols, index % self.cols, 32);
+        product.part(i, m, j, n)
+    }
+}
+
+/// Computes `products`, sharing the work among the pool's threads where there is enough of it.
+///
+/// # Safety
+/// The pointers are valid for what the sizes and strides reach; every `out` is borrowed exclusively and overlaps nothing.
+pub unsafe fn run<const P: usize>(products: [Product; P]) {
+    let level = simd::level();
+    let work = products.iter().fold(0_usize, |sum, p| sum.saturating_add(p.work()));
+    let threads = if work < PARALLEL { 1 } else { pool::threads() };
+    if threads == 1 {
+        for product in &products {
+            // SAFETY: the caller's promise.
+            unsafe { product.run(level) };
+        }
+        return;
+    }
+    let parts = 2 * threads.next_power_of_two();
+    let grids = products.each_ref().map(|product| Grid::new(product, parts));
+    pool::run(threads, P * parts, &|task| {
+        let (product, index) = (task / parts, task % parts);
+        // SAFETY: the caller's promise; the parts write to different elements.
+        unsafe { grids[product].part(&products[product], index).run(level) };
+    });
+}
