@@ -42,9 +42,10 @@ impl Tile {
     /// # Safety
     /// The pointers are valid for what the sizes and strides reach, and `out` overlaps nothing.
     #[inline(always)]
-    unsafe fn run<V: Vector, const M: usize, const N: usize, const PART: bool>(&self, last: usize) {
+    unsafe fn run<V: Vector, const M: usize, const N: usize, const PART: bool, const PACKED: usize>(&self, last: usize) {
         // SAFETY: the caller's promise.
         unsafe {
+            let (a_row, a_col) = if PACKED > 0 { (1, PACKED) } else { (self.a_row, self.a_col) };
             let mut sums = [[V::zero(); N]; M];
             let (mut a, mut b) = (self.a, self.b);
             for _ in 0..self.k {
@@ -53,12 +54,12 @@ impl Tile {
                     row[j] = load::<V, N, PART>(b, j, last);
                 }
                 for i in 0..M {
-                    let factor = V::splat(*a.add(i * self.a_row));
+                    let factor = V::splat(*a.add(i * a_row));
                     for j in 0..N {
                         sums[i][j] = sums[i][j].add_product(factor, row[j]);
                     }
                 }
-                a = a.wrapping_add(self.a_col);
+                a = a.wrapping_add(a_col);
                 b = b.wrapping_add(self.b_row);
             }
             for i in 0..M {
@@ -84,31 +85,31 @@ impl Tile {
     /// # Safety
     /// As for [`Self::run`].
     #[inline(always)]
-    pub unsafe fn sized<V: Vector>(&self, rows: usize, cols: usize) {
+    pub unsafe fn sized<V: Vector, const PACKED: usize>(&self, rows: usize, cols: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             match (cols > V::LANES, cols.is_multiple_of(V::LANES)) {
-                (true, true) => self.rows::<V, 2, false>(rows, V::LANES),
-                (true, false) => self.rows::<V, 2, true>(rows, cols - V::LANES),
-                (false, true) => self.rows::<V, 1, false>(rows, V::LANES),
-                (false, false) => self.rows::<V, 1, true>(rows, cols),
+                (true, true) => self.rows::<V, 2, false, PACKED>(rows, V::LANES),
+                (true, false) => self.rows::<V, 2, true, PACKED>(rows, cols - V::LANES),
+                (false, true) => self.rows::<V, 1, false, PACKED>(rows, V::LANES),
+                (false, false) => self.rows::<V, 1, true, PACKED>(rows, cols),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn rows<V: Vector, const N: usize, const PART: bool>(&self, rows: usize, last: usize) {
+    unsafe fn rows<V: Vector, const N: usize, const PART: bool, const PACKED: usize>(&self, rows: usize, last: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             match rows {
-                1 => self.run::<V, 1, N, PART>(last),
-                2 => self.run::<V, 2, N, PART>(last),
-                3 => self.run::<V, 3, N, PART>(last),
-                4 => self.run::<V, 4, N, PART>(last),
-                5 => self.run::<V, 5, N, PART>(last),
-                6 => self.run::<V, 6, N, PART>(last),
-                7 if V::LANES > 8 => self.run::<V, 7, N, PART>(last),
-                8 if V::LANES > 8 => self.run::<V, 8, N, PART>(last),
+                1 => self.run::<V, 1, N, PART, PACKED>(last),
+                2 => self.run::<V, 2, N, PART, PACKED>(last),
+                3 => self.run::<V, 3, N, PART, PACKED>(last),
+                4 => self.run::<V, 4, N, PART, PACKED>(last),
+                5 => self.run::<V, 5, N, PART, PACKED>(last),
+                6 => self.run::<V, 6, N, PART, PACKED>(last),
+                7 if V::LANES > 8 => self.run::<V, 7, N, PART, PACKED>(last),
+                8 if V::LANES > 8 => self.run::<V, 8, N, PART, PACKED>(last),
                 _ => unreachable!("a tile of {rows} rows"),
             }
         }

@@ -24,6 +24,7 @@
 mod kernel;
 mod pack;
 mod product;
+mod thin;
 mod vector;
 
 use product::Product;
@@ -64,7 +65,7 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
         m: batch, n: n_out, k: n_in,
         a: x.as_ptr(), a_row: n_in, a_col: 1,
         b: w.as_ptr(), b_row: 1, b_col: n_in,
-        bias: Some(b.as_ptr()), out: y.as_mut_ptr(), out_row: n_out };
+        bias: Some(b.as_ptr()), bias_col: 1, out: y.as_mut_ptr(), out_row: n_out };
     unsafe { product::run([y]) };
 }
 
@@ -84,12 +85,12 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
         m: n_out, n: n_in, k: batch,
         a: dy.as_ptr(), a_row: 1, a_col: n_out,
         b: x.as_ptr(), b_row: n_in, b_col: 1,
-        bias: None, out: out.dw.as_mut_ptr(), out_row: n_in };
+        bias: None, bias_col: 1, out: out.dw.as_mut_ptr(), out_row: n_in };
     let dx = Product {
         m: batch, n: n_in, k: n_out,
         a: dy.as_ptr(), a_row: n_out, a_col: 1,
         b: w.as_ptr(), b_row: n_in, b_col: 1,
-        bias: None, out: out.dx.as_mut_ptr(), out_row: n_in };
+        bias: None, bias_col: 1, out: out.dx.as_mut_ptr(), out_row: n_in };
     unsafe { product::run([dw, dx]) };
 }
 

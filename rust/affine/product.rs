@@ -3,6 +3,7 @@
 
 use super::kernel::{Start, Tile};
 use super::pack::Lines;
+use super::thin;
 use super::vector::{Plain, Square, Vector};
 use crate::buffer::Buffer;
 use crate::pool;
@@ -12,9 +13,9 @@ use std::mem::MaybeUninit;
 /// Terms that are added up in registers before they join the sum: part of the result's definition.
 pub const BLOCK: usize = 256;
 /// Rows of `a` that are packed at a time, to stay in the second-level cache.
-const ROWS: usize = 192;
+const M_PACK: usize = 192;
 /// Columns of `b` that are packed at a time.
-const COLS: usize = 1024;
+const N_PACK: usize = 1024;
 /// Below so many multiplications no thread is woken.
 const PARALLEL: usize = 4 << 20;
 
@@ -39,8 +40,10 @@ pub struct Product {
     pub b_row: usize,
     /// From column to column of `b`.
     pub b_col: usize,
-    /// What the sums start with: a row of `n`, or nothing.
+    /// What the sums start with: a number for every column, or nothing.
     pub bias: Option<*const f32>,
+    /// From column to column of the bias: 1, or 0 in a product turned round.
+    pub bias_col: usize,
     /// `out[0, 0]`.
     pub out: *mut f32,
     /// From row to row of `out`.
@@ -62,7 +65,7 @@ impl Product {
             n,
             a: self.a.wrapping_add(i * self.a_row),
             b: self.b.wrapping_add(j * self.b_col),
-            bias: self.bias.map(|b| b.wrapping_add(j)),
+            bias: self.bias.map(|b| b.wrapping_add(j * self.bias_col)),
             out: self.out.wrapping_add(i * self.out_row + j),
             ..*self
         }
@@ -80,13 +83,13 @@ impl Product {
             #[target_feature(enable = "avx2,fma")]
             unsafe fn avx2(product: &Product) {
                 // SAFETY: the caller's promise.
-                unsafe { product.multiply::<__m256, __m256>() }
+                unsafe { product.multiply::<__m256, __m256, 6>() }
             }
 
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             unsafe fn avx512(product: &Product) {
                 // SAFETY: the caller's promise.
-                unsafe { product.multiply::<__m512, __m256>() }
+                unsafe { product.multiply::<__m512, __m256, 8>() }
             }
 
             match level {
@@ -99,12 +102,11 @@ impl Product {
         }
         let _ = level;
         // SAFETY: the caller's promise.
-        unsafe { self.multiply::<Plain, Plain>() }
+        unsafe { self.multiply::<Plain, Plain, 6>() }
     }
 
     #[inline(always)]
-    unsafe fn multiply<V: Vector, S: Square>(&self) {
-        let rows = if V::LANES > 8 { 8 } else { 6 };
+    unsafe fn multiply<V: Vector, S: Square, const ROWS: usize>(&self) {
         // SAFETY: the caller's promise.
         unsafe {
             if self.m.min(self.n) == 0 {
@@ -113,13 +115,42 @@ impl Product {
             if self.k == 0 {
                 return self.empty();
             }
-            let packs = self.m > 2 * rows && self.n > V::LANES && self.work() > 1 << 15;
-            let buffer = if packs { Buffer::new((ROWS + COLS + 8) * BLOCK * size_of::<f32>()) } else { None };
+            if self.n == 1 && self.m > 1 && self.out_row == 1 {
+                return self.turned().row::<V, S>();
+            }
+            if self.m == 1 {
+                return self.row::<V, S>();
+            }
+            let packs = self.m > 2 * ROWS && self.n > V::LANES && self.k >= 16 && self.work() > 1 << 15;
+            let buffer = if packs { Buffer::new((M_PACK + N_PACK + 8) * BLOCK * size_of::<f32>()) } else { None };
             match buffer {
-                Some(buffer) => self.packed::<V, S>(rows, buffer.ptr().cast()),
-                None => self.direct::<V, S>(rows),
+                Some(buffer) => self.packed::<V, S, ROWS>(buffer.ptr().cast()),
+                None => self.direct::<V, S, ROWS>(),
             }
         }
+    }
+
+    /// `outᵀ = bᵀ aᵀ`, for one column.
+    fn turned(&self) -> Self {
+        Self {
+            m: self.n,
+            n: self.m,
+            a: self.b,
+            a_row: self.b_col,
+            a_col: self.b_row,
+            b: self.a,
+            b_row: self.a_col,
+            b_col: self.a_row,
+            bias_col: 0,
+            ..*self
+        }
+    }
+
+    /// One row.
+    #[inline(always)]
+    unsafe fn row<V: Vector, S: Square>(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { if self.b_row == 1 { thin::dots::<S>(self) } else { thin::sums::<V>(self) } }
     }
 
     /// A sum of no terms.
@@ -127,13 +158,13 @@ impl Product {
         for i in 0..self.m {
             for j in 0..self.n {
                 // SAFETY: the caller's promise.
-                unsafe { *self.out.add(i * self.out_row + j) = self.bias.map_or(0.0, |bias| *bias.add(j)) }
+                unsafe { *self.out.add(i * self.out_row + j) = self.bias.map_or(0.0, |bias| *bias.add(j * self.bias_col)) }
             }
         }
     }
 
     /// The tile `(i, j)` of the terms from `k0` on, as it would be with nothing packed.
-    fn tile(&self, i: usize, j: usize, k0: usize) -> Tile {
+    pub fn tile(&self, i: usize, j: usize, k0: usize) -> Tile {
         Tile {
             k: BLOCK.min(self.k - k0),
             a: self.a.wrapping_add(i * self.a_row + k0 * self.a_col),
@@ -143,7 +174,7 @@ impl Product {
             b_row: self.b_row,
             start: match self.bias {
                 _ if k0 > 0 => Start::Output,
-                Some(bias) => Start::Bias(bias.wrapping_add(j)),
+                Some(bias) => Start::Bias(bias.wrapping_add(j * self.bias_col)),
                 None => Start::Nothing,
             },
             out: self.out.wrapping_add(i * self.out_row + j),
@@ -153,23 +184,28 @@ impl Product {
 
     /// Reads the operands where they lie, except for a `b` whose columns are contiguous.
     #[inline(always)]
-    unsafe fn direct<V: Vector, S: Square>(&self, rows: usize) {
+    unsafe fn direct<V: Vector, S: Square, const ROWS: usize>(&self) {
         let width = 2 * V::LANES;
         let mut panel = [const { MaybeUninit::<f32>::uninit() }; BLOCK * 32 + 8];
         // SAFETY: the caller's promise; the panel has room for `width <= 32` columns.
         unsafe {
             for k0 in (0..self.k).step_by(BLOCK) {
+                if self.b_col == 1 {
+                    for i in (0..self.m).step_by(ROWS) {
+                        for j in (0..self.n).step_by(width) {
+                            self.tile(i, j, k0).sized::<V, 0>(ROWS.min(self.m - i), width.min(self.n - j));
+                        }
+                    }
+                    continue;
+                }
                 for j in (0..self.n).step_by(width) {
                     let cols = width.min(self.n - j);
-                    let mut tile = self.tile(0, j, k0);
-                    if self.b_col != 1 {
-                        let lines = Lines { from: tile.b, lines: cols, k: tile.k, line: self.b_col, step: self.b_row };
-                        lines.pack::<S>(width, panel.as_mut_ptr().cast());
-                        (tile.b, tile.b_row) = (panel.as_ptr().cast(), width);
-                    }
-                    for i in (0..self.m).step_by(rows) {
-                        let Tile { a, out, .. } = self.tile(i, j, k0);
-                        Tile { a, out, ..tile }.sized::<V>(rows.min(self.m - i), cols);
+                    let Tile { b, k, .. } = self.tile(0, j, k0);
+                    Lines { from: b, lines: cols, k, line: self.b_col, step: 1 }
+                        .pack::<S>(width, panel.as_mut_ptr().cast());
+                    for i in (0..self.m).step_by(ROWS) {
+                        let tile = Tile { b: panel.as_ptr().cast(), b_row: width, ..self.tile(i, j, k0) };
+                        tile.sized::<V, 0>(ROWS.min(self.m - i), cols);
                     }
                 }
             }
@@ -178,33 +214,33 @@ impl Product {
 
     /// Packs both operands, block by block.
     #[inline(always)]
-    unsafe fn packed<V: Vector, S: Square>(&self, rows: usize, buffer: *mut f32) {
+    unsafe fn packed<V: Vector, S: Square, const ROWS: usize>(&self, buffer: *mut f32) {
         let width = 2 * V::LANES;
-        // SAFETY: the caller's promise; the buffer has room for `COLS` columns and `ROWS` rows of `BLOCK` elements,
+        // SAFETY: the caller's promise; the buffer has room for `N_PACK` columns and `M_PACK` rows of `BLOCK` elements,
         // both multiples of the panels' widths, and eight elements more.
         unsafe {
-            let (b, a) = (buffer, buffer.add(COLS * BLOCK));
-            for j0 in (0..self.n).step_by(COLS) {
-                let n = COLS.min(self.n - j0);
+            let (b, a) = (buffer, buffer.add(N_PACK * BLOCK));
+            for j0 in (0..self.n).step_by(N_PACK) {
+                let n = N_PACK.min(self.n - j0);
                 for k0 in (0..self.k).step_by(BLOCK) {
                     let corner = self.tile(0, j0, k0);
                     let k = corner.k;
                     Lines { from: corner.b, lines: n, k, line: self.b_col, step: self.b_row }.pack::<S>(width, b);
-                    for i0 in (0..self.m).step_by(ROWS) {
-                        let m = ROWS.min(self.m - i0);
+                    for i0 in (0..self.m).step_by(M_PACK) {
+                        let m = M_PACK.min(self.m - i0);
                         let from = self.tile(i0, j0, k0).a;
-                        Lines { from, lines: m, k, line: self.a_row, step: self.a_col }.pack::<S>(rows, a);
+                        Lines { from, lines: m, k, line: self.a_row, step: self.a_col }.pack::<S>(ROWS, a);
                         for j in (0..n).step_by(width) {
-                            for i in (0..m).step_by(rows) {
+                            for i in (0..m).step_by(ROWS) {
                                 let tile = Tile {
                                     a: a.add(i * k),
                                     a_row: 1,
-                                    a_col: rows,
+                                    a_col: ROWS,
                                     b: b.add(j * k),
                                     b_row: width,
                                     ..self.tile(i0 + i, j0 + j, k0)
                                 };
-                                tile.sized::<V>(rows.min(m - i), width.min(n - j));
+                                tile.sized::<V, ROWS>(ROWS.min(m - i), width.min(n - j));
                             }
                         }
                     }
