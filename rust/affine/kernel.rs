@@ -42,7 +42,10 @@ impl Tile {
     /// # Safety
     /// The pointers are valid for what the sizes and strides reach, and `out` overlaps nothing.
     #[inline(always)]
-    unsafe fn run<V: Vector, const M: usize, const N: usize, const PART: bool, const PACKED: usize>(&self, last: usize) {
+    unsafe fn run<V: Vector, const M: usize, const N: usize, const PART: bool, const PACKED: usize>(
+        &self,
+        last: usize,
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             let (a_row, a_col) = if PACKED > 0 { (1, PACKED) } else { (self.a_row, self.a_col) };
@@ -51,7 +54,8 @@ impl Tile {
             for _ in 0..self.k {
                 let mut row = [V::zero(); N];
                 for j in 0..N {
-                    row[j] = load::<V, N, PART>(b, j, last);
+                    // Packed panels are whole.
+                    row[j] = if PACKED > 0 { V::load(b.add(j * V::LANES)) } else { load::<V, N, PART>(b, j, last) };
                 }
                 for i in 0..M {
                     let factor = V::splat(*a.add(i * a_row));
@@ -62,19 +66,47 @@ impl Tile {
                 a = a.wrapping_add(a_col);
                 b = b.wrapping_add(self.b_row);
             }
+            if PART {
+                // By way of memory: with masks in it this loop is not unrolled, and the sums would not stay in registers.
+                let mut spilled = [[[0.0_f32; 16]; N]; M];
+                for i in 0..M {
+                    for j in 0..N {
+                        sums[i][j].store(spilled[i][j].as_mut_ptr());
+                    }
+                }
+                return self.finish_part::<V>(spilled.as_flattened(), N, last);
+            }
             for i in 0..M {
                 let out = self.out.add(i * self.out_row);
                 for j in 0..N {
+                    let out = out.add(j * V::LANES);
                     let sum = match self.start {
                         Start::Nothing => sums[i][j],
-                        Start::Bias(bias) => load::<V, N, PART>(bias, j, last).add(sums[i][j]),
-                        Start::Output => load::<V, N, PART>(out, j, last).add(sums[i][j]),
+                        Start::Bias(bias) => V::load(bias.add(j * V::LANES)).add(sums[i][j]),
+                        Start::Output => V::load(out).add(sums[i][j]),
                     };
-                    if PART && j == N - 1 {
-                        sum.store_part(out.add(j * V::LANES), last);
-                    } else {
-                        sum.store(out.add(j * V::LANES));
-                    }
+                    sum.store(out);
+                }
+            }
+        }
+    }
+
+    /// Writes rows of `vectors` sums each, of which the last has `last` lanes.
+    #[inline(always)]
+    unsafe fn finish_part<V: Vector>(&self, sums: &[[f32; 16]], vectors: usize, last: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (i, row) in sums.chunks_exact(vectors).enumerate() {
+                for (j, sum) in row.iter().enumerate() {
+                    let out = self.out.add(i * self.out_row + j * V::LANES);
+                    let n = if j + 1 == vectors { last } else { V::LANES };
+                    let sum = V::load(sum.as_ptr());
+                    let sum = match self.start {
+                        Start::Nothing => sum,
+                        Start::Bias(bias) => V::load_part(bias.add(j * V::LANES), n).add(sum),
+                        Start::Output => V::load_part(out, n).add(sum),
+                    };
+                    sum.store_part(out, n);
                 }
             }
         }

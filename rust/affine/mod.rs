@@ -1,25 +1,13 @@
 //! The affine layer on rows, `y = x Wᵀ + b`, and its gradient: `W[n_out, n_in]`, `b[n_out]`, `x[batch, n_in]`,
 //! `y[batch, n_out]`, all C-contiguous float32.
 //!
-//! `matrixmultiply` packs its operands before it multiplies; for the small layers of a notebook, and for single rows,
-//! the packing costs more than the product, so there plain loops run instead, written so that the innermost one goes
-//! along rows and vectorises. Everything runs on the calling thread, and the road depends on the shapes alone: equal
-//! calls give equal bits.
+//! A product is computed by tiles whose sums are kept in registers ([`kernel`]), from operands packed in the order in which
+//! the tiles read them ([`pack`], [`product`]); one row is read where it lies ([`thin`]).
 //!
-//! Where the roads part was measured on one core of a Zen 4 (nanoseconds, loops | packed product):
-//!
-//! | batch, n_in, n_out | forward          | gradient         |
-//! |--------------------|------------------|------------------|
-//! | 1, 3, 2            | 10 | 131         | 32 | 295         |
-//! | 100, 3, 2          | 620 | 939        | 1305 | 1273      |
-//! | 8, 8, 8            | 400 | 211        | 368 | 338        |
-//! | 16, 16, 16         | 1974 | 558       | 1669 | 736       |
-//! | 1, 1000, 1000      | 131424 | 550433  | 426792 | 1023938 |
-//! | 4, 256, 256        | 41028 | 38580    | 95588 | 48111    |
-//! | 1000, 100, 1       | 15876 | 51287    | 58326 | 96353    |
-//!
-//! The loops of the gradient add up in float32 along the batch, and the packed product in blocks of 256, so a long batch
-//! takes the product for its accuracy also where the loops would be faster.
+//! Every output is a sum of fused multiply-adds in an order that belongs to the shape: blocks of 256 terms, each added up
+//! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
+//! depend on the instruction set, the number of threads or the other rows of the batch. One order differs: where the
+//! forward product has one row or one column, sixteen sums run along each dot product.
 
 mod kernel;
 mod pack;
@@ -27,7 +15,9 @@ mod product;
 mod thin;
 mod vector;
 
-use product::Product;
+use crate::kernel::per_level;
+use crate::simd::{self, Level};
+use product::{Product, Way};
 
 /// The sizes of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +52,22 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
         return;
     }
     let y = Product {
-        m: batch, n: n_out, k: n_in,
-        a: x.as_ptr(), a_row: n_in, a_col: 1,
-        b: w.as_ptr(), b_row: 1, b_col: n_in,
-        bias: Some(b.as_ptr()), bias_col: 1, out: y.as_mut_ptr(), out_row: n_out };
+        m: batch,
+        n: n_out,
+        k: n_in,
+        a: x.as_ptr(),
+        a_row: n_in,
+        a_col: 1,
+        b: w.as_ptr(),
+        b_row: 1,
+        b_col: n_in,
+        bias: Some(b.as_ptr()),
+        bias_col: 1,
+        out: y.as_mut_ptr(),
+        out_row: n_out,
+        way: Way::Tiles,
+    };
+    // SAFETY: the pointers are of slices whose lengths the lines above have checked; `y` is borrowed exclusively.
     unsafe { product::run([y]) };
 }
 
@@ -82,30 +84,51 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
     }
     column_sums(dy, out.db);
     let dw = Product {
-        m: n_out, n: n_in, k: batch,
-        a: dy.as_ptr(), a_row: 1, a_col: n_out,
-        b: x.as_ptr(), b_row: n_in, b_col: 1,
-        bias: None, bias_col: 1, out: out.dw.as_mut_ptr(), out_row: n_in };
-    let dx = Product {
-        m: batch, n: n_in, k: n_out,
-        a: dy.as_ptr(), a_row: n_out, a_col: 1,
-        b: w.as_ptr(), b_row: n_in, b_col: 1,
-        bias: None, bias_col: 1, out: out.dx.as_mut_ptr(), out_row: n_in };
+        m: n_out,
+        n: n_in,
+        k: batch,
+        a: dy.as_ptr(),
+        a_row: 1,
+        a_col: n_out,
+        b: x.as_ptr(),
+        b_row: n_in,
+        b_col: 1,
+        bias: None,
+        bias_col: 1,
+        out: out.dw.as_mut_ptr(),
+        out_row: n_in,
+        way: Way::Tiles,
+    };
+    let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
+    // SAFETY: the pointers are of slices whose lengths the lines above have checked; both outputs are borrowed exclusively.
     unsafe { product::run([dw, dx]) };
 }
 
+/// Columns that are added up at a time.
+const STRIP: usize = 64;
+
 /// Sums over the batch, in float64: a long batch would lose digits in float32.
 fn column_sums(rows: &[f32], out: &mut [f32]) {
-    let n_out = out.len();
+    let (n_out, level) = (out.len(), simd::level());
     // Several rows at a time where they are short, so that the inner loop is long enough to vectorise.
-    let mut sums = vec![0.0_f64; n_out * (16 / n_out).max(1)];
-    for group in rows.chunks(sums.len()) {
-        for (sum, &value) in sums.iter_mut().zip(group) {
-            *sum += f64::from(value);
+    let group = (16 / n_out).max(1) * n_out;
+    for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+        let mut wide = [0.0_f64; STRIP];
+        let sums = &mut wide[..if group > n_out { group } else { out.len() }];
+        for rows in rows.chunks(group) {
+            add_wide(level, sums, &rows[strip * STRIP..]);
+        }
+        for (o, value) in out.iter_mut().enumerate() {
+            *value = sums[o..].iter().step_by(n_out).sum::<f64>() as f32;
         }
     }
-    for (o, value) in out.iter_mut().enumerate() {
-        *value = sums[o..].iter().step_by(n_out).sum::<f64>() as f32;
+}
+
+per_level! {
+    fn add_wide<>(sums: &mut [f64], values: &[f32]) where [] {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(value);
+        }
     }
 }
 

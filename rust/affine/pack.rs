@@ -33,12 +33,13 @@ impl Lines {
                 let to = to.add(panel * width * self.k);
                 // Vectors of eight, of which the last may spill into the next column of the panel, written after it.
                 for at in (0..width.min(self.lines - first)).step_by(8) {
-                    let part = Self {
-                        from: self.from.add((first + at) * self.line),
-                        lines: self.lines - first - at,
-                        ..self
-                    };
-                    if self.step == 1 { part.transpose::<S>(width, to.add(at)) } else { part.copy::<S>(width, to.add(at)) }
+                    let part =
+                        Self { from: self.from.add((first + at) * self.line), lines: self.lines - first - at, ..self };
+                    if self.step == 1 {
+                        part.transpose::<S>(width, to.add(at))
+                    } else {
+                        part.copy::<S>(width, to.add(at))
+                    }
                 }
             }
         }

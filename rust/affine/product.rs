@@ -48,6 +48,17 @@ pub struct Product {
     pub out: *mut f32,
     /// From row to row of `out`.
     pub out_row: usize,
+    /// How the sums are added up: a property of the whole product, which its parts share.
+    pub way: Way,
+}
+
+/// The order of a sum.
+#[derive(Clone, Copy)]
+pub enum Way {
+    /// Term by term, in blocks of [`BLOCK`].
+    Tiles,
+    /// In lanes, for one row times contiguous columns.
+    Dots,
 }
 
 // SAFETY: plain pointers; whoever runs a product promises that they are valid and that nobody else writes there.
@@ -112,14 +123,11 @@ impl Product {
             if self.m.min(self.n) == 0 {
                 return;
             }
-            if self.k == 0 {
-                return self.empty();
-            }
-            if self.n == 1 && self.m > 1 && self.out_row == 1 {
-                return self.turned().row::<V, S>();
-            }
-            if self.m == 1 {
-                return self.row::<V, S>();
+            match self.way {
+                _ if self.k == 0 => return self.empty(),
+                Way::Dots => return thin::dots::<S>(self),
+                Way::Tiles if self.m == 1 && self.b_col == 1 => return thin::sums::<V>(self),
+                Way::Tiles => {}
             }
             let packs = self.m > 2 * ROWS && self.n > V::LANES && self.k >= 16 && self.work() > 1 << 15;
             let buffer = if packs { Buffer::new((M_PACK + N_PACK + 8) * BLOCK * size_of::<f32>()) } else { None };
@@ -130,27 +138,25 @@ impl Product {
         }
     }
 
-    /// `outᵀ = bᵀ aᵀ`, for one column.
-    fn turned(&self) -> Self {
-        Self {
-            m: self.n,
-            n: self.m,
-            a: self.b,
-            a_row: self.b_col,
-            a_col: self.b_row,
-            b: self.a,
-            b_row: self.a_col,
-            b_col: self.a_row,
-            bias_col: 0,
-            ..*self
+    /// The same product with one column turned into one row, and the way to add it up.
+    fn ready(self) -> Self {
+        let mut product = self;
+        if self.n == 1 && self.out_row == 1 {
+            product = Self {
+                m: 1,
+                n: self.m,
+                a: self.b,
+                a_row: self.b_col,
+                a_col: self.b_row,
+                b: self.a,
+                b_row: self.a_col,
+                b_col: self.a_row,
+                bias_col: 0,
+                ..self
+            };
         }
-    }
-
-    /// One row.
-    #[inline(always)]
-    unsafe fn row<V: Vector, S: Square>(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { if self.b_row == 1 { thin::dots::<S>(self) } else { thin::sums::<V>(self) } }
+        let dots = product.m == 1 && product.a_col == 1 && product.b_row == 1;
+        Self { way: if dots { Way::Dots } else { Way::Tiles }, ..product }
     }
 
     /// A sum of no terms.
@@ -158,7 +164,9 @@ impl Product {
         for i in 0..self.m {
             for j in 0..self.n {
                 // SAFETY: the caller's promise.
-                unsafe { *self.out.add(i * self.out_row + j) = self.bias.map_or(0.0, |bias| *bias.add(j * self.bias_col)) }
+                unsafe {
+                    *self.out.add(i * self.out_row + j) = self.bias.map_or(0.0, |bias| *bias.add(j * self.bias_col))
+                }
             }
         }
     }
@@ -284,6 +292,7 @@ impl Grid {
 /// # Safety
 /// The pointers are valid for what the sizes and strides reach; every `out` is borrowed exclusively and overlaps nothing.
 pub unsafe fn run<const P: usize>(products: [Product; P]) {
+    let products = products.map(Product::ready);
     let level = simd::level();
     let work = products.iter().fold(0_usize, |sum, p| sum.saturating_add(p.work()));
     let threads = if work < PARALLEL { 1 } else { pool::threads() };
