@@ -2,16 +2,17 @@
 //! `y[batch, n_out]`, all C-contiguous float32.
 //!
 //! A product is computed by tiles whose sums are kept in registers ([`kernel`]), from operands packed in the order in which
-//! the tiles read them ([`pack`], [`product`]); one row is read where it lies ([`thin`]).
+//! the tiles read them ([`pack`], [`product`]), by as many threads as help ([`share`]); one row is read where it lies ([`thin`]).
 //!
 //! Every output is a sum of fused multiply-adds in an order that belongs to the shape: blocks of 256 terms, each added up
 //! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
-//! depend on the instruction set, the number of threads or the other rows of the batch. One order differs: where the
-//! forward product has one row or one column, sixteen sums run along each dot product.
+//! depend on the instruction set, the number of threads or the other rows of the batch. One order differs: where the output
+//! is one row or one column of dot products of contiguous numbers, sixteen sums run along each.
 
 mod kernel;
 mod pack;
 mod product;
+mod share;
 mod thin;
 mod vector;
 
@@ -68,7 +69,7 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
         way: Way::Tiles,
     };
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; `y` is borrowed exclusively.
-    unsafe { product::run([y]) };
+    unsafe { share::run([y]) };
 }
 
 /// Writes the gradient of `sum(dy * y)` by `W`, `b` and `x`.
@@ -101,7 +102,7 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
     };
     let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; both outputs are borrowed exclusively.
-    unsafe { product::run([dw, dx]) };
+    unsafe { share::run([dw, dx]) };
 }
 
 /// Columns that are added up at a time.

@@ -6,8 +6,7 @@ use super::pack::Lines;
 use super::thin;
 use super::vector::{Plain, Square, Vector};
 use crate::buffer::Buffer;
-use crate::pool;
-use crate::simd::{self, Level};
+use crate::simd::Level;
 use std::mem::MaybeUninit;
 
 /// Terms that are added up in registers before they join the sum: part of the result's definition.
@@ -16,8 +15,6 @@ pub const BLOCK: usize = 256;
 const M_PACK: usize = 192;
 /// Columns of `b` that are packed at a time.
 const N_PACK: usize = 1024;
-/// Below so many multiplications no thread is woken.
-const PARALLEL: usize = 4 << 20;
 
 /// One product, all strides in elements. `b` or its transpose is contiguous along rows, `a` likewise, `out` is.
 #[derive(Clone, Copy)]
@@ -65,12 +62,13 @@ pub enum Way {
 unsafe impl Sync for Product {}
 
 impl Product {
-    fn work(&self) -> usize {
+    /// Multiplications.
+    pub fn work(&self) -> usize {
         self.m.saturating_mul(self.n).saturating_mul(self.k)
     }
 
     /// The product of the rows `i` to `i + m` and columns `j` to `j + n` of `out`.
-    fn part(&self, i: usize, m: usize, j: usize, n: usize) -> Self {
+    pub fn part(&self, i: usize, m: usize, j: usize, n: usize) -> Self {
         Self {
             m,
             n,
@@ -86,7 +84,7 @@ impl Product {
     ///
     /// # Safety
     /// The pointers are valid for what the sizes and strides reach, and `out` overlaps nothing.
-    unsafe fn run(&self, level: Level) {
+    pub unsafe fn run(&self, level: Level) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{__m256, __m512};
@@ -139,7 +137,7 @@ impl Product {
     }
 
     /// The same product with one column turned into one row, and the way to add it up.
-    fn ready(self) -> Self {
+    pub fn ready(self) -> Self {
         let mut product = self;
         if self.n == 1 && self.out_row == 1 {
             product = Self {
@@ -256,58 +254,4 @@ impl Product {
             }
         }
     }
-}
-
-/// A product cut into `rows * cols` parts of about equal size.
-#[derive(Clone, Copy)]
-struct Grid {
-    rows: usize,
-    cols: usize,
-}
-
-impl Grid {
-    fn new(product: &Product, parts: usize) -> Self {
-        let mut grid = Self { rows: 1, cols: 1 };
-        while grid.rows * grid.cols < parts {
-            if product.m / grid.rows >= product.n / grid.cols { grid.rows *= 2 } else { grid.cols *= 2 }
-        }
-        grid
-    }
-
-    fn part(self, product: &Product, index: usize) -> Product {
-        // A multiple of every tile's height or width.
-        let range = |total: usize, parts: usize, at: usize, unit: usize| {
-            let step = total.div_ceil(parts).next_multiple_of(unit);
-            let start = total.min(at * step);
-            (start, step.min(total - start))
-        };
-        let (i, m) = range(product.m, self.rows, index / self.cols, 24);
-        let (j, n) = range(product.n, self.cols, index % self.cols, 32);
-        product.part(i, m, j, n)
-    }
-}
-
-/// Computes `products`, sharing the work among the pool's threads where there is enough of it.
-///
-/// # Safety
-/// The pointers are valid for what the sizes and strides reach; every `out` is borrowed exclusively and overlaps nothing.
-pub unsafe fn run<const P: usize>(products: [Product; P]) {
-    let products = products.map(Product::ready);
-    let level = simd::level();
-    let work = products.iter().fold(0_usize, |sum, p| sum.saturating_add(p.work()));
-    let threads = if work < PARALLEL { 1 } else { pool::threads() };
-    if threads == 1 {
-        for product in &products {
-            // SAFETY: the caller's promise.
-            unsafe { product.run(level) };
-        }
-        return;
-    }
-    let parts = 2 * threads.next_power_of_two();
-    let grids = products.each_ref().map(|product| Grid::new(product, parts));
-    pool::run(threads, P * parts, &|task| {
-        let (product, index) = (task / parts, task % parts);
-        // SAFETY: the caller's promise; the parts write to different elements.
-        unsafe { grids[product].part(&products[product], index).run(level) };
-    });
 }
