@@ -6,6 +6,8 @@ use crate::simd;
 
 /// Below so many multiplications no thread is woken.
 const PARALLEL: usize = 4 << 20;
+/// Multiplications in a part, at least.
+const PART: usize = 1 << 20;
 
 /// A product cut into `rows * cols` parts of about equal size.
 #[derive(Clone, Copy)]
@@ -52,7 +54,8 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
         }
         return;
     }
-    let parts = 2 * threads.next_power_of_two();
+    // Two for every thread, so that one that is held up does not hold up all, but none too small.
+    let parts = (2 * threads).min(work / PART).next_power_of_two();
     let grids = products.each_ref().map(|product| Grid::new(product, parts));
     pool::run(threads, P * parts, &|task| {
         let (product, index) = (task / parts, task % parts);
