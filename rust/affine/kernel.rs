@@ -49,6 +49,14 @@ impl Tile {
         // SAFETY: the caller's promise.
         unsafe {
             let (a_row, a_col) = if PACKED > 0 { (1, PACKED) } else { (self.a_row, self.a_col) };
+            if PACKED > 0 {
+                // What the sums are added to has time to arrive while they are formed.
+                for i in 0..M {
+                    let out = self.out.wrapping_add(i * self.out_row);
+                    V::prefetch(out);
+                    V::prefetch(out.wrapping_add(N * V::LANES - 1));
+                }
+            }
             let mut sums = [[V::zero(); N]; M];
             let (mut a, mut b) = (self.a, self.b);
             for _ in 0..self.k {

@@ -31,15 +31,30 @@ impl Lines {
         unsafe {
             for (panel, first) in (0..self.lines).step_by(width).enumerate() {
                 let to = to.add(panel * width * self.k);
-                // Vectors of eight, of which the last may spill into the next column of the panel, written after it.
-                for at in (0..width.min(self.lines - first)).step_by(8) {
-                    let part =
-                        Self { from: self.from.add((first + at) * self.line), lines: self.lines - first - at, ..self };
-                    if self.step == 1 {
-                        part.transpose::<S>(width, to.add(at))
-                    } else {
-                        part.copy::<S>(width, to.add(at))
-                    }
+                let lines = self.lines - first;
+                let panel = Self { from: self.from.add(first * self.line), lines, ..self };
+                match width {
+                    16 if self.step != 1 && lines >= 16 => panel.copy::<S, 2>(width, to),
+                    32 if self.step != 1 && lines >= 32 => panel.copy::<S, 4>(width, to),
+                    _ => panel.eights::<S>(width, to),
+                }
+            }
+        }
+    }
+
+    /// A panel in strips of eight lines, of which the last may spill into the next column, written after it.
+    #[inline(always)]
+    unsafe fn eights<S: Square>(self, width: usize, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for at in (0..width.min(self.lines)).step_by(8) {
+                let lines = self.lines - at;
+                let part = Self { from: self.from.add(at * self.line), lines, ..self };
+                let to = to.add(at);
+                match (self.step, lines >= 8) {
+                    (1, _) => part.transpose::<S>(width, to),
+                    (_, true) => part.copy::<S, 1>(width, to),
+                    (_, false) => part.copy_part::<S>(width, to),
                 }
             }
         }
@@ -76,19 +91,26 @@ impl Lines {
         rows
     }
 
-    /// Eight neighbouring lines, whose elements lie side by side.
+    /// `8 * N` neighbouring lines, whose elements lie side by side.
     #[inline(always)]
-    unsafe fn copy<S: Square>(self, width: usize, to: *mut f32) {
-        // SAFETY: the caller's promise; of fewer than eight lines only those are read.
+    unsafe fn copy<S: Square, const N: usize>(self, width: usize, to: *mut f32) {
+        // SAFETY: the caller's promise; there are so many lines.
         unsafe {
-            if self.lines >= 8 {
-                for k in 0..self.k {
-                    S::load(self.from.add(k * self.step)).store(to.add(k * width));
+            for k in 0..self.k {
+                for i in 0..N {
+                    S::load(self.from.add(k * self.step + 8 * i)).store(to.add(k * width + 8 * i));
                 }
-            } else {
-                for k in 0..self.k {
-                    S::load_part(self.from.add(k * self.step), self.lines).store(to.add(k * width));
-                }
+            }
+        }
+    }
+
+    /// The same for fewer than eight, with zeros in place of the others.
+    #[inline(always)]
+    unsafe fn copy_part<S: Square>(self, width: usize, to: *mut f32) {
+        // SAFETY: the caller's promise; only the lines that there are are read.
+        unsafe {
+            for k in 0..self.k {
+                S::load_part(self.from.add(k * self.step), self.lines).store(to.add(k * width));
             }
         }
     }

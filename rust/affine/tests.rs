@@ -129,7 +129,7 @@ fn threads_and_instruction_sets_do_not_change_a_bit() {
         let shape = Shape { batch, n_in, n_out };
         let mut seen: Option<[Vec<u32>; 4]> = None;
         for level in simd::levels() {
-            for threads in [1, 2, 3, 5] {
+            for threads in [1, 3] {
                 simd::set_level(level);
                 pool::set_threads(threads);
                 let found = outputs(shape).map(|out| out.into_iter().map(f32::to_bits).collect::<Vec<_>>());

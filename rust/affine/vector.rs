@@ -23,6 +23,8 @@ pub trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// The first `n` lanes to memory; no memory beyond them is touched.
     unsafe fn store_part(self, to: *mut f32, n: usize);
+    /// Asks for the memory at `at` ahead of time, where the processor can be asked.
+    unsafe fn prefetch(at: *const f32);
     /// `self + other`.
     unsafe fn add(self, other: Self) -> Self;
     /// `a * b + self`, rounded once.
@@ -107,6 +109,9 @@ impl Vector for Plain {
             unsafe { *to.add(i) = value }
         }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const f32) {}
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -198,6 +203,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch(at: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             // SAFETY: as above.
             unsafe { _mm256_add_ps(self, other) }
@@ -272,6 +283,12 @@ mod x86 {
         unsafe fn store_part(self, to: *mut f32, n: usize) {
             // SAFETY: as above; a masked store touches no lane whose bit is 0.
             unsafe { _mm512_mask_storeu_ps(to, ((1_u32 << n) - 1) as u16, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(at: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
 
         #[inline(always)]
