@@ -9,6 +9,8 @@
 //! depend on the instruction set, the number of threads or the other rows of the batch. One order differs: where the output
 //! is one row or one column of dot products of contiguous numbers, sixteen sums run along each.
 
+#![expect(clippy::needless_range_loop, reason = "loops over registers: plain ones are unrolled")]
+
 mod kernel;
 mod pack;
 mod product;
