@@ -49,7 +49,7 @@ def chosen(args: argparse.Namespace, workload: str) -> list[str]:
 
 def main() -> int:
     args = arguments()
-    file = record.path()
+    file = record.path("-quick" if args.quick else "")
     if args.scale:
         whole = record.merge(file, "scale", scale.measure(), scale.KEY)
     elif args.table:
@@ -61,7 +61,7 @@ def main() -> int:
             if args.quick and workload not in QUICK_WORKLOADS:
                 continue
             for threads in map(int, args.threads):
-                start, who = time.monotonic(), protocol.contenders(args.peers, args.quick)
+                start, who = time.monotonic(), protocol.contenders(workload, args.peers, args.quick)
                 found = list(protocol.run(who, workload, chosen(args, workload), threads, effort))
                 whole = record.merge(file, "results", found)
                 print(f"({workload}) {threads} threads: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)

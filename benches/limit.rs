@@ -177,7 +177,11 @@ fn main() {
     assert!(states <= MOST, "more than {MOST} state arrays");
     let pure = mode == "pure";
     let lines = n.div_ceil(LINE);
-    let mut streams = Streams { from: [std::ptr::null_mut(); MOST + 1], to: [std::ptr::null_mut(); MOST + 1], g: place(lines * LINE, 0) };
+    let mut streams = Streams {
+        from: [std::ptr::null_mut(); MOST + 1],
+        to: [std::ptr::null_mut(); MOST + 1],
+        g: place(lines * LINE, 0),
+    };
     for k in 0..=states {
         streams.from[k] = place(lines * LINE, 1 + k);
         streams.to[k] = if pure { place(lines * LINE, 2 + states + k) } else { streams.from[k] };

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .contenders import CONTENDERS, MEMORY, OURS
+from .contenders import CONTENDERS, OURS
 from .workloads import WORKLOADS, initial, rules
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +39,8 @@ def environment(threads: int) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if name not in UNSET}
     found |= {f"{library}_NUM_THREADS": str(threads) for library in COUNTS}
     flags = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+    # Compilers that contenders call on at run time look for tools of their environment.
+    found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", os.defpath)])
     return found | {"NPROC": str(threads), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "OMP_DYNAMIC": "false"}
 
 
@@ -99,7 +101,7 @@ def groups(names: list[str], workload: str, case: str) -> Iterator[list[str]]:
     each = 4 * WORKLOADS[workload].elements
     if each:
         each *= 2 + len(initial(rules()[case]))
-    need = {name: each * MEMORY.get(name, 1.2) for name in names}
+    need = {name: each * CONTENDERS[name].memory for name in names}
     always = [name for name in names if name in OURS]
     room = available() - sum(need[name] for name in always)
     group: list[str] = []
@@ -151,7 +153,8 @@ def run(names: list[str], workload: str, cases: list[str], threads: int, effort:
                 yield {"workload": workload, "threads": threads, "case": case, "seconds": times, "missing": missing}
 
 
-def contenders(only: list[str] | None, quick: bool) -> list[str]:
-    """Who takes part."""
-    slow = {"torch compiled", "torch for-loop"} if quick else set()
-    return [name for name in CONTENDERS if name not in slow and (only is None or name in only or name in OURS)]
+def contenders(workload: str, only: list[str] | None, quick: bool) -> list[str]:
+    """Who takes part in a workload."""
+    slow = {"torch compiled", "torch for-loop", "DeepSpeed"} if quick else set()
+    names = [name for name, entry in CONTENDERS.items() if WORKLOADS[workload].kind in entry.kinds]
+    return [name for name in names if name not in slow and (only is None or name in only or name in OURS)]

@@ -45,10 +45,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def path() -> Path:
+def path(suffix: str) -> Path:
     """The file of today and this machine."""
     machine = re.sub(r"\W+", "-", f"{processor()} {cpus()} cpus").strip("-").lower()
-    return FOLDER / f"{datetime.now(UTC):%Y-%m-%d}-{machine}.json"
+    return FOLDER / f"{datetime.now(UTC):%Y-%m-%d}-{machine}{suffix}.json"
 
 
 def read(file: Path) -> dict[str, Any]:

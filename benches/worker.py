@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import workloads
-from .contenders import CONTENDERS, Contender, MissingError, Stepper, find
+from .contenders import CONTENDERS, Contender, MissingError, Stepper
 from .workloads import WORKLOADS, Array
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -58,7 +58,7 @@ def compare(answer: Array, exact: Array, start: Array) -> None:
 
 def build(name: str, workload: str, case: str, threads: int) -> Contender:
     """The contender, ready and checked."""
-    made: Any = find(name, WORKLOADS[workload].kind)(CONTENDERS[name][1], threads)
+    made: Any = CONTENDERS[name].make(WORKLOADS[workload].kind, threads)
     match WORKLOADS[workload].kind:
         case "Steps":
             rule, shapes = workloads.rules()[case], WORKLOADS[workload].shapes

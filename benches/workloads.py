@@ -96,7 +96,13 @@ def numbers(shapes: tuple[Shape, ...], seed: int) -> list[Array]:
     """Arrays of float32 between 0.1 and 1, of either sign: the same at every call, and quick to make."""
     rng = np.random.default_rng(seed)
     block = (rng.uniform(0.1, 1, 1_000_003) * rng.choice([-1, 1], 1_000_003)).astype(np.float32)
-    return [np.resize(np.roll(block, 17 * i) if i < 200 else block, shape) for i, shape in enumerate(shapes)]
+
+    def array(i: int, shape: Shape) -> Array:
+        n, start = int(np.prod(shape)), 17 * i
+        flat = block[start : start + n].copy() if start + n <= block.size else np.resize(block, n)
+        return flat.reshape(shape)
+
+    return [array(i, shape) for i, shape in enumerate(shapes)]
 
 
 def arrays(state: Any) -> Iterator[Array]:

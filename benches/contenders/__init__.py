@@ -1,5 +1,6 @@
 """Who is measured. A contender's module has a class for each kind of workload that it takes part in."""
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -7,27 +8,45 @@ import numpy as np
 
 from ..workloads import Array
 
-# The name in the table: its module here and how its classes are told what to do. Ours and the limits come first.
-CONTENDERS: dict[str, tuple[str, str]] = {
-    "limit": ("limit", "in_place"),
-    "limit, pure": ("limit", "pure"),
-    "optirs": ("optirs", "in_place"),
-    "optirs, pure": ("optirs", "pure"),
-    "C": ("c", ""),
-    "numba": ("numba", ""),
-    "NumPy": ("numpy", ""),
-    "torch for-loop": ("torch", "for-loop"),
-    "torch foreach": ("torch", "foreach"),
-    "torch fused": ("torch", "fused"),
-    "torch compiled": ("torch", "compiled"),
-    "jax": ("jax", ""),
-    "DeepSpeed": ("deepspeed", ""),
+STEPS, EVERYTHING = ("Steps",), ("Steps", "Training", "Affine")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a contender is found."""
+
+    module: str
+    mode: str = ""  # what its classes are told
+    kinds: tuple[str, ...] = STEPS  # the classes that its module has, by the kind of workload
+    memory: float = 1.2  # temporaries included, in units of parameters, gradients and states
+
+    def make(self, kind: str, threads: int) -> Any:
+        """The contender; `MissingError` if it cannot be imported."""
+        try:
+            module = import_module(f"{__name__}.{self.module}")
+        except ImportError as error:
+            raise MissingError(f"not installed: {error}") from error
+        return getattr(module, kind)(self.mode, threads)
+
+
+# By the name in the table. Ours and the limits come first.
+CONTENDERS = {
+    "limit": Entry("limit", "in_place"),
+    "limit, pure": Entry("limit", "pure", memory=1.8),
+    "optirs": Entry("optirs", "in_place", EVERYTHING),
+    "optirs, pure": Entry("optirs", "pure", ("Steps", "Training"), memory=2.2),
+    "C": Entry("c"),
+    "numba": Entry("numba"),
+    "NumPy": Entry("numpy", "", EVERYTHING),
+    "torch for-loop": Entry("torch", "for-loop"),
+    "torch foreach": Entry("torch", "foreach", EVERYTHING, memory=3.0),
+    "torch fused": Entry("torch", "fused"),
+    "torch compiled": Entry("torch", "compiled"),
+    "jax": Entry("jax", "", EVERYTHING, memory=2.2),
+    "DeepSpeed": Entry("deepspeed"),
 }
 OURS = ("limit", "limit, pure", "optirs", "optirs, pure")
 PEERS = tuple(name for name in CONTENDERS if name not in OURS)
-
-# Memory in units of parameters, gradients and states, temporaries included: for deciding who fits beside whom.
-MEMORY = {"optirs, pure": 2.2, "limit, pure": 1.8, "torch foreach": 3.0, "jax": 2.2}
 
 
 class MissingError(Exception):
@@ -85,14 +104,3 @@ class OnArrays(Stepper):
         for g in self.gradients:
             g *= np.float32(factor)
 
-
-def find(name: str, kind: str) -> type[Contender]:
-    """The class of a contender for a kind of workload; `MissingError` if it has none or cannot be imported."""
-    try:
-        module = import_module(f"{__name__}.{CONTENDERS[name][0]}")
-    except ImportError as error:
-        raise MissingError(f"not installed: {error}") from error
-    if not hasattr(module, kind):
-        raise MissingError(f"has no part in {kind}")
-    found: type[Contender] = getattr(module, kind)
-    return found

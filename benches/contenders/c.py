@@ -29,7 +29,7 @@ static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float sign(float a) { return (float)((a > 0.0f) - (a < 0.0f)); }
 """
 LOOP = """
-static void step_one(long n, float *restrict px, const float *restrict pg, float *restrict const *ps, const float *k) {{
+static void step_one(long n, float *restrict px, const float *restrict pg, float *restrict const *ps, const float *numbers) {{
     {constants}
     #pragma omp for simd schedule(static) nowait
     for (long i = 0; i < n; i++) {{
@@ -38,9 +38,9 @@ static void step_one(long n, float *restrict px, const float *restrict pg, float
         px[i] = x; {stores}
     }}
 }}
-void step(long arrays, const long *n, float *const *x, float *const *g, float *const *s, const float *k, int threads) {{
+void step(long arrays, const long *n, float *const *x, float *const *g, float *const *s, const float *numbers, int threads) {{
     #pragma omp parallel num_threads(threads)
-    for (long a = 0; a < arrays; a++) step_one(n[a], x[a], g[a], s + a * {states}, k);
+    for (long a = 0; a < arrays; a++) step_one(n[a], x[a], g[a], s + a * {states}, numbers);
 }}
 """
 
@@ -51,7 +51,7 @@ def source(formula: Formula, rule: Any) -> str:
     new = {name for name in re.findall(r"(\w+) = ", formula.body)} - {"x", *states}
     body = re.sub(rf"\b({'|'.join(new)}) = ", r"float \1 = ", formula.body) if new else formula.body
     pointers = "".join(f" float *restrict p_{name} = ps[{i}];" for i, name in enumerate(states))
-    constants = "".join(f" const float {name} = k[{i}];" for i, name in enumerate(formula.scalars(rule)))
+    constants = "".join(f" const float {name} = numbers[{i}];" for i, name in enumerate(formula.scalars(rule)))
     loads = "".join(f" float {name} = p_{name}[i];" for name in states)
     stores = "".join(f" p_{name}[i] = {name};" for name in states)
     return HEAD + LOOP.format(
@@ -72,13 +72,11 @@ def compiled(text: str) -> Any:
         return ctypes.CDLL(str(library)).step
 
 
-def placed(n: int, index: int, value: float) -> Array:
-    """An array that starts at a cache line and shares its sets with no neighbour."""
-    room = np.empty(n + 16 + 32 * 272, np.float32)
-    start = -room.ctypes.data // 4 % 16 + index % 32 * 272
-    array: Array = room[start : start + n]
-    array.fill(value)
-    return array
+def placed(sizes: list[int], index: int, value: float) -> list[Array]:
+    """Arrays one after the other, which start at a cache line and share its sets with no other index."""
+    room = np.full(sum(sizes) + 32 * 272, value, np.float32)
+    start = -room.ctypes.data // 4 % 16 + index % 31 * 272
+    return np.split(room[start : start + sum(sizes)], np.cumsum(sizes)[:-1])
 
 
 def addresses(many: list[Array]) -> Any:
@@ -96,7 +94,8 @@ class Steps(OnArrays):
         self.function = compiled(source(self.formula, rule))
         values = initial(rule)
         sizes = [x.size for x in self.model]
-        self.states = [placed(n, 1 + i, v) for n in sizes for i, v in enumerate(values)]
+        slabs = [placed(sizes, 1 + i, v) for i, v in enumerate(values)]
+        self.states = [state for states in zip(*slabs, strict=True) for state in states]
         self.fixed = (
             ctypes.c_long(len(sizes)),
             (ctypes.c_long * len(sizes))(*sizes),

@@ -1,6 +1,5 @@
 """DeepSpeed's optimisers for the CPU, which it compiles at their first use."""
 
-import contextlib
 import os
 from typing import Any
 
@@ -33,8 +32,7 @@ class Steps(Stepper):
         for p, g in zip(self.model, gradients, strict=True):
             p.grad = torch.from_numpy(g)
         try:
-            with contextlib.redirect_stdout(None):
-                self.optimiser = DEEPSPEED[case](self.model, rule)
+            self.optimiser = DEEPSPEED[case](self.model, rule)
         except Exception as error:  # whatever its build system meets
             raise MissingError(f"cannot be compiled: {str(error).strip().splitlines()[-1][:120]}") from error
 

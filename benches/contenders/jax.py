@@ -18,12 +18,12 @@ def adam(r: Any) -> dict[str, float]:
 
 
 # Where optax has the formula. What it has inside the root or the maximum where we have it outside is 1e-8 here.
+# Its Rprop takes every step one late.
 OPTAX: dict[str, Any] = {
     "Descent": lambda r: optax.sgd(r.eta),
     "Momentum": lambda r: optax.sgd(r.eta, r.rho),
     "Nesterov": lambda r: optax.sgd(r.eta, r.rho, nesterov=True),
     "RMSProp": lambda r: optax.rmsprop(r.eta, r.rho, r.epsilon),
-    "Rprop": lambda r: optax.rprop(r.eta, *r.ell, *r.gamma),
     "Adam": lambda r: optax.adam(r.eta, **adam(r)),
     "AdamW": lambda r: optax.adamw(r.eta, weight_decay=r.lambda_, **adam(r)),
     "Lion": lambda r: optax.lion(r.eta, *r.beta, weight_decay=0.0),

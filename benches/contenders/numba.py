@@ -10,7 +10,7 @@ from ..workloads import initial
 from . import MissingError, OnArrays
 
 LOOP = """
-def step(px, pg, k{arrays}):
+def step(px, pg, numbers{arrays}):
     {constants}
     for i in prange(px.size):
         x = px[i]; g = pg[i]
@@ -46,7 +46,7 @@ def compiled(formula: Formula, rule: Any, parallel: bool) -> Any:
     states = formula.names
     text = LOOP.format(
         arrays="".join(f", p_{name}" for name in states),
-        constants="; ".join(f"{name} = k[{i}]" for i, name in enumerate(formula.scalars(rule))),
+        constants="; ".join(f"{name} = numbers[{i}]" for i, name in enumerate(formula.scalars(rule))),
         loads="; ".join(f"{name} = p_{name}[i]" for name in states) or "pass",
         body=formula.body,
         stores="; ".join(f"p_{name}[i] = {name}" for name in states) or "pass",

@@ -86,8 +86,6 @@ class Training(Contender):
     """The usual loop."""
 
     def build(self, case: str) -> None:
-        if self.mode != "foreach":
-            raise MissingError("is the same in every mode: see foreach")
         torch.set_num_threads(self.threads)
         e = experiment()
         self.first = torch.from_numpy(e.model.W), torch.from_numpy(e.model.b)
@@ -110,8 +108,6 @@ class Affine(Contender):
     """`linear`, and its gradient without the tape."""
 
     def build(self, case: str, w: Array, b: Array, x: Array, dy: Array) -> None:
-        if self.mode != "foreach":
-            raise MissingError("is the same in every mode: see foreach")
         torch.set_num_threads(self.threads)
         self.forward = layer(case)[0] == "forward"
         self.arrays = [torch.from_numpy(a) for a in (w, b, x, dy)]
