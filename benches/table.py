@@ -6,7 +6,9 @@ from collections import defaultdict
 from typing import Any
 
 from .record import Result, results
-from .workloads import WORKLOADS
+from .workloads import WORKLOADS, not_measured
+
+LOOP = 1e-6  # seconds: below it the limit's own loop is all that it measures
 
 Results = dict[tuple[str, int, str], Result]
 
@@ -23,6 +25,8 @@ def cell(result: Result | None, ours: str) -> str:
     if result is None or not result.times(ours):
         return "-"
     limit = result.ratio(ours, "limit, pure" if ours.endswith("pure") else "limit")
+    if limit and result.median("limit") < LOOP:
+        limit = None
     peer = result.best_peer(ours)
     parts = [seconds(result.median(ours)), f"{limit.median:.2f}" if limit else ""]
     return " ".join([*filter(None, parts), f"{peer[1].median:.2f}x {peer[0]}" if peer else "no peer"])
@@ -47,7 +51,7 @@ def missing(found: Results) -> list[str]:
     for (workload, threads, case), result in found.items():
         for name, why in result.missing.items():
             reasons[name, why].append(f"{case} ({workload}, {threads})")
-    lines = []
+    lines = [f"  {rule} has no workload here" for rule in not_measured()]
     for (name, why), where in sorted(reasons.items()):
         if why.startswith("FAILED"):
             lines.append(f"  {name} {why}: {', '.join(where)}")
@@ -84,9 +88,11 @@ def text(record: dict[str, Any]) -> str:
     kinds = [list(dict.fromkeys(w for w in WORKLOADS if WORKLOADS[w].kind == kind and any(k[0] == w for k in found)))
              for kind in ("Steps", "Training", "Affine")]  # fmt: skip
     lines = [f"{record['processor']}, {record['cpus']} processors, {record['date']}"]
-    lines.append("A cell: our time, over the limit of memory (median of the rounds' ratios), best peer's time over ours.")
+    lines.append(
+        "A cell: our time, over the limit of memory (median of the rounds' ratios), best peer's time over ours."
+    )
     for threads in sorted({t for _, t, _ in found}):
         lines += ["", f"--- {threads} thread{'s' * (threads > 1)}"]
         for workloads in filter(None, kinds):
             lines += [*block(found, workloads, threads), ""]
-    return "\n".join([*lines, *summary(found), "Left out:", *(missing(found) or ["  nobody"])])
+    return "\n".join([*lines, *summary(found), "Left out:", *missing(found)])

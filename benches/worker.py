@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+import optirs
+
 from . import workloads
 from .contenders import CONTENDERS, Contender, MissingError, Stepper
 from .workloads import WORKLOADS, Array
@@ -24,7 +26,7 @@ SCALES = (1.0, -0.5, -2.0)  # of the gradients, each on top of the one before
 MOVED, STORED = 2e-3, 8 * 2.0**-23  # what an answer may be off: of how far it moved, and of the number itself
 
 
-def check_steps(contender: Stepper, rule: Any, shapes: tuple[workloads.Shape, ...]) -> None:
+def check_steps(contender: Stepper, rule: optirs.Rule, shapes: tuple[workloads.Shape, ...]) -> None:
     """Three steps, against the oracle in float64: of some elements, of all if they depend on each other."""
     import reference
 
@@ -34,7 +36,9 @@ def check_steps(contender: Stepper, rule: Any, shapes: tuple[workloads.Shape, ..
     elements = [np.unique(np.r_[0, n - 1, rng.integers(0, n, SAMPLE)]) for n in (int(np.prod(s)) for s in shapes)]
     if workloads.norms(rule):
         elements = [np.arange(int(np.prod(s))) for s in shapes]
-    x, g = ([a.reshape(-1)[at] for a, at in zip(workloads.numbers(shapes, seed), elements, strict=True)] for seed in (1, 2))
+    x, g = (
+        [a.reshape(-1)[at] for a, at in zip(workloads.numbers(shapes, seed), elements, strict=True)] for seed in (1, 2)
+    )
     for factor in SCALES:
         contender.scale(factor)
         contender.step()

@@ -1,5 +1,6 @@
 """What is measured: models of several sizes, a rule or chain on each, training, and the affine layer."""
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,8 +72,17 @@ def rules() -> dict[str, optirs.Rule]:
     """Every rule of the registry, and some chains, by the name in the table."""
     found: dict[str, optirs.Rule] = {}
     for name, rule in optirs.RULES.items():
-        found |= EXAMPLES[name] if name in EXAMPLES else {name: rule()}
+        if name in EXAMPLES:
+            found |= EXAMPLES[name]
+        elif not any(p.default is p.empty for p in inspect.signature(rule).parameters.values()):
+            found[name] = rule()
     return found
+
+
+def not_measured() -> list[str]:
+    """The rules of the registry that no workload has."""
+    measured = {type(rule).__name__ for rule in rules().values()}
+    return [name for name in optirs.RULES if name not in measured]
 
 
 def cases(workload: str) -> list[str]:

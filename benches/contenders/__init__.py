@@ -103,4 +103,3 @@ class OnArrays(Stepper):
     def scale(self, factor: float) -> None:
         for g in self.gradients:
             g *= np.float32(factor)
-

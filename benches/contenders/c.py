@@ -18,7 +18,7 @@ from ..formulas import FORMULAS, Formula
 from ..workloads import Array, initial
 from . import MissingError, OnArrays
 
-FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -fPIC -shared -x c -".split()
+FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -fPIC -shared -x c -".split()  # noqa: SIM905
 HEAD = """
 #include <math.h>
 #define sqrt sqrtf
@@ -29,7 +29,8 @@ static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float sign(float a) { return (float)((a > 0.0f) - (a < 0.0f)); }
 """
 LOOP = """
-static void step_one(long n, float *restrict px, const float *restrict pg, float *restrict const *ps, const float *numbers) {{
+static void one(long n, float *restrict px, const float *restrict pg, float *restrict const *ps, const float *numbers)
+{{
     {constants}
     #pragma omp for simd schedule(static) nowait
     for (long i = 0; i < n; i++) {{
@@ -38,9 +39,11 @@ static void step_one(long n, float *restrict px, const float *restrict pg, float
         px[i] = x; {stores}
     }}
 }}
-void step(long arrays, const long *n, float *const *x, float *const *g, float *const *s, const float *numbers, int threads) {{
+void step(long arrays, const long *n, float *const *x, float *const *g, float *const *s, const float *numbers,
+          int threads)
+{{
     #pragma omp parallel num_threads(threads)
-    for (long a = 0; a < arrays; a++) step_one(n[a], x[a], g[a], s + a * {states}, numbers);
+    for (long a = 0; a < arrays; a++) one(n[a], x[a], g[a], s + a * {states}, numbers);
 }}
 """
 
@@ -48,15 +51,13 @@ void step(long arrays, const long *n, float *const *x, float *const *g, float *c
 def source(formula: Formula, rule: Any) -> str:
     """The program for one rule."""
     states = formula.names
-    new = {name for name in re.findall(r"(\w+) = ", formula.body)} - {"x", *states}
+    new = set(re.findall(r"(\w+) = ", formula.body)) - {"x", *states}
     body = re.sub(rf"\b({'|'.join(new)}) = ", r"float \1 = ", formula.body) if new else formula.body
     pointers = "".join(f" float *restrict p_{name} = ps[{i}];" for i, name in enumerate(states))
     constants = "".join(f" const float {name} = numbers[{i}];" for i, name in enumerate(formula.scalars(rule)))
     loads = "".join(f" float {name} = p_{name}[i];" for name in states)
     stores = "".join(f" p_{name}[i] = {name};" for name in states)
-    return HEAD + LOOP.format(
-        constants=pointers + constants, loads=loads, stores=stores, body=body, states=len(states)
-    )
+    return HEAD + LOOP.format(constants=pointers + constants, loads=loads, stores=stores, body=body, states=len(states))
 
 
 def compiled(text: str) -> Any:

@@ -5,18 +5,17 @@ from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import torch  # noqa: E402
-from deepspeed.ops.adagrad import DeepSpeedCPUAdagrad  # noqa: E402
-from deepspeed.ops.adam import DeepSpeedCPUAdam  # noqa: E402
-from deepspeed.ops.lion import DeepSpeedCPULion  # noqa: E402
+import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.ops.lion import DeepSpeedCPULion
 
-from ..workloads import Array  # noqa: E402
-from . import MissingError, Stepper  # noqa: E402
+from ..workloads import Array
+from . import MissingError, Stepper
 
+# Its Adagrad takes other steps.
 DEEPSPEED: dict[str, Any] = {
     "Adam": lambda p, r: DeepSpeedCPUAdam(p, r.eta, betas=r.beta, eps=r.epsilon, adamw_mode=False),
     "AdamW": lambda p, r: DeepSpeedCPUAdam(p, r.eta, betas=r.beta, eps=r.epsilon, weight_decay=r.lambda_),
-    "AdaGrad": lambda p, r: DeepSpeedCPUAdagrad(p, r.eta, eps=r.epsilon),
     "Lion": lambda p, r: DeepSpeedCPULion(p, r.eta, betas=r.beta),
 }
 

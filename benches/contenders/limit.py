@@ -21,7 +21,7 @@ def program() -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         raise MissingError(f"cannot be built: {error}") from error
     messages = map(json.loads, built.stdout.splitlines())
-    return next(m["executable"] for m in messages if m.get("target", {}).get("name") == "limit")
+    return next(str(m["executable"]) for m in messages if m.get("target", {}).get("name") == "limit")
 
 
 class Steps(Stepper):

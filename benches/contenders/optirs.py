@@ -33,9 +33,7 @@ class Training(Contender):
 
     def step(self) -> None:
         if self.mode != "pure":
-            self.model = optirs.train(
-                self.gradient, self.first, self.data, optirs.Descent(0.1), epochs=EPOCHS
-            ).model
+            self.model = optirs.train(self.gradient, self.first, self.data, optirs.Descent(0.1), epochs=EPOCHS).model
             return
         model = self.first
         state = optirs.setup(optirs.Descent(0.1), model)

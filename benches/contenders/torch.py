@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from optirs._notebook import experiment
@@ -61,12 +62,12 @@ class Steps(Stepper):
         self.model = [torch.nn.Parameter(torch.from_numpy(x)) for x in model]
         self.gradients, self.factor = gradients, 1.0
         for p, g in zip(self.model, gradients, strict=True):
-            p.grad = torch.from_numpy(g.copy() if self.clip else g)
+            p.grad = torch.from_numpy(g.copy())
         self.optimiser = optimiser(links[0], self.model, self.mode)
         self.act = torch.compile(self.optimiser.step) if self.mode == "compiled" else self.optimiser.step
 
     def step(self) -> None:
-        if self.clip:  # in place: after the first time the norm is small, which costs the same
+        if self.clip:  # in place, like some steps: other numbers the next time, which cost the same
             torch.nn.utils.clip_grad_norm_(self.model, self.clip.omega)
         self.act()
 
@@ -76,10 +77,7 @@ class Steps(Stepper):
     def scale(self, factor: float) -> None:
         self.factor *= factor
         for p, g in zip(self.model, self.gradients, strict=True):
-            if self.clip:
-                p.grad.copy_(torch.from_numpy(g)).mul_(self.factor)
-            else:
-                p.grad.mul_(factor)
+            p.grad = torch.from_numpy(g * np.float32(self.factor))
 
 
 class Training(Contender):
