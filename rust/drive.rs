@@ -4,7 +4,7 @@
 //!
 //! Nothing here can fail: whoever makes a [`Plan`] has checked everything before.
 
-use crate::job::{Job, TILE};
+use crate::job::{Job, TILE, Tables};
 use crate::pool;
 use crate::simd::{self, Level};
 use std::ptr;
@@ -26,12 +26,13 @@ pub struct Copy {
 }
 
 /// What is to be done, each part independent of the others.
-#[derive(Default)]
 pub struct Plan<'a> {
     /// Arrays to step.
-    pub jobs: Vec<Job<'a>>,
+    pub jobs: &'a [Job<'a>],
+    /// Their scalars and state arrays.
+    pub tables: Tables<'a>,
     /// Arrays to copy.
-    pub copies: Vec<Copy>,
+    pub copies: &'a [Copy],
 }
 
 // SAFETY: the pointers of a plan are to memory that its maker keeps alive and untouched until the plan has run, and no
@@ -55,15 +56,15 @@ impl Plan<'_> {
     /// `to` its `from`, and `dx` the gradient, of the same job.
     pub unsafe fn run(&self) {
         let level = simd::level();
-        let total = self.jobs.iter().map(|j| j.n * j.traffic()).sum::<usize>()
+        let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
         let threads = if total < PARALLEL_BYTES { 1 } else { pool::threads() };
         if threads == 1 {
-            for job in &self.jobs {
+            for job in self.jobs {
                 // SAFETY: the caller's promise.
-                unsafe { job.run(0, job.n, level) };
+                unsafe { job.run(self.tables, 0, job.n, level) };
             }
-            for copy in &self.copies {
+            for copy in self.copies {
                 // SAFETY: the caller's promise.
                 unsafe { ptr::copy_nonoverlapping(copy.from, copy.to, copy.bytes) };
             }
@@ -83,7 +84,7 @@ impl Plan<'_> {
     fn pieces(&self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for (job, j) in self.jobs.iter().enumerate() {
-            let step = (TASK_BYTES / j.traffic()).max(TILE) / TILE * TILE;
+            let step = (TASK_BYTES / j.traffic(self.tables)).max(TILE) / TILE * TILE;
             for start in (0..j.n).step_by(step) {
                 pieces.push(Piece::Job { job, start, end: j.n.min(start + step) });
             }
@@ -105,7 +106,7 @@ impl Plan<'_> {
                 bytes = 0;
             }
             bytes += match *piece {
-                Piece::Job { job, start, end } => (end - start) * self.jobs[job].traffic(),
+                Piece::Job { job, start, end } => (end - start) * self.jobs[job].traffic(self.tables),
                 Piece::Copy { start, end, .. } => 2 * (end - start),
             };
         }
@@ -117,7 +118,7 @@ impl Plan<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             match piece {
-                Piece::Job { job, start, end } => self.jobs[job].run(start, end, level),
+                Piece::Job { job, start, end } => self.jobs[job].run(self.tables, start, end, level),
                 Piece::Copy { copy, start, end } => {
                     let c = self.copies[copy];
                     ptr::copy_nonoverlapping(c.from.add(start), c.to.add(start), end - start);

@@ -10,6 +10,7 @@ use crate::kernel::{Call, Mode, subtract};
 use crate::rule::{Kernel, SLOTS, Scalars};
 use crate::simd::Level;
 use num_complex::Complex;
+use std::ops::Range;
 use std::ptr;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
@@ -45,14 +46,23 @@ pub struct State {
     pub size: usize,
 }
 
+/// The scalars and state arrays of all jobs of a plan.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// One set of scalars for each link.
+    pub scalars: &'a [Scalars],
+    /// One entry for each state array.
+    pub states: &'a [State],
+}
+
 /// One array and the links that its gradient passes.
 pub struct Job<'a> {
     /// The links.
     pub links: &'a [Box<dyn Kernel>],
-    /// The scalars of each link.
-    pub scalars: &'a [Scalars],
-    /// The state arrays of the links, one after the other.
-    pub states: &'a [State],
+    /// Where in [`Tables::scalars`] those of the links start.
+    pub scalars: usize,
+    /// Where in [`Tables::states`] the state arrays of the links stand, one after the other.
+    pub states: Range<usize>,
     /// The number of elements.
     pub n: usize,
     /// The type in which the links compute.
@@ -72,9 +82,9 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Bytes read and written for an element.
     #[must_use]
-    pub fn traffic(&self) -> usize {
+    pub fn traffic(&self, tables: Tables) -> usize {
         let sinks = self.y.map_or(0, |y| y.dtype.size()) + self.rounded.map_or(0, |r| r.dtype.size());
-        let states: usize = self.states.iter().map(|s| 2 * s.size).sum();
+        let states: usize = tables.states[self.states.clone()].iter().map(|s| 2 * s.size).sum();
         let dx = self.dx.map_or(0, |_| self.compute.dtype().size());
         self.gradient.dtype.size() + self.x.dtype.size() + sinks + states + dx
     }
@@ -83,20 +93,20 @@ impl Job<'_> {
     ///
     /// # Safety
     /// As for [`crate::drive::Plan::run`], for those elements.
-    pub unsafe fn run(&self, start: usize, end: usize, level: Level) {
+    pub unsafe fn run(&self, tables: Tables, start: usize, end: usize, level: Level) {
         if start == end {
             return; // an empty array's pointer may be anything
         }
         // SAFETY: the caller's promise.
         unsafe {
             if self.is_lone() {
-                return self.lone(start, end, level);
+                return self.lone(tables, start, end, level);
             }
             match self.compute {
-                Compute::F32 => self.tiles::<f32>(start, end, level),
-                Compute::F64 => self.tiles::<f64>(start, end, level),
-                Compute::C64 => self.tiles::<Complex<f32>>(start, end, level),
-                Compute::C128 => self.tiles::<Complex<f64>>(start, end, level),
+                Compute::F32 => self.tiles::<f32>(tables, start, end, level),
+                Compute::F64 => self.tiles::<f64>(tables, start, end, level),
+                Compute::C64 => self.tiles::<Complex<f32>>(tables, start, end, level),
+                Compute::C128 => self.tiles::<Complex<f64>>(tables, start, end, level),
             }
         }
     }
@@ -112,14 +122,14 @@ impl Job<'_> {
             && self.gradient.dtype == dtype
     }
 
-    unsafe fn lone(&self, start: usize, end: usize, level: Level) {
+    unsafe fn lone(&self, tables: Tables, start: usize, end: usize, level: Level) {
         let Some(y) = self.y else { return };
         let at = start * self.compute.dtype().size();
         let (mut s, mut o) = ([ptr::null_mut(); SLOTS], [ptr::null_mut(); SLOTS]);
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
         unsafe {
             let in_place = ptr::eq(self.x.ptr, y.ptr);
-            for (i, state) in self.states.iter().enumerate() {
+            for (i, state) in tables.states[self.states.clone()].iter().enumerate() {
                 s[i] = state.from.add(start * state.size);
                 o[i] = state.to.add(start * state.size);
                 if in_place && s[i] != o[i] {
@@ -131,7 +141,7 @@ impl Job<'_> {
             let call = Call {
                 mode: if in_place { Mode::InPlace } else { Mode::Pure },
                 n: end - start,
-                k: &self.scalars[0],
+                k: &tables.scalars[self.scalars],
                 x: self.x.ptr.add(at).cast_mut(),
                 y: y.ptr.add(at),
                 g: self.gradient.ptr.add(at).cast_mut(),
@@ -142,17 +152,17 @@ impl Job<'_> {
         }
     }
 
-    unsafe fn tiles<T: Element>(&self, start: usize, end: usize, level: Level) {
+    unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, level: Level) {
         let (mut d, mut x) = ([T::ZERO; TILE], [T::ZERO; TILE]);
         for at in (start..end).step_by(TILE) {
             let n = TILE.min(end - at);
             // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
-            unsafe { self.tile(at, &mut d[..n], &mut x[..n], level) };
+            unsafe { self.tile(tables, at, &mut d[..n], &mut x[..n], level) };
         }
     }
 
     /// Steps the elements from `at` on for which there is room in the scratch tiles `d` and `x`.
-    unsafe fn tile<T: Element>(&self, at: usize, d: &mut [T], x: &mut [T], level: Level) {
+    unsafe fn tile<T: Element>(&self, tables: Tables, at: usize, d: &mut [T], x: &mut [T], level: Level) {
         let native = T::COMPUTE.dtype();
         let n = d.len();
         // SAFETY: the caller's promise; the scratch tiles overlap nothing.
@@ -163,7 +173,7 @@ impl Job<'_> {
                 T::load(self.x.dtype, from.cast(), x);
                 from = x.as_ptr();
             }
-            self.links(at, from, d, level);
+            self.links(tables, at, from, d, level);
             if let Some(dx) = self.dx {
                 T::store(native, d, dx.add(at * native.size()));
             }
@@ -187,9 +197,9 @@ impl Job<'_> {
     }
 
     /// Sends the gradient tile `d` of the elements from `at` on through the links.
-    unsafe fn links<T: Element>(&self, at: usize, x: *const T, d: &mut [T], level: Level) {
-        let mut states = self.states.iter();
-        for (link, k) in self.links.iter().zip(self.scalars) {
+    unsafe fn links<T: Element>(&self, tables: Tables, at: usize, x: *const T, d: &mut [T], level: Level) {
+        let mut states = tables.states[self.states.clone()].iter();
+        for (link, k) in self.links.iter().zip(&tables.scalars[self.scalars..]) {
             let mut s = [ptr::null_mut(); SLOTS];
             // SAFETY: the caller's promise.
             unsafe {

@@ -1,6 +1,8 @@
 """What must not crash, corrupt or go half-way: code of others that runs in the middle of an update."""
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -171,3 +173,55 @@ def test_a_failed_training_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
     assert (again.model["w"] == 1).all()
+
+
+INTERRUPTED = """
+import signal, sys, threading, time
+import numpy as np, optirs
+
+model = [np.zeros(size, np.float32) for size in (3_000_000, 7, 2_000_000)]
+gradient = [np.ones_like(x) for x in model]
+state = optirs.setup(optirs.Momentum(1.0, rho=0.0), model)
+started = threading.Event()
+
+def interrupt():
+    started.wait()
+    time.sleep(float(sys.argv[1]))
+    signal.raise_signal(signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    started.set()
+    while True:
+        optirs.update_(state, model, gradient)
+except KeyboardInterrupt:
+    pass
+steps = -model[0][0]
+assert steps == int(steps) > 0
+assert all((x == -steps).all() for x in model)
+assert all((leaf.state["velocity"] == 1).all() for leaf in state)
+optirs.update_(state, model, gradient)
+assert all((x == -steps - 1).all() for x in model)
+print("whole")
+"""
+
+
+@pytest.mark.parametrize("delay", [0.03, 0.0512, 0.0777, 0.1])
+def test_ctrl_c_leaves_a_whole_step(delay: float) -> None:
+    run = subprocess.run([sys.executable, "-c", INTERRUPTED, str(delay)], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr) == ("whole\n", "")
+
+
+def test_adjusting_and_freezing_are_all_or_nothing_beside_an_update() -> None:
+    model, state = pair()
+
+    def adjust() -> None:
+        for act in (lambda: optirs.adjust_(state, 0.5), lambda: optirs.freeze_(state)):
+            with pytest.raises(RuntimeError, match="in use by another update"):
+                act()
+
+    gradient = {"a": np.ones(4), "b": Late(np.ones((2, 50)), adjust)}
+    optirs.update_(state, model, gradient)
+    rules = {leaf.rule for leaf in state.values()}
+    assert rules == {optirs.Momentum(0.1)}
+    assert not any(leaf.frozen for leaf in state.values())

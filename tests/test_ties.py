@@ -187,3 +187,39 @@ def test_an_untrained_place_is_no_tie():
     assert state[1].W is None
     assert (new[0] == 0.5).all()
     assert new[1].W is x
+
+
+def test_part_of_a_parameter_in_an_untrained_place():
+    x = np.ones((2, 3))
+    fixed = optirs.functor(children=("W",), trainable=())(type("Fixed", (), {}))()
+    fixed.W = {"row": x[0]}
+    with pytest.raises(ValueError, match=r"\[0\] and \[1\]\.W\.row share memory"):
+        optirs.setup(HALF, [x, fixed])
+    fixed.W = None
+    state = optirs.setup(HALF, [x, fixed])
+    for other in ({"row": x[0]}, [x.view(np.int64)], [x[:, :1]]):
+        fixed.W = other
+        for step in (optirs.update, optirs.update_):
+            with pytest.raises(ValueError, match=r"\[0\] and \[1\]\.W.* share memory"):
+                step(state, [x, fixed], [np.ones((2, 3)), None])
+        assert (x == 1).all()
+    for same in (x, x.T, [x[0:0]]):
+        fixed.W = same
+        _, new = optirs.update(state, [x, fixed], [np.ones((2, 3)), None])
+        assert new[1].W is same
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_an_array_that_shares_elements_with_itself(writeable):
+    x = np.lib.stride_tricks.as_strided(np.zeros(5), (3, 3), (8, 8), writeable=writeable)
+    state = optirs.setup(HALF, x)
+    with pytest.raises(ValueError, match="shares elements with itself" if writeable else "read-only"):
+        optirs.update_(state, x, np.ones((3, 3)))
+    assert (x == 0).all()
+    assert (optirs.update(state, x, np.ones((3, 3)))[1] == -0.5).all()
+
+
+def test_strides_that_do_not_nest_but_miss_each_other():
+    x = np.lib.stride_tricks.as_strided(np.zeros(32), (2, 3), (3 * 8, 2 * 8))  # elements 0, 2, 4, 3, 5, 7
+    optirs.update_(optirs.setup(HALF, x), x, np.ones((2, 3)))
+    assert (x == -0.5).all()

@@ -185,8 +185,7 @@ def adjust_(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     if isinstance(state, Rule):
         raise TypeError("a rule does not change: use adjust, which returns a new one")
     _, own, rules = _adjusted_leaves(state, eta, fields)
-    for leaf, rule in zip(own, rules, strict=True):
-        leaf._set_rule(rule)
+    _core.set_rules(own, rules)
     return state
 
 
@@ -207,9 +206,11 @@ def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any]) -> lis
         if name not in names:
             there = f"there are: {', '.join(names)}" if names else "there are none"
             raise ValueError(f"adjust: no rule here has a field {name!r} that can be adjusted; {there}")
-    return [
-        adjusted(rule, **{n: v for n, v in changes.items() if n in own}) for rule, own in zip(rules, known, strict=True)
-    ]
+    new: dict[int, Rule] = {}  # leaves that share a rule share the new one
+    for rule, own in zip(rules, known, strict=True):
+        if id(rule) not in new:
+            new[id(rule)] = adjusted(rule, **{n: v for n, v in changes.items() if n in own})
+    return [new[id(rule)] for rule in rules]
 
 
 def _leafs(state: Any, what: str) -> tuple[list[Any], list[Leaf]]:
@@ -265,8 +266,7 @@ def thaw_(state: Any) -> Any:
 
 def _set_frozen(state: Any, frozen: bool, what: str) -> Any:
     _, own = _leafs(state, what)
-    for leaf in own:
-        leaf._set_frozen(frozen)
+    _core.set_frozen(own, frozen)
     return state
 
 

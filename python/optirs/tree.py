@@ -1,7 +1,7 @@
 """Models as trees: registration, key paths, leaves."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -220,7 +220,7 @@ def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parame
     """The leaves of `model`, its parameters in order, and for each leaf the index of its parameter.
 
     Raises:
-        ValueError: If two parameters share elements.
+        ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
     """
     found: list[Parameter] = []
     by_address: dict[int, list[int]] = {}
@@ -238,21 +238,34 @@ def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parame
             known = len(found) - 1, False
         found[known[0]].places.append((path, known[1]))
         index.append(known[0])
-    _check_overlap(found)
+    _check_overlap(found, list(_bystanders(all_leaves, index)))
     return all_leaves, found, index
 
 
-def _check_overlap(found: list[Parameter]) -> None:
-    spans = sorted((*np.lib.array_utils.byte_bounds(p.array), i) for i, p in enumerate(found) if p.array.size)
+def _bystanders(
+    all_leaves: list[tuple[KeyPath, Any, bool]], index: list[int | None]
+) -> Iterator[tuple[KeyPath, NDArray[Any]]]:
+    """The arrays that are not trained, and where they stand."""
+    for (path, leaf, trained), i in zip(all_leaves, index, strict=True):
+        if i is None and not trained:
+            below = ((KeyPath((*path, *rest)), x) for rest, x, _ in leaves(leaf, whole=True))
+            yield from ((place, x) for place, x in below if isinstance(x, np.ndarray))
+        elif i is None and isinstance(leaf, np.ndarray):
+            yield path, leaf
+
+
+def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
+    arrays = [*((p.path, p.array) for p in found), *bystanders]
+    spans = sorted((*np.lib.array_utils.byte_bounds(x), i) for i, (_, x) in enumerate(arrays) if x.size)
     open_: list[tuple[int, int, int]] = []
     for low, high, i in spans:
         open_ = [o for o in open_ if o[1] > low]
         for _, _, j in open_:
-            first, second = found[min(i, j)], found[max(i, j)]
-            if np.shares_memory(first.array, second.array):
-                raise ValueError(
-                    f"{first.path} and {second.path} share memory without being the same parameter or its transpose"
-                )
+            (first, x), (second, y) = arrays[min(i, j)], arrays[max(i, j)]
+            if min(i, j) >= len(found) or (max(i, j) >= len(found) and tie(x, y) is not None):
+                continue
+            if np.shares_memory(x, y):
+                raise ValueError(f"{first} and {second} share memory without being the same array or its transpose")
         open_.append((low, high, i))
 
 

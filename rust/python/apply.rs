@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bumpalo::Bump;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -53,16 +54,17 @@ pub fn apply<'py>(
     let leaf = Bound::new(py, restored(py, rule, dtype, layout.clone(), state)?)?;
     let places = [Place { leaf: leaf.clone(), array: x, gradient: Some(dx) }];
     let names = Names(leaf.as_any());
-    let (entries, _) = entries(py, &places, &names, false)?;
+    let arena = Bump::new();
+    let (entries, _) = entries(&arena, py, &places, &names, false)?;
     let entry = &entries[0];
     let gradient = entry.gradient(py, &names)?;
     let compute = entry.working().compute().dtype();
     let place = allocate(py, &[(0, layout.len * compute.size())])?.remove(0);
     let output = Output::direction(py, entry, place.ptr)?;
-    let mut steps = Steps::new(py, &names, true);
-    steps.add(entry, gradient.as_ref(), &output)?;
+    let mut steps = Steps::new(&arena, py, &names, true, 1);
+    let reach = steps.add(entry, gradient.as_ref(), &output)?;
     steps.run()?;
-    let (reach, stepped) = (steps.reached.pop().flatten(), steps.steps_last());
+    let stepped = steps.steps_last();
     drop(steps);
     drop(entries);
     if let (Some(mut guard), Some(reach)) = (leaf.get().write(), reach)

@@ -3,14 +3,14 @@
 use crate::buffer::Buffer;
 use crate::dtype::DType;
 use numpy::npyffi::{
-    NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check, PyArray_Descr,
-    PyArrayObject, get_type_object,
+    NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check, PyArray_Descr,
+    PyArrayObject, PyDataType_ELSIZE, get_type_object,
 };
 use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use std::os::raw::c_int;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
 #[pyclass(frozen, module = "optirs._core")]
@@ -90,6 +90,26 @@ pub struct View<'a> {
     pub plain: bool,
     /// Whether elements may be written.
     pub writeable: bool,
+    /// Whether they lie gapless in C order.
+    c_order: bool,
+}
+
+/// NumPy's class `ndarray`, once one was seen: most arrays are of that class itself.
+static NDARRAY: AtomicPtr<pyo3::ffi::PyTypeObject> = AtomicPtr::new(std::ptr::null_mut());
+
+fn is_array(object: &Bound<'_, PyAny>) -> bool {
+    let class = object.get_type_ptr();
+    if class == NDARRAY.load(Ordering::Relaxed) {
+        return true;
+    }
+    // SAFETY: `object` is a live Python object; NumPy's type object lives as long as the process.
+    let found = unsafe { PyArray_Check(object.py(), object.as_ptr()) != 0 };
+    if found {
+        // SAFETY: as above.
+        let ndarray = unsafe { get_type_object(object.py(), NpyTypes::PyArray_Type) };
+        NDARRAY.store(ndarray, Ordering::Relaxed);
+    }
+    found
 }
 
 /// NumPy's number for bfloat16, which `ml_dtypes` registers at run time; 0 until one was seen.
@@ -99,12 +119,12 @@ impl<'a> View<'a> {
     /// The parts of `object`, if it is a NumPy array.
     pub fn of(object: &'a Bound<'_, PyAny>) -> Option<Self> {
         let py = object.py();
-        // SAFETY: `object` is a live Python object; the cast follows the check, and NumPy keeps `dimensions` and `strides`
-        // `nd` long. They may be null where `nd` is 0.
+        if !is_array(object) {
+            return None;
+        }
+        // SAFETY: `object` is a live array; NumPy keeps `dimensions` and `strides` `nd` long. They may be null where `nd` is
+        // 0.
         unsafe {
-            if PyArray_Check(py, object.as_ptr()) == 0 {
-                return None;
-            }
             let array = &(*object.as_ptr().cast::<PyArrayObject>()).fields;
             let nd = array.nd as usize;
             let slice = |p: *mut isize| if nd == 0 { &[][..] } else { std::slice::from_raw_parts(p, nd) };
@@ -117,6 +137,7 @@ impl<'a> View<'a> {
                 dtype: dtype(py, descr.type_num, descr.typeobj),
                 plain: array.flags & NPY_ARRAY_ALIGNED != 0 && descr.byteorder as u8 != swapped,
                 writeable: array.flags & NPY_ARRAY_WRITEABLE != 0,
+                c_order: array.flags & NPY_ARRAY_C_CONTIGUOUS != 0,
             })
         }
     }
@@ -139,6 +160,43 @@ impl<'a> View<'a> {
         }
         (start.wrapping_add_signed(low), start.wrapping_add_signed(high) + itemsize)
     }
+}
+
+/// The addresses from an array's first byte to behind its last one, whatever its type; `None` if it is no array.
+pub fn span(object: &Bound<'_, PyAny>) -> Option<(usize, usize)> {
+    let view = View::of(object)?;
+    // SAFETY: an array, whose descriptor is a live object.
+    let size = unsafe {
+        let descr = (*object.as_ptr().cast::<PyArrayObject>()).fields.descr;
+        PyDataType_ELSIZE(object.py(), descr)
+    };
+    Some(view.span(usize::try_from(size).ok()?))
+}
+
+/// Whether some element of `view` is another one, too, as in broadcast arrays.
+pub fn overlaps_itself(view: &View, itemsize: usize) -> bool {
+    let axes = || view.shape.iter().zip(view.strides).filter(|(n, _)| **n > 1);
+    if view.len() == 0 {
+        return false;
+    }
+    let mut nested: Vec<(usize, usize)> = axes().map(|(n, s)| (s.unsigned_abs(), *n as usize)).collect();
+    nested.sort_unstable();
+    let mut reach = itemsize;
+    let apart = nested.iter().all(|&(stride, n)| {
+        let free = stride >= reach;
+        reach += stride * (n - 1);
+        free
+    });
+    if apart {
+        return false;
+    }
+    // Strides that do not nest may still miss each other: look at every element.
+    let mut starts = vec![0_isize];
+    for (&n, &stride) in axes() {
+        starts = starts.iter().flat_map(|start| (0..n).map(move |i| start + i * stride)).collect();
+    }
+    starts.sort_unstable();
+    starts.windows(2).any(|pair| pair[1] - pair[0] < itemsize as isize)
 }
 
 /// Our name for NumPy's type number `num`.
@@ -172,7 +230,7 @@ fn dtype(py: Python<'_>, num: c_int, scalar: *mut pyo3::ffi::PyTypeObject) -> Op
 }
 
 /// The shape of an array and the order in which its elements lie, without gaps.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Layout {
     /// The lengths of the dimensions.
     pub shape: Vec<isize>,
@@ -180,6 +238,8 @@ pub struct Layout {
     pub strides: Vec<isize>,
     /// The number of elements.
     pub len: usize,
+    /// Whether that is C order.
+    c_order: bool,
 }
 
 impl Layout {
@@ -219,16 +279,33 @@ impl Layout {
             strides[a] = step;
             step *= shape[a].max(1);
         }
-        Self { shape: shape.to_vec(), strides, len: shape.iter().product::<isize>() as usize }
+        let mut c_step = 1;
+        let c_order = (0..shape.len()).rev().all(|a| {
+            let same = shape[a] <= 1 || strides[a] == c_step;
+            c_step *= shape[a].max(1);
+            same
+        });
+        Self { shape: shape.to_vec(), strides, len: shape.iter().product::<isize>() as usize, c_order }
+    }
+
+    /// Whether `shape` is this one: a loop, since calling `memcmp` takes longer than comparing two or three lengths.
+    pub fn has_shape(&self, shape: &[isize]) -> bool {
+        self.shape.len() == shape.len() && self.shape.iter().zip(shape).all(|(a, b)| a == b)
     }
 
     /// Whether the elements of `view`, which has this shape, lie just so.
     pub fn matches(&self, view: &View) -> bool {
-        let Some(dtype) = view.dtype else { return false };
-        let size = dtype.size() as isize;
-        self.len == 0
-            || (self.shape == view.shape
-                && (0..self.shape.len()).all(|a| self.shape[a] <= 1 || view.strides[a] == self.strides[a] * size))
+        if self.len == 0 {
+            return true;
+        }
+        if !self.has_shape(view.shape) {
+            return false;
+        }
+        if self.c_order && view.c_order {
+            return true; // without a look at the strides
+        }
+        let Some(size) = view.dtype.map(|d| d.size() as isize) else { return false };
+        (0..self.shape.len()).all(|a| self.shape[a] <= 1 || view.strides[a] == self.strides[a] * size)
     }
 }
 

@@ -1,12 +1,14 @@
 //! One parameter of an update: its leaf, its array and its gradient, checked.
 
+use bumpalo::Bump;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use rustc_hash::FxHashMap;
 
-use super::arrays::{Layout, View, array, copy_into, descriptor, native, shape_text};
+use super::arena::List;
+use super::arrays::{Layout, Memory, View, array, copy_into, descriptor, native, overlaps_itself, shape_text};
 use super::leaf::{Guard, Leaf, Moments, busy};
 use super::path::place_text;
 use super::tree::flatten;
@@ -18,14 +20,12 @@ use crate::job::Source;
 pub struct Entry<'a, 'py> {
     /// The first of its places.
     pub place: usize,
-    /// Its leaf.
-    pub leaf: &'a Leaf,
-    /// Leave to use the leaf.
+    /// Leave to use its leaf.
     pub guard: Guard<'a>,
     /// Its array at the first place.
     pub array: &'a Bound<'py, PyAny>,
-    /// What that is made of.
-    pub view: View<'a>,
+    /// Where that lies.
+    pub data: *mut u8,
     /// Whether the array is stepped where it lies; if not, through a copy.
     pub direct: bool,
     /// The gradient at the first place that has one.
@@ -41,7 +41,7 @@ type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool, usize);
 #[derive(Clone, Copy)]
 pub struct Origin {
     /// The index of the entry.
-    pub entry: usize,
+    pub entry: u32,
     /// Whether the place has the transpose of the entry's array.
     pub transposed: bool,
 }
@@ -59,64 +59,85 @@ impl Names<'_, '_> {
 }
 
 /// The entries of all places, ties joined, and where each place's array comes from.
-pub fn entries<'a, 'py>(
+pub fn entries<'b, 'a, 'py>(
+    arena: &'b Bump,
     py: Python<'py>,
     places: &'a [Place<'py>],
     names: &Names,
     in_place: bool,
-) -> PyResult<(Vec<Entry<'a, 'py>>, Vec<Origin>)> {
-    let mut entries: Vec<Entry> = Vec::with_capacity(places.len());
-    let mut origins = Vec::with_capacity(places.len());
-    let mut seen: FxHashMap<*const Leaf, usize> = FxHashMap::default();
+) -> PyResult<(List<'b, Entry<'a, 'py>>, List<'b, Origin>)> {
+    let mut entries = List::with_capacity_in(places.len(), arena);
+    let mut origins = List::with_capacity_in(places.len(), arena);
+    let mut seen: FxHashMap<*const Leaf, u32> = FxHashMap::default();
     seen.reserve(places.len());
     for (i, place) in places.iter().enumerate() {
-        let leaf = place.leaf.get();
-        let view = parameter(py, leaf, place, i, names)?;
-        let known = seen.get(&std::ptr::from_ref(leaf)).copied();
-        let origin = match known {
-            Some(entry) => {
-                let transposed = tied(&entries[entry].view, &view)
-                    .ok_or_else(|| not_tied(&names.of(entries[entry].place), &names.of(i)))?;
-                Origin { entry, transposed }
-            }
-            None => {
-                if view.shape != leaf.layout.shape {
-                    return Err(wrong_shape(py, leaf, &view, &names.of(i)));
-                }
-                seen.insert(leaf, entries.len());
-                let guard = if in_place { leaf.write() } else { leaf.read() }.ok_or_else(busy)?;
-                let direct = view.plain && leaf.layout.matches(&view);
-                entries.push(Entry {
-                    place: i,
-                    leaf,
-                    guard,
-                    array: &place.array,
-                    view,
-                    direct,
-                    gradient: None,
-                    others: Vec::new(),
-                });
-                Origin { entry: entries.len() - 1, transposed: false }
-            }
-        };
-        if in_place && !entries[origin.entry].view.writeable {
+        let view = parameter(py, place, i, names)?;
+        if in_place && !view.writeable {
             return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i))));
         }
-        let entry = &mut entries[origin.entry];
-        if let Some(g) = &place.gradient {
-            let part = (g, origin.transposed, i);
-            match entry.gradient {
-                None => entry.gradient = Some(part),
-                Some(_) => entry.others.push(part),
-            }
-        }
-        origins.push(origin);
+        let new = u32::try_from(entries.len()).map_err(|_| PyValueError::new_err("too many parameters"))?;
+        let entry = *seen.entry(place.leaf.get()).or_insert(new);
+        let transposed = if entry == new {
+            entries.push(Entry::new(py, place, i, &view, names, in_place)?);
+            false
+        } else {
+            let first: &Entry = &entries[entry as usize];
+            let tied = View::of(first.array).and_then(|v| tied(&v, &view));
+            tied.ok_or_else(|| not_tied(&names.of(first.place), &names.of(i)))?
+        };
+        origins.push(Origin { entry, transposed });
+        entries[entry as usize].add(place, transposed, i);
     }
     Ok((entries, origins))
 }
 
+impl<'a, 'py> Entry<'a, 'py> {
+    fn new(
+        py: Python<'py>,
+        place: &'a Place<'py>,
+        i: usize,
+        view: &View,
+        names: &Names,
+        in_place: bool,
+    ) -> PyResult<Self> {
+        let leaf = place.leaf.get();
+        if !leaf.layout.has_shape(view.shape) {
+            return Err(wrong_shape(py, leaf, view, &names.of(i)));
+        }
+        let guard = if in_place { leaf.write() } else { leaf.read() }.ok_or_else(busy)?;
+        let direct = view.plain && leaf.layout.matches(view);
+        if in_place && !direct && overlaps_itself(view, leaf.dtype.size()) {
+            return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
+        }
+        Ok(Self { place: i, guard, array: &place.array, data: view.data, direct, gradient: None, others: Vec::new() })
+    }
+
+    /// Adds the gradient at a place.
+    fn add(&mut self, place: &'a Place<'py>, transposed: bool, i: usize) {
+        let Some(g) = &place.gradient else { return };
+        match self.gradient {
+            None => self.gradient = Some((g, transposed, i)),
+            Some(_) => self.others.push((g, transposed, i)),
+        }
+    }
+
+    /// The leaf.
+    pub fn leaf(&self) -> &'a Leaf {
+        self.guard.leaf()
+    }
+
+    /// The addresses from the parameter's first byte to behind its last one.
+    pub fn span(&self) -> (usize, usize) {
+        let size = self.leaf().dtype.size();
+        let view = if self.direct { None } else { View::of(self.array) };
+        let gapless = || (self.data as usize, self.data as usize + self.leaf().layout.len * size);
+        view.map_or_else(gapless, |v| v.span(size))
+    }
+}
+
 /// The parts of the model's array at a place; its type must be the leaf's.
-fn parameter<'a>(py: Python<'_>, leaf: &Leaf, place: &'a Place, i: usize, names: &Names) -> PyResult<View<'a>> {
+fn parameter<'a>(py: Python<'_>, place: &'a Place, i: usize, names: &Names) -> PyResult<View<'a>> {
+    let leaf = place.leaf.get();
     let Some(view) = View::of(&place.array) else {
         let kind = place.array.get_type().name()?;
         return Err(PyTypeError::new_err(format!("model at {} is {kind}, the state has a Leaf there", names.of(i))));
@@ -152,22 +173,41 @@ pub fn tied(a: &View, b: &View) -> Option<bool> {
     (reversed(a.shape, b.shape) && reversed(a.strides, b.strides)).then_some(true)
 }
 
-/// A gradient ready to be read, and the object that keeps it alive.
-pub struct Gradient<'py> {
+/// A gradient ready to be read: gapless, in the order of the leaf.
+pub struct Gradient<'a, 'py> {
     /// Where it is.
     pub source: Source,
-    /// From its first byte to behind its last one.
-    pub span: (usize, usize),
     /// The array.
-    pub array: Bound<'py, PyAny>,
+    pub array: Held<'a, 'py>,
 }
 
-impl<'py> Entry<'_, 'py> {
+/// An array that keeps what is read alive.
+pub enum Held<'a, 'py> {
+    /// The caller's.
+    Given(&'a Bound<'py, PyAny>),
+    /// One made for the step, which took Python code.
+    Made(Bound<'py, PyAny>),
+    /// A copy of the elements, which nobody else knows.
+    Copied { _memory: Py<Memory> },
+}
+
+impl<'py> Held<'_, 'py> {
+    /// The array that somebody else may know, too.
+    pub fn array(&self) -> Option<&Bound<'py, PyAny>> {
+        match self {
+            Self::Given(array) => Some(array),
+            Self::Made(array) => Some(array),
+            Self::Copied { .. } => None,
+        }
+    }
+}
+
+impl<'a, 'py> Entry<'a, 'py> {
     /// The type in which the parameter is stepped: the master's, if there is one.
     pub fn working(&self) -> DType {
         match &self.guard.get().moments {
-            Moments::Compiled { program, .. } => program.working(self.leaf.dtype),
-            Moments::Own(_) => self.leaf.dtype,
+            Moments::Compiled { program, .. } => program.working(self.leaf().dtype),
+            Moments::Own(_) => self.leaf().dtype,
         }
     }
 
@@ -181,20 +221,20 @@ impl<'py> Entry<'_, 'py> {
         }
         let master: String = rule.getattr("dtype")?.extract()?;
         Ok(match DType::from_name(&master) {
-            Some(DType::F64) if self.leaf.dtype.is_complex() => DType::C128,
-            Some(_) if self.leaf.dtype.is_complex() => DType::C64,
+            Some(DType::F64) if self.leaf().dtype.is_complex() => DType::C128,
+            Some(_) if self.leaf().dtype.is_complex() => DType::C64,
             Some(dtype) => dtype,
-            None => self.leaf.dtype,
+            None => self.leaf().dtype,
         })
     }
 
     /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
-    pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'py>>> {
+    pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
         let gradient = self.checked_gradient(py, names)?;
         Ok(gradient.filter(|_| !self.guard.get().frozen))
     }
 
-    fn checked_gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'py>>> {
+    fn checked_gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
         let own = matches!(self.guard.get().moments, Moments::Own(_));
         match self.gradient {
             None => Ok(None),
@@ -207,7 +247,7 @@ impl<'py> Entry<'_, 'py> {
     }
 
     /// The gradient where it lies, if the driver can read it there.
-    fn as_is(&self, g: &Bound<'py, PyAny>) -> Option<Gradient<'py>> {
+    fn as_is(&self, g: &'a Bound<'py, PyAny>) -> Option<Gradient<'a, 'py>> {
         let view = View::of(g)?;
         let (dtype, working) = (view.dtype?, self.working());
         let readable = dtype == working
@@ -216,21 +256,17 @@ impl<'py> Entry<'_, 'py> {
                 DType::C64 | DType::C128 => dtype.is_complex(),
                 DType::F16 | DType::BF16 => false,
             };
-        let layout = &self.leaf.layout;
-        let fits = readable && view.plain && view.shape == layout.shape && layout.matches(&view);
-        fits.then(|| Gradient {
-            source: Source { ptr: view.data, dtype },
-            span: view.span(dtype.size()),
-            array: g.clone(),
-        })
+        let layout = &self.leaf().layout;
+        let fits = readable && view.plain && layout.has_shape(view.shape) && layout.matches(&view);
+        fits.then(|| Gradient { source: Source { ptr: view.data, dtype }, array: Held::Given(g) })
     }
 
     /// The gradient converted, summed and laid out by NumPy.
-    fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'py>> {
+    fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'a, 'py>> {
         let working = self.wanted(py)?;
-        let layout = &self.leaf.layout;
+        let layout = &self.leaf().layout;
         let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
-        let dtype = if working == self.leaf.dtype { native(self.array, working)? } else { descriptor(py, working)? };
+        let dtype = if working == self.leaf().dtype { native(self.array, working)? } else { descriptor(py, working)? };
         let helpers = py.import(intern!(py, "optirs._gradient"))?;
         let convert = helpers.getattr(intern!(py, "converted"))?;
         let parts = PyList::empty(py);
@@ -241,28 +277,29 @@ impl<'py> Entry<'_, 'py> {
         let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, order))?;
         let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
         let dtype = view.dtype.unwrap_or(working);
-        Ok(Gradient { source: Source { ptr: view.data, dtype }, span: view.span(dtype.size()), array: array.clone() })
+        Ok(Gradient { source: Source { ptr: view.data, dtype }, array: Held::Made(array.clone()) })
     }
 
     /// A gapless copy of the parameter in the leaf's own order.
     pub fn gapless(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let copy = new_array(py, &native(self.array, self.leaf.dtype)?, self.leaf.dtype, &self.leaf.layout)?;
+        let copy = new_array(py, &native(self.array, self.leaf().dtype)?, self.leaf().dtype, &self.leaf().layout)?;
         copy_into(&copy, self.array)?;
         Ok(copy)
     }
 
     /// Looks at the arrays again, after Python code has run: from here on no more of it does until all is written.
-    pub fn refresh(&mut self, gradient: Option<&Gradient<'py>>, names: &Names, in_place: bool) -> PyResult<()> {
-        let layout = &self.leaf.layout;
-        let view = View::of(self.array).filter(|v| {
-            v.dtype == Some(self.leaf.dtype)
+    pub fn look_again(&self, gradient: Option<&Gradient>, names: &Names, in_place: bool) -> PyResult<()> {
+        let layout = &self.leaf().layout;
+        let same = View::of(self.array).is_some_and(|v| {
+            v.dtype == Some(self.leaf().dtype)
                 && v.shape == layout.shape
-                && v.data == self.view.data
-                && self.direct == (v.plain && layout.matches(v))
+                && v.data == self.data
+                && self.direct == (v.plain && layout.matches(&v))
                 && (v.writeable || !in_place)
         });
         let same_gradient = gradient.is_none_or(|g| {
-            View::of(&g.array).is_some_and(|v| {
+            let Some(array) = g.array.array() else { return true };
+            View::of(array).is_some_and(|v| {
                 v.data.cast_const() == g.source.ptr
                     && v.dtype == Some(g.source.dtype)
                     && v.shape == layout.shape
@@ -270,18 +307,11 @@ impl<'py> Entry<'_, 'py> {
                     && layout.matches(&v)
             })
         });
-        match view {
-            Some(view) if same_gradient => {
-                self.view = view;
-                Ok(())
-            }
-            _ => {
-                let place = names.of(self.place);
-                Err(PyRuntimeError::new_err(format!(
-                    "the arrays at {place} were changed while the update looked at them"
-                )))
-            }
+        if same && same_gradient {
+            return Ok(());
         }
+        let place = names.of(self.place);
+        Err(PyRuntimeError::new_err(format!("the arrays at {place} were changed while the update looked at them")))
     }
 }
 

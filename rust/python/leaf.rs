@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use smallvec::SmallVec;
 
-use super::arrays::{Layout, Memory, Place, array, descriptor, shape_text};
+use super::arrays::{Layout, Place, array, descriptor, shape_text};
 use super::make::restored;
 use super::program::program;
 use crate::chain::{Form, Program};
@@ -22,6 +23,11 @@ pub struct Slot {
     pub dtype: DType,
 }
 
+/// The state arrays of a leaf; those of most rules lie in the leaf itself, where a walk finds them sooner.
+pub type Slots = SmallVec<[Slot; 2]>;
+/// The step counts of a leaf's links.
+pub type Counts = SmallVec<[u64; 2]>;
+
 /// What the rule of a leaf is, and what it remembers.
 pub enum Moments {
     /// A compiled rule: its arrays, and the step count of each of its links.
@@ -29,9 +35,9 @@ pub enum Moments {
         /// The rule.
         program: Arc<Program>,
         /// In the order of [`Program::slots`].
-        slots: Vec<Slot>,
+        slots: Slots,
         /// One for each link.
-        counts: Vec<u64>,
+        counts: Counts,
     },
     /// A rule with one of the user's own in it: whatever object its `init` and `apply` returned.
     Own(Py<PyAny>),
@@ -68,7 +74,12 @@ pub struct Guard<'a> {
     write: bool,
 }
 
-impl Guard<'_> {
+impl<'a> Guard<'a> {
+    /// The leaf.
+    pub fn leaf(&self) -> &'a Leaf {
+        self.leaf
+    }
+
     /// What the leaf holds.
     pub fn get(&self) -> &Inner {
         // SAFETY: while this guard lives nobody writes, except its own holder through `get_mut`.
@@ -96,6 +107,17 @@ impl Leaf {
     /// A leaf that nobody uses yet.
     pub fn new(dtype: DType, layout: Arc<Layout>, inner: Inner) -> Self {
         Self { dtype, layout, users: AtomicIsize::new(0), inner: UnsafeCell::new(inner) }
+    }
+
+    /// As a Python object. The collector of cycles need not look at a compiled rule's leaf again and again: nothing that it
+    /// holds can lead back to it.
+    pub fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, Self>> {
+        let leaf = Bound::new(py, self)?;
+        if matches!(leaf.get().reading()?.get().moments, Moments::Compiled { .. }) {
+            // SAFETY: a live object; untracking one that is not tracked does nothing.
+            unsafe { pyo3::ffi::PyObject_GC_UnTrack(leaf.as_ptr().cast()) };
+        }
+        Ok(leaf)
     }
 
     /// The same leaf, frozen or not.
@@ -207,26 +229,39 @@ impl Leaf {
         let (state, frozen) = (self.state(py)?, self.frozen()?);
         Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
     }
+}
 
-    /// Replaces the rule by one of the same form.
-    fn _set_rule(&self, py: Python<'_>, rule: Py<PyAny>) -> PyResult<()> {
-        let mut guard = self.write().ok_or_else(busy)?;
-        let compiled = program(py, rule.bind(py))?;
-        let Some(inner) = guard.get_mut() else { return Err(busy()) };
-        if let (Moments::Compiled { program, .. }, Some(new)) = (&mut inner.moments, compiled) {
+/// Replaces the rule of each leaf by one of the same form: all of them or, if one is in use, none.
+#[pyfunction]
+pub fn set_rules(py: Python<'_>, leaves: Vec<Bound<'_, Leaf>>, rules: Vec<Py<PyAny>>) -> PyResult<()> {
+    let compiled = rules.iter().map(|r| program(py, r.bind(py))).collect::<PyResult<Vec<_>>>()?;
+    let mut guards = writing(&leaves)?;
+    let mut old = Vec::with_capacity(rules.len());
+    for (guard, (rule, new)) in guards.iter_mut().zip(rules.into_iter().zip(compiled)) {
+        let Some(inner) = guard.get_mut() else { continue };
+        if let (Moments::Compiled { program, .. }, Some(new)) = (&mut inner.moments, new) {
             *program = new;
         }
-        inner.rule = rule;
-        Ok(())
+        old.push(std::mem::replace(&mut inner.rule, rule));
     }
+    drop((guards, old)); // the guards first: dropping a rule may run Python code
+    Ok(())
+}
 
-    /// Freezes or thaws.
-    fn _set_frozen(&self, frozen: bool) -> PyResult<()> {
-        let mut guard = self.write().ok_or_else(busy)?;
-        let Some(inner) = guard.get_mut() else { return Err(busy()) };
-        inner.frozen = frozen;
-        Ok(())
+/// Freezes or thaws leaves: all of them or, if one is in use, none.
+#[pyfunction]
+pub fn set_frozen(leaves: Vec<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> {
+    for guard in &mut writing(&leaves)? {
+        if let Some(inner) = guard.get_mut() {
+            inner.frozen = frozen;
+        }
     }
+    Ok(())
+}
+
+/// Leave to write to all of `leaves`, no two of which are the same.
+fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Guard<'a>>> {
+    leaves.iter().map(|leaf| leaf.get().write().ok_or_else(busy)).collect()
 }
 
 impl Leaf {
@@ -283,10 +318,4 @@ impl Leaf {
         drop((mine, theirs));
         py.import("optirs.state")?.getattr("_same_bits")?.call1((self.state(py)?, other.state(py)?))?.is_truthy()
     }
-}
-
-/// The memory of every state array of a leaf.
-pub fn memories(moments: &Moments) -> impl Iterator<Item = &Py<Memory>> {
-    let slots = if let Moments::Compiled { slots, .. } = moments { &slots[..] } else { &[] };
-    slots.iter().map(|s| &s.place.memory)
 }

@@ -6,9 +6,11 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use rustc_hash::FxHashMap;
+use smallvec::smallvec;
 
 use super::arrays::{Layout, View, allocate, numpy, shape_text};
-use super::leaf::{Inner, Leaf, Moments, Slot};
+use super::leaf::{Counts, Inner, Leaf, Moments, Slot, Slots};
 use super::path::place_text;
 use super::program::program;
 use crate::chain::{Form, Program};
@@ -22,18 +24,15 @@ pub fn make_leaves(
     items: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyTuple>)>,
 ) -> PyResult<Vec<Leaf>> {
     let mut drafts = Vec::with_capacity(items.len());
+    // Parameters of one layout share it, so that a walk finds it in the cache.
+    let mut layouts: FxHashMap<Layout, Arc<Layout>> = FxHashMap::default();
     let mut requests = Vec::new();
-    let mut last: Option<(Bound<'_, PyAny>, Option<Arc<Program>>)> = None;
     for (rule, x, path) in &items {
-        let compiled = match &last {
-            Some((r, p)) if r.is(rule) => p.clone(),
-            _ => program(py, rule)?,
-        };
-        last = Some((rule.clone(), compiled.clone()));
+        let compiled = program(py, rule)?;
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
             return Err(PyTypeError::new_err(format!("{} is not a trainable array", place_text(path))));
         };
-        let layout = Arc::new(Layout::of(&view));
+        let layout = layouts.entry(Layout::of(&view)).or_insert_with_key(|l| Arc::new(l.clone())).clone();
         let slots = match &compiled {
             Some(program) => suits(program, dtype, || place_text(path)).map(|()| program.slots(dtype))?,
             None => Vec::new(),
@@ -47,7 +46,7 @@ pub fn make_leaves(
         let moments = match compiled {
             None => Moments::Own(own_state(py, rule, x)?),
             Some(program) => {
-                let counts = vec![0; program.links.len()];
+                let counts = smallvec![0; program.links.len()];
                 let places = places.by_ref().take(slots.len());
                 let slots = slots.into_iter().zip(places).map(|((dtype, initial), place)| {
                     if let Some(value) = initial {
@@ -137,14 +136,14 @@ pub fn restored(
     let requests: Vec<_> =
         slots.iter().enumerate().map(|(i, (d, _))| (i, layout.len.saturating_mul(d.size()))).collect();
     let places = allocate(py, &requests)?;
-    let slots: Vec<_> = slots.into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
-    let counts = vec![0; program.links.len()];
+    let slots: Slots = slots.into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
+    let counts = smallvec![0; program.links.len()];
     let mut leaf = Leaf::new(
         dtype,
         layout,
         Inner { rule, moments: Moments::Compiled { program: program.clone(), slots, counts }, frozen: false },
     );
-    let mut counts = vec![0; program.links.len()];
+    let mut counts: Counts = smallvec![0; program.links.len()];
     leaf.read_state(py, &program, &program.form, state, &mut counts)?;
     if let Moments::Compiled { counts: c, .. } = &mut leaf.inner_mut().moments {
         *c = counts;

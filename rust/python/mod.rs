@@ -2,10 +2,13 @@
 
 mod affine;
 mod apply;
+mod arena;
 mod arrays;
+mod differ;
 mod entry;
 mod inputs;
 mod leaf;
+mod lookalike;
 mod losses;
 mod make;
 mod overlap;
@@ -28,7 +31,7 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
-    use super::leaf::Leaf;
+    use super::leaf::{Leaf, set_frozen, set_rules};
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]

@@ -1,37 +1,189 @@
-//! Parameters that share elements without being tied.
+//! Which arrays of an update share memory: parameters may not, unless they are tied; gradients may, and are copied.
 
+use bumpalo::Bump;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::arrays::numpy;
-use super::entry::{Entry, Names};
+use super::arena::List;
+use super::arrays::{Memory, View, allocate, numpy};
+use super::entry::{Entry, Gradient, Held, Names, tied};
+use super::leaf::Moments;
+use super::walk::bystander_name;
+use crate::job::Source;
 
-/// Refuses parameters that share elements without being tied, and returns what the update writes, sorted.
-pub fn check_overlap(py: Python<'_>, entries: &[Entry], names: &Names) -> PyResult<Vec<(usize, usize)>> {
-    let mut spans: Vec<(usize, usize, usize)> = Vec::with_capacity(entries.len());
-    for (i, e) in entries.iter().enumerate() {
-        let (low, high) = e.view.span(e.leaf.dtype.size());
-        if low < high {
-            spans.push((low, high, i));
-        }
-    }
-    spans.sort_unstable();
-    let mut open: Vec<(usize, usize, usize)> = Vec::new();
-    for &span in &spans {
-        open.retain(|o| o.1 > span.0);
-        for other in &open {
-            let (a, b) = (&entries[other.2.min(span.2)], &entries[other.2.max(span.2)]);
-            if shares(py, a, b)? {
-                let (a, b) = (names.of(a.place), names.of(b.place));
-                let text = format!("{a} and {b} share memory without being the same parameter or its transpose");
-                return Err(PyValueError::new_err(text));
-            }
-        }
-        open.push(span);
-    }
-    Ok(spans.into_iter().map(|s| (s.0, s.1)).collect())
+/// What an update touches.
+pub struct Touched<'c, 'a, 'py> {
+    /// The trees, for names.
+    pub state: &'c Bound<'py, PyAny>,
+    /// See `state`.
+    pub model: &'c Bound<'py, PyAny>,
+    /// The parameters.
+    pub entries: &'c [Entry<'a, 'py>],
+    /// Arrays of the model that are not trained.
+    pub bystanders: &'c [Bound<'py, PyAny>],
+    /// Whether parameters and states are written where they lie.
+    pub in_place: bool,
 }
 
-fn shares(py: Python<'_>, a: &Entry, b: &Entry) -> PyResult<bool> {
-    numpy(py)?.call_method1("shares_memory", (a.array, b.array))?.is_truthy()
+/// From an array's first byte to behind its last one, and whose it is.
+#[derive(Clone, Copy)]
+struct Span {
+    low: usize,
+    high: usize,
+    whose: Whose,
+}
+
+#[derive(Clone, Copy)]
+enum Whose {
+    Parameter(u32),
+    State,
+    Gradient(u32),
+    Bystander(u32),
+}
+
+impl Whose {
+    /// Whether nobody else may share it.
+    fn alone(self) -> bool {
+        matches!(self, Self::Parameter(_) | Self::State)
+    }
+}
+
+impl<'a, 'py> Touched<'_, 'a, 'py> {
+    /// Refuses parameters that share elements without being tied, or with what is not trained; in place, copies
+    /// gradients that share memory with what is written, so that the result is as if all had been copied first.
+    ///
+    /// Whether Python code may have run.
+    pub fn separate(
+        &self,
+        py: Python<'py>,
+        arena: &Bump,
+        gradients: &mut [Option<Gradient<'a, 'py>>],
+    ) -> PyResult<bool> {
+        let mut spans = self.spans(arena, gradients);
+        spans.retain(|s| s.low < s.high);
+        spans.sort_by_key(|s| s.low); // finds runs that are in order already
+        if disjoint(&spans) {
+            return Ok(false);
+        }
+        let mut open: Vec<Span> = Vec::new();
+        for &b in &spans {
+            open.retain(|a| a.high > b.low);
+            for &a in &open {
+                self.meet(py, arena, a, b, gradients)?;
+            }
+            open.push(b);
+        }
+        Ok(true)
+    }
+
+    fn spans<'b>(&self, arena: &'b Bump, gradients: &[Option<Gradient>]) -> List<'b, Span> {
+        let mut spans = List::with_capacity_in(2 * self.entries.len() + 8, arena);
+        // Leaves share their memory slot by slot: it is listed once for all in a row.
+        let mut last: Vec<*const Memory> = Vec::new();
+        for (i, entry) in (0_u32..).zip(self.entries) {
+            let (low, high) = entry.span();
+            spans.push(Span { low, high, whose: Whose::Parameter(i) });
+            if !self.in_place {
+                continue;
+            }
+            if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
+                last.resize(last.len().max(slots.len()), std::ptr::null());
+                for (slot, last) in slots.iter().zip(&mut last) {
+                    let memory: *const Memory = slot.place.memory.get();
+                    if !std::ptr::eq(*last, memory) {
+                        *last = memory;
+                        let buffer = &slot.place.memory.get().0;
+                        let low = buffer.ptr() as usize;
+                        spans.push(Span { low, high: low + buffer.len(), whose: Whose::State });
+                    }
+                }
+            }
+        }
+        // Each kind by itself: they often lie in the order of the tree, which the sorting makes use of.
+        for (i, (entry, gradient)) in (0_u32..).zip(self.entries.iter().zip(gradients)) {
+            let Some(g) = gradient.as_ref().filter(|_| self.in_place) else { continue };
+            let low = g.source.ptr as usize;
+            let high = low + entry.leaf().layout.len * g.source.dtype.size();
+            spans.push(Span { low, high, whose: Whose::Gradient(i) });
+        }
+        for (i, array) in (0_u32..).zip(self.bystanders) {
+            if let Some((low, high)) = super::arrays::span(array) {
+                spans.push(Span { low, high, whose: Whose::Bystander(i) });
+            }
+        }
+        spans
+    }
+
+    /// What to do where the addresses of `a` and `b` meet.
+    fn meet(
+        &self,
+        py: Python<'py>,
+        arena: &Bump,
+        a: Span,
+        b: Span,
+        gradients: &mut [Option<Gradient<'a, 'py>>],
+    ) -> PyResult<()> {
+        let names = Names(self.state);
+        match (a.whose, b.whose) {
+            (Whose::Gradient(i), other) | (other, Whose::Gradient(i)) => {
+                let Some(gradient) = gradients[i as usize].as_mut().filter(|_| other.alone()) else { return Ok(()) };
+                copy(py, gradient, self.entries[i as usize].leaf().layout.len)
+            }
+            (Whose::Parameter(i), Whose::Parameter(j)) => {
+                let (a, b) = (&self.entries[i.min(j) as usize], &self.entries[i.max(j) as usize]);
+                if !shares(py, a.array, b.array)? {
+                    return Ok(());
+                }
+                let (a, b) = (names.of(a.place), names.of(b.place));
+                Err(overlap(&a, &b))
+            }
+            (Whose::Parameter(i), Whose::Bystander(j)) | (Whose::Bystander(j), Whose::Parameter(i)) => {
+                let (entry, other) = (&self.entries[i as usize], &self.bystanders[j as usize]);
+                let same = View::of(entry.array).zip(View::of(other)).is_some_and(|(a, b)| tied(&a, &b).is_some());
+                if same || !shares(py, entry.array, other)? {
+                    return Ok(()); // the same array where it is not trained: it is shared, as all such
+                }
+                let (a, b) = (names.of(entry.place), bystander_name(arena, self.state, self.model, j as usize));
+                Err(overlap(&a, &b))
+            }
+            (Whose::Parameter(i), Whose::State) | (Whose::State, Whose::Parameter(i)) => {
+                let place = names.of(self.entries[i as usize].place);
+                Err(PyValueError::new_err(format!("parameter at {place} lies in the memory of the state")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether nothing that stands alone meets anything; `spans` are sorted by their starts.
+fn disjoint(spans: &[Span]) -> bool {
+    let (mut high, mut high_alone) = (0, 0);
+    spans.iter().all(|s| {
+        let free = s.low >= if s.whose.alone() { high } else { high_alone };
+        high = high.max(s.high);
+        high_alone = if s.whose.alone() { high_alone.max(s.high) } else { high_alone };
+        free
+    })
+}
+
+fn overlap(a: &str, b: &str) -> PyErr {
+    PyValueError::new_err(format!("{a} and {b} share memory without being the same array or its transpose"))
+}
+
+fn shares(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyResult<bool> {
+    numpy(py)?.call_method1("shares_memory", (a, b))?.is_truthy()
+}
+
+/// Gives a gradient of `n` elements memory of its own.
+fn copy(py: Python<'_>, gradient: &mut Gradient<'_, '_>, n: usize) -> PyResult<()> {
+    if matches!(gradient.array, Held::Copied { .. }) {
+        return Ok(());
+    }
+    let bytes = n * gradient.source.dtype.size();
+    let part = allocate(py, &[(0, bytes)])?.remove(0);
+    // SAFETY: a gradient is gapless and of this size; the copy is fresh.
+    unsafe { std::ptr::copy_nonoverlapping(gradient.source.ptr, part.ptr, bytes) };
+    gradient.source = Source { ptr: part.ptr, dtype: gradient.source.dtype };
+    gradient.array = Held::Copied { _memory: part.memory };
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! From a rule in Python to a compiled one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -11,8 +11,30 @@ use crate::chain::{Program, Spec};
 use crate::dtype::DType;
 use crate::rule::Value;
 
+/// The rules compiled last. Leaves of one rule share its program, also when they are adjusted or unpickled one by one: an
+/// update then prepares the scalars of a step once for all of them.
+static LAST: Mutex<Vec<(Py<PyAny>, Arc<Program>)>> = Mutex::new(Vec::new());
+/// More rules than a model usually has.
+const KEPT: usize = 16;
+
 /// The compiled form of `rule`; `None` where a rule of the user's own is in it.
 pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
+    let known = |last: &Vec<(Py<PyAny>, Arc<Program>)>| last.iter().find(|l| l.0.is(rule)).map(|l| l.1.clone());
+    // Nobody waits for the lock: after a fork its holder may not exist.
+    if let Some(program) = LAST.try_lock().ok().and_then(|last| known(&last)) {
+        return Ok(Some(program));
+    }
+    let program = compiled(py, rule)?;
+    let mut old = None;
+    if let (Some(program), Ok(mut last)) = (&program, LAST.try_lock()) {
+        old = if last.len() == KEPT { Some(last.remove(0)) } else { None };
+        last.push((rule.clone().unbind(), program.clone()));
+    }
+    drop(old); // which may run Python code, so not under the lock
+    Ok(program)
+}
+
+fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
     let described = py.import(intern!(py, "optirs.rules"))?.call_method1(intern!(py, "spec"), (rule,))?;
     if described.is_none() {
         return Ok(None);

@@ -9,13 +9,15 @@ use super::tree::{Node, children, node, rebuild};
 use super::walk::Place;
 
 type Object<'py> = Bound<'py, PyAny>;
+/// A leaf and its array.
+type Pair<'py> = (Object<'py>, Object<'py>);
 
 /// New trees like `state` and `model` with these leaves and arrays at `places`, which [`super::walk::places`] found there.
 pub fn replace<'py>(
     state: &Object<'py>,
     model: &Object<'py>,
     places: &[Place<'py>],
-    new: Vec<(Object<'py>, Object<'py>)>,
+    new: impl Iterator<Item = PyResult<Pair<'py>>>,
 ) -> PyResult<(Object<'py>, Object<'py>)> {
     let mut rest = places.iter().zip(new);
     let made = replaced(state, model, &mut rest)?;
@@ -29,14 +31,14 @@ fn changed() -> PyErr {
 fn replaced<'a, 'py: 'a>(
     state: &Object<'py>,
     model: &Object<'py>,
-    new: &mut impl Iterator<Item = (&'a Place<'py>, (Object<'py>, Object<'py>))>,
+    new: &mut impl Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>,
 ) -> PyResult<(Object<'py>, Object<'py>)> {
     if state.is_none() {
         return Ok((state.clone(), model.clone()));
     }
     if state.is_exact_instance_of::<Leaf>() {
         let (place, made) = new.next().ok_or_else(changed)?;
-        return if place.leaf.is(state) && place.array.is(model) { Ok(made) } else { Err(changed()) };
+        return if place.leaf.is(state) && place.array.is(model) { made } else { Err(changed()) };
     }
     let py = state.py();
     let (kind, model_kind) = (node(state)?, node(model)?);

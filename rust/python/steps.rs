@@ -5,57 +5,44 @@
 
 use std::ops::Range;
 
+use bumpalo::Bump;
 use pyo3::prelude::*;
 
+use super::arena::List;
 use super::arrays::{Place as Part, allocate};
 use super::entry::{Entry, Gradient, Names};
-use super::leaf::{Moments, Slot};
+use super::leaf::{Counts, Moments, Slot};
 use super::update::{Output, refused};
 use crate::chain::Program;
 use crate::drive::{Copy, Plan};
 use crate::dtype::{Compute, DType};
-use crate::job::{Job, Sink, Source, State};
+use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, measure};
 use crate::rule::{Rounding, Scalars};
 
-/// A job whose scalars and states are still ranges of growing lists.
-struct Draft<'a> {
-    program: &'a Program,
-    links: Range<usize>,
-    scalars: Range<usize>,
-    states: Range<usize>,
-    n: usize,
-    compute: Compute,
-    gradient: Source,
-    x: Source,
-    y: Option<Sink>,
-    rounded: Option<Sink>,
-    dx: Option<*mut u8>,
-}
-
 /// A step whose first link waits for the norm of its gradient.
-struct Pending {
-    draft: usize,
+struct Pending<'a> {
+    job: usize,
+    program: &'a Program,
+    link: usize,
     place: usize,
     measure: Measure,
 }
 
 /// The steps of all entries.
-pub struct Steps<'a, 'py> {
+pub struct Steps<'b, 'a, 'py> {
     py: Python<'py>,
     names: &'a Names<'a, 'py>,
     in_place: bool,
-    drafts: Vec<Draft<'a>>,
-    scalars: Vec<Scalars>,
-    states: Vec<State>,
-    copies: Vec<Copy>,
-    pending: Vec<Pending>,
+    jobs: List<'b, Job<'a>>,
+    scalars: List<'b, Scalars>,
+    states: List<'b, State>,
+    copies: List<'b, Copy>,
+    pending: List<'b, Pending<'a>>,
     /// Memory that must live until the plan has run.
     kept: Vec<Part>,
-    /// The last scalars that were made, with what they were made of.
-    last: Option<(*const Program, Vec<u64>, DType, Range<usize>)>,
-    /// How many links of each entry's rule the step reaches; `None` where there is no step.
-    pub reached: Vec<Option<usize>>,
+    /// What the last scalars were made of, and where they start.
+    last: Option<(*const Program, Counts, DType, usize)>,
 }
 
 /// An entry's rule and state arrays.
@@ -65,42 +52,41 @@ struct Rule<'a> {
     counts: &'a [u64],
 }
 
-impl<'a, 'py> Steps<'a, 'py> {
-    /// No steps yet.
-    pub fn new(py: Python<'py>, names: &'a Names<'a, 'py>, in_place: bool) -> Self {
+impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
+    /// No steps yet; room for those of `n` entries.
+    pub fn new(arena: &'b Bump, py: Python<'py>, names: &'a Names<'a, 'py>, in_place: bool, n: usize) -> Self {
         Self {
             py,
             names,
             in_place,
-            drafts: Vec::new(),
-            scalars: Vec::new(),
-            states: Vec::new(),
-            copies: Vec::new(),
-            pending: Vec::new(),
+            jobs: List::with_capacity_in(n, arena),
+            scalars: List::new_in(arena),
+            states: List::with_capacity_in(2 * n, arena),
+            copies: List::new_in(arena),
+            pending: List::new_in(arena),
             kept: Vec::new(),
             last: None,
-            reached: Vec::new(),
         }
     }
 
     /// Adds the step of `entry`; without a gradient its values are carried over.
+    ///
+    /// How many links of its rule the step reaches; `None` where there is no step.
     pub fn add(
         &mut self,
         entry: &'a Entry<'_, 'py>,
-        gradient: Option<&Gradient<'py>>,
+        gradient: Option<&Gradient>,
         output: &Output<'py>,
-    ) -> PyResult<()> {
+    ) -> PyResult<Option<usize>> {
         let Moments::Compiled { program, slots, counts } = &entry.guard.get().moments else {
             self.carry_x(entry, output);
-            self.reached.push(None);
-            return Ok(());
+            return Ok(None);
         };
         let rule = Rule { program, slots, counts };
         let Some(gradient) = gradient else {
             self.carry_x(entry, output);
             self.carry_slots(&rule, 0..slots.len(), entry, output);
-            self.reached.push(None);
-            return Ok(());
+            return Ok(None);
         };
         let (reach, steps) = program.reach(counts);
         let first_skipped = if reach == program.links.len() { slots.len() } else { program.slots_of(reach).start };
@@ -118,14 +104,13 @@ impl<'a, 'py> Steps<'a, 'py> {
             }
         }
         self.last_segment(&rule, links, entry, output, source, steps)?;
-        self.reached.push(Some(reach));
-        Ok(())
+        Ok(Some(reach))
     }
 
     /// When pure, copies a parameter that is not stepped.
     fn carry_x(&mut self, entry: &Entry, output: &Output) {
         if output.x.ptr.cast_const() != output.from.ptr {
-            let bytes = entry.leaf.layout.len * entry.leaf.dtype.size();
+            let bytes = entry.leaf().layout.len * entry.leaf().dtype.size();
             self.copies.push(Copy { from: output.from.ptr, to: output.x.ptr, bytes });
         }
     }
@@ -137,14 +122,14 @@ impl<'a, 'py> Steps<'a, 'py> {
         }
         for i in range {
             let slot = &rule.slots[i];
-            let bytes = entry.leaf.layout.len * slot.dtype.size();
+            let bytes = entry.leaf().layout.len * slot.dtype.size();
             self.copies.push(Copy { from: slot.place.ptr, to: output.slots[i].ptr, bytes });
         }
     }
 
     /// Room for a gradient between segments.
     fn scratch(&mut self, entry: &Entry) -> PyResult<*mut u8> {
-        self.keep(entry.leaf.layout.len * entry.working().compute().dtype().size())
+        self.keep(entry.leaf().layout.len * entry.working().compute().dtype().size())
     }
 
     fn keep(&mut self, bytes: usize) -> PyResult<*mut u8> {
@@ -164,7 +149,7 @@ impl<'a, 'py> Steps<'a, 'py> {
         gradient: Source,
         scratch: *mut u8,
     ) -> PyResult<Source> {
-        let (n, working) = (entry.leaf.layout.len, entry.working());
+        let (n, working) = (entry.leaf().layout.len, entry.working());
         let compute = working.compute();
         let norm = self.norm(rule, &links, entry, gradient)?;
         let scalars = scalars(rule, &links, compute, norm);
@@ -177,10 +162,11 @@ impl<'a, 'py> Steps<'a, 'py> {
             }
             states.push(State { from, to, size });
         }
+        let tables = Tables { scalars: &scalars, states: &states };
         let job = Job {
             links: &rule.program.links[links],
-            scalars: &scalars,
-            states: &states,
+            scalars: 0,
+            states: 0..states.len(),
             n,
             compute,
             gradient,
@@ -189,7 +175,7 @@ impl<'a, 'py> Steps<'a, 'py> {
             rounded: None,
             dx: Some(scratch),
         };
-        let plan = Plan { jobs: vec![job], copies: Vec::new() };
+        let plan = Plan { jobs: &[job], tables, copies: &[] };
         // SAFETY: `scratch` and the staged states are fresh; everything read is held by the entry, whose guard keeps
         // other updates out.
         self.py.detach(|| unsafe { plan.run() });
@@ -200,7 +186,7 @@ impl<'a, 'py> Steps<'a, 'py> {
     fn norm(&self, rule: &Rule, links: &Range<usize>, entry: &Entry, gradient: Source) -> PyResult<Option<f64>> {
         let Some(reduction) = rule.program.links.get(links.start).and_then(|l| l.reduction()) else { return Ok(None) };
         let compute = entry.working().compute();
-        let wanted = Measure { norm: reduction.norm(), of: gradient, n: entry.leaf.layout.len, compute };
+        let wanted = Measure { norm: reduction.norm(), of: gradient, n: entry.leaf().layout.len, compute };
         // SAFETY: the gradient is kept alive by its array or in `kept`, and nothing writes to it before the plan runs.
         let norm = self.py.detach(|| unsafe { measure(&[wanted]) })[0];
         self.check(rule.program, links.start, norm, entry.place)?;
@@ -235,15 +221,15 @@ impl<'a, 'py> Steps<'a, 'py> {
             Sink { ptr: to, dtype: working }
         });
         let scalars = self.scalars(rule, &links, working);
-        let n = entry.leaf.layout.len;
+        let n = entry.leaf().layout.len;
         let writes = steps && output.dx.is_none();
         if let Some(reduction) = rule.program.links.get(links.start).and_then(|l| l.reduction()) {
             let measure = Measure { norm: reduction.norm(), of: gradient, n, compute };
-            self.pending.push(Pending { draft: self.drafts.len(), place: entry.place, measure });
+            let (job, link) = (self.jobs.len(), links.start);
+            self.pending.push(Pending { job, program: rule.program, link, place: entry.place, measure });
         }
-        self.drafts.push(Draft {
-            program: rule.program,
-            links,
+        self.jobs.push(Job {
+            links: &rule.program.links[links],
             scalars,
             states: first..self.states.len(),
             n,
@@ -257,56 +243,52 @@ impl<'a, 'py> Steps<'a, 'py> {
         Ok(())
     }
 
-    /// The scalars of `links`: those of the entry before, if it has the same rule and counts and waits for no norm.
-    fn scalars(&mut self, rule: &Rule, links: &Range<usize>, working: DType) -> Range<usize> {
-        if let Some((program, counts, dtype, range)) = &self.last
+    /// Where the scalars of `links` start: those of the entry before, if it has the same rule and counts and waits for no
+    /// norm.
+    fn scalars(&mut self, rule: &Rule, links: &Range<usize>, working: DType) -> usize {
+        if let Some((program, counts, dtype, start)) = &self.last
             && std::ptr::eq(*program, rule.program)
-            && counts == rule.counts
+            && counts[..] == *rule.counts
             && *dtype == working
         {
-            return range.clone();
+            return *start;
         }
         let start = self.scalars.len();
         self.scalars.extend(scalars(rule, links, working.compute(), None));
-        let range = start..self.scalars.len();
         let waits = rule.program.links.iter().any(|l| l.reduction().is_some());
-        self.last = (!waits).then(|| (std::ptr::from_ref(rule.program), rule.counts.to_vec(), working, range.clone()));
-        range
+        self.last = (!waits).then(|| (std::ptr::from_ref(rule.program), rule.counts.into(), working, start));
+        start
     }
 
     /// Whether the last entry's step reaches its parameter.
     pub fn steps_last(&self) -> bool {
-        self.drafts.last().is_some_and(|d| d.y.is_some() || d.dx.is_some())
+        self.jobs.last().is_some_and(|j| j.y.is_some() || j.dx.is_some())
     }
 
     /// Computes the norms, then runs the plan, which nothing can stop.
     pub fn run(&mut self) -> PyResult<()> {
+        if !self.pending.is_empty() {
+            self.measure()?;
+        }
+        let tables = Tables { scalars: &self.scalars, states: &self.states };
+        let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies };
+        // SAFETY: all arrays were checked: aligned, gapless, of these lengths, writable, disjoint, and kept alive by the
+        // entries, whose guards keep other updates out. Gradients that shared memory with them were copied.
+        self.py.detach(|| unsafe { plan.run() });
+        Ok(())
+    }
+
+    fn measure(&mut self) -> PyResult<()> {
         let measures: Vec<Measure> = self.pending.iter().map(|p| p.measure).collect();
         // SAFETY: the gradients are kept alive by their arrays or in `kept`; nothing has been written yet.
         let norms = self.py.detach(|| unsafe { measure(&measures) });
         for (pending, norm) in self.pending.iter().zip(norms) {
-            let draft = &self.drafts[pending.draft];
-            self.check(draft.program, draft.links.start, norm, pending.place)?;
-            if let Some(reduction) = draft.program.links[draft.links.start].reduction() {
-                self.scalars[draft.scalars.start] = reduction.scalars(norm, Rounding::of(draft.compute));
+            self.check(pending.program, pending.link, norm, pending.place)?;
+            if let Some(reduction) = pending.program.links[pending.link].reduction() {
+                let job = &self.jobs[pending.job];
+                self.scalars[job.scalars] = reduction.scalars(norm, Rounding::of(job.compute));
             }
         }
-        let jobs = self.drafts.iter().map(|d| Job {
-            links: &d.program.links[d.links.clone()],
-            scalars: &self.scalars[d.scalars.clone()],
-            states: &self.states[d.states.clone()],
-            n: d.n,
-            compute: d.compute,
-            gradient: d.gradient,
-            x: d.x,
-            y: d.y,
-            rounded: d.rounded,
-            dx: d.dx,
-        });
-        let plan = Plan { jobs: jobs.collect(), copies: std::mem::take(&mut self.copies) };
-        // SAFETY: all arrays were checked: aligned, gapless, of these lengths, writable, disjoint, and kept alive by the
-        // entries, whose guards keep other updates out. Gradients that shared memory with them were copied.
-        self.py.detach(|| unsafe { plan.run() });
         Ok(())
     }
 }

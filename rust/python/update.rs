@@ -1,16 +1,19 @@
 //! `update` and `update_`: check everything, plan, run, hand out.
 
-use pyo3::exceptions::{PyFloatingPointError, PyValueError};
+use bumpalo::Bump;
+use pyo3::exceptions::PyFloatingPointError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use smallvec::SmallVec;
 
-use super::arrays::{Memory, Place as Part, allocate, array, copy_into, native, numpy};
-use super::entry::{Entry, Gradient, Names, Origin, entries};
-use super::leaf::{Inner, Leaf, Moments, Slot, memories};
-use super::overlap::check_overlap;
+use super::arena::{List, with_arena};
+use super::arrays::{Place as Part, View, allocate, array, copy_into, native, numpy};
+use super::entry::{Entry, Gradient, Held, Names, Origin, entries};
+use super::leaf::{Inner, Leaf, Moments, Slot};
+use super::overlap::Touched;
 use super::replace::replace;
 use super::steps::Steps;
-use super::walk::places;
+use super::walk::walk;
 use crate::job::{Sink, Source};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one.
@@ -25,43 +28,65 @@ pub fn update<'py>(
     gradient: &Bound<'py, PyAny>,
     in_place: bool,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let places = places(state, model, gradient)?;
+    with_arena(|arena| update_in(arena, py, state, model, gradient, in_place))
+}
+
+fn update_in<'py>(
+    arena: &Bump,
+    py: Python<'py>,
+    state: &Bound<'py, PyAny>,
+    model: &Bound<'py, PyAny>,
+    gradient: &Bound<'py, PyAny>,
+    in_place: bool,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let found = walk(arena, state, model, gradient)?;
     let names = Names(state);
-    let (mut entries, origins) = entries(py, &places, &names, in_place)?;
-    let written = check_overlap(py, &entries, &names)?;
-    let mut gradients = entries.iter().map(|e| e.gradient(py, &names)).collect::<PyResult<Vec<_>>>()?;
-    let mut made = Vec::with_capacity(entries.len());
-    for (entry, gradient) in entries.iter().zip(&gradients) {
-        made.push(own_step(py, entry, gradient.as_ref(), &names)?);
+    let (mut entries, origins) = entries(arena, py, &found.places, &names, in_place)?;
+    let mut gradients = List::with_capacity_in(entries.len(), arena);
+    let mut disturbed = false;
+    for entry in &entries {
+        let gradient = entry.gradient(py, &names)?;
+        disturbed |= matches!(&gradient, Some(Gradient { array: Held::Made(_), .. }));
+        gradients.push(gradient);
     }
-    for (entry, gradient) in entries.iter_mut().zip(&gradients) {
-        entry.refresh(gradient.as_ref(), &names, in_place)?;
+    let mut made = List::new_in(arena);
+    if entries.iter().any(|e| matches!(e.guard.get().moments, Moments::Own(_))) {
+        disturbed = true;
+        for (entry, gradient) in entries.iter().zip(&gradients) {
+            made.push(own_step(py, entry, gradient.as_ref(), &names)?);
+        }
     }
-    if in_place {
-        separate(py, &entries, &mut gradients, written, &names)?;
+    let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
+    disturbed |= touched.separate(py, arena, &mut gradients)?;
+    if disturbed {
+        // Python code has run since the arrays were looked at; from here on no more of it does until all is written.
+        for (entry, gradient) in entries.iter().zip(&gradients) {
+            entry.look_again(gradient.as_ref(), &names, in_place)?;
+        }
     }
-    let outputs = outputs(py, &entries, in_place)?;
-    let mut steps = Steps::new(py, &names, in_place);
-    for (i, entry) in entries.iter().enumerate() {
-        steps.add(entry, gradients[i].as_ref(), &outputs[i])?;
+    let outputs = outputs(arena, py, &entries, in_place)?;
+    let mut reached = List::with_capacity_in(entries.len(), arena);
+    let mut steps = Steps::new(arena, py, &names, in_place, entries.len());
+    for ((entry, gradient), output) in entries.iter().zip(&gradients).zip(&outputs) {
+        reached.push(steps.add(entry, gradient.as_ref(), output)?);
     }
     steps.run()?;
-    let reached = steps.reached;
+    drop(steps);
+    let mut made = made.into_iter().chain(std::iter::repeat_with(|| None));
     if in_place {
-        let mut old = Vec::new();
-        for (i, entry) in entries.iter_mut().enumerate() {
-            old.extend(commit(entry, &outputs[i], made[i].take(), reached[i])?);
+        let mut old = List::new_in(arena);
+        for ((entry, output), reach) in entries.iter_mut().zip(&outputs).zip(reached) {
+            old.extend(commit(entry, output, made.next().flatten(), reach)?);
         }
         drop((entries, old));
         return Ok((state.clone(), model.clone()));
     }
-    let mut fresh = Vec::with_capacity(entries.len());
-    for (i, output) in outputs.into_iter().enumerate() {
-        fresh.push(hand_out(py, &entries[i], output, made[i].take(), reached[i])?);
+    let mut fresh = List::with_capacity_in(entries.len(), arena);
+    for ((entry, output), reach) in entries.iter().zip(outputs).zip(reached) {
+        fresh.push(hand_out(py, entry, output, made.next().flatten(), reach)?);
     }
     drop(entries);
-    let new = origins.iter().map(|o| at_place(py, &fresh, *o)).collect::<PyResult<Vec<_>>>()?;
-    replace(state, model, &places, new)
+    replace(state, model, &found.places, origins.iter().map(|o| at_place(py, &fresh, *o)))
 }
 
 /// The gradient of each parameter, summed over its places; None where there is none.
@@ -72,10 +97,12 @@ pub fn gradients<'py>(
     model: &Bound<'py, PyAny>,
     gradient: &Bound<'py, PyAny>,
 ) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
-    let places = places(state, model, gradient)?;
-    let names = Names(state);
-    let (entries, _) = entries(py, &places, &names, false)?;
-    entries.iter().map(|e| Ok(e.gradient(py, &names)?.map(|g| g.array))).collect()
+    with_arena(|arena| {
+        let found = walk(arena, state, model, gradient)?;
+        let names = Names(state);
+        let (entries, _) = entries(arena, py, &found.places, &names, false)?;
+        entries.iter().map(|e| Ok(e.gradient(py, &names)?.and_then(|g| g.array.array().cloned()))).collect()
+    })
 }
 
 fn at_place<'py>(
@@ -83,70 +110,23 @@ fn at_place<'py>(
     fresh: &[(Bound<'py, PyAny>, Bound<'py, PyAny>)],
     origin: Origin,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let (leaf, array) = &fresh[origin.entry];
+    let (leaf, array) = &fresh[origin.entry as usize];
     let array = if origin.transposed { array.getattr(intern!(py, "T"))? } else { array.clone() };
     Ok((leaf.clone(), array))
-}
-
-/// Copies gradients that share memory with what is written: the result is as if all had been copied first.
-fn separate<'py>(
-    py: Python<'py>,
-    entries: &[Entry<'_, 'py>],
-    gradients: &mut [Option<Gradient<'py>>],
-    mut written: Vec<(usize, usize)>,
-    names: &Names,
-) -> PyResult<()> {
-    let mut own: Vec<(usize, usize)> = Vec::new();
-    let mut last: Option<&Py<Memory>> = None;
-    for memory in entries.iter().flat_map(|e| memories(&e.guard.get().moments)) {
-        if last.is_none_or(|l| !l.is(memory)) {
-            let buffer = &memory.get().0;
-            own.push((buffer.ptr() as usize, buffer.ptr() as usize + buffer.len()));
-            last = Some(memory);
-        }
-    }
-    own.sort_unstable();
-    for entry in entries {
-        let span = entry.view.span(entry.leaf.dtype.size());
-        let before = own.partition_point(|w| w.0 < span.1);
-        if span.0 < span.1 && before > 0 && own[before - 1].1 > span.0 {
-            let text = format!("parameter at {} lies in the memory of the state", names.of(entry.place));
-            return Err(PyValueError::new_err(text));
-        }
-    }
-    written.append(&mut own);
-    written.sort_unstable();
-    let mut high = 0;
-    for span in &mut written {
-        high = high.max(span.1);
-        span.1 = high; // of all that start no later
-    }
-    for (entry, gradient) in entries.iter().zip(gradients) {
-        let Some(g) = gradient else { continue };
-        let before = written.partition_point(|w| w.0 < g.span.1);
-        if before > 0 && written[before - 1].1 > g.span.0 {
-            let bytes = entry.leaf.layout.len * g.source.dtype.size();
-            let part = allocate(py, &[(0, bytes)])?.remove(0);
-            // SAFETY: a gradient is gapless and was looked at again just now; the copy is fresh.
-            unsafe { std::ptr::copy_nonoverlapping(g.source.ptr, part.ptr, bytes) };
-            g.source = Source { ptr: part.ptr, dtype: g.source.dtype };
-            g.array = part.memory.into_bound(py).into_any();
-        }
-    }
-    Ok(())
 }
 
 /// Runs a rule of the user's own, which may raise: nothing is written yet.
 fn own_step<'py>(
     py: Python<'py>,
     entry: &Entry<'_, 'py>,
-    gradient: Option<&Gradient<'py>>,
+    gradient: Option<&Gradient<'_, 'py>>,
     names: &Names,
 ) -> PyResult<Option<Made<'py>>> {
-    let (Moments::Own(state), Some(g)) = (&entry.guard.get().moments, gradient) else { return Ok(None) };
+    let Some(array) = gradient.and_then(|g| g.array.array()) else { return Ok(None) };
+    let Moments::Own(state) = &entry.guard.get().moments else { return Ok(None) };
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let rule = entry.guard.get().rule.bind(py);
-    let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, &g.array));
+    let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, array));
     let made = made.map_err(|error| at(py, error, &names.of(entry.place)))?;
     let (state, x): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
     Ok(Some((state, if x.is_none() { None } else { Some(x) })))
@@ -173,7 +153,7 @@ pub struct Output<'py> {
     /// Where `dx` goes instead of being subtracted, in the compute type.
     pub dx: Option<*mut u8>,
     /// The state arrays; empty in place.
-    pub slots: Vec<Part>,
+    pub slots: SmallVec<[Part; 2]>,
     /// Fresh memory for the parameter; `None` in place and where it goes through a copy.
     fresh: Option<Part>,
     /// The gapless copy through which an unusual array is stepped.
@@ -187,19 +167,28 @@ impl<'py> Output<'py> {
     }
 }
 
-fn outputs<'py>(py: Python<'py>, entries: &[Entry<'_, 'py>], in_place: bool) -> PyResult<Vec<Output<'py>>> {
-    let mut requests = Vec::new();
+fn outputs<'b, 'py>(
+    arena: &'b Bump,
+    py: Python<'py>,
+    entries: &[Entry<'_, 'py>],
+    in_place: bool,
+) -> PyResult<List<'b, Output<'py>>> {
+    let mut requests = List::new_in(arena);
     for entry in entries.iter().filter(|_| !in_place) {
-        let len = entry.leaf.layout.len;
+        let len = entry.leaf().layout.len;
         if entry.direct {
-            requests.push((0, len * entry.leaf.dtype.size()));
+            requests.push((0, len * entry.leaf().dtype.size()));
         }
         if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
             requests.extend(slots.iter().enumerate().map(|(i, s)| (i + 1, len * s.dtype.size())));
         }
     }
     let mut parts = allocate(py, &requests)?.into_iter();
-    entries.iter().map(|entry| output(py, entry, in_place, &mut parts)).collect()
+    let mut outputs = List::with_capacity_in(entries.len(), arena);
+    for entry in entries {
+        outputs.push(output(py, entry, in_place, &mut parts)?);
+    }
+    Ok(outputs)
 }
 
 fn output<'py>(
@@ -208,17 +197,14 @@ fn output<'py>(
     in_place: bool,
     parts: &mut impl Iterator<Item = Part>,
 ) -> PyResult<Output<'py>> {
-    let dtype = entry.leaf.dtype;
+    let dtype = entry.leaf().dtype;
     let fresh = if entry.direct && !in_place { parts.next() } else { None };
     let slots = match &entry.guard.get().moments {
         Moments::Compiled { slots, .. } if !in_place => parts.by_ref().take(slots.len()).collect(),
-        _ => Vec::new(),
+        _ => SmallVec::new(),
     };
     let through = if entry.direct { None } else { Some(entry.gapless(py)?) };
-    let data = match &through {
-        None => entry.view.data,
-        Some(copy) => super::arrays::View::of(copy).map_or(entry.view.data, |v| v.data),
-    };
+    let data = through.as_ref().and_then(View::of).map_or(entry.data, |copy| copy.data);
     let to = fresh.as_ref().map_or(data, |f| f.ptr);
     Ok(Output { x: Sink { ptr: to, dtype }, from: Source { ptr: data, dtype }, dx: None, slots, fresh, through })
 }
@@ -256,7 +242,7 @@ fn hand_out<'py>(
     reach: Option<usize>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let old = entry.guard.get();
-    let (dtype, layout) = (entry.leaf.dtype, &entry.leaf.layout);
+    let (dtype, layout) = (entry.leaf().dtype, &entry.leaf().layout);
     let (own, new_x) = made.map_or((None, None), |(s, x)| (Some(s), x));
     let x = match (&output.fresh, &output.through) {
         (Some(part), _) => array(py, part, &native(entry.array, dtype)?, dtype.size(), layout)?,
@@ -283,7 +269,7 @@ fn hand_out<'py>(
         }
     };
     let inner = Inner { rule: old.rule.clone_ref(py), moments, frozen: old.frozen };
-    let leaf = Bound::new(py, Leaf::new(dtype, layout.clone(), inner))?;
+    let leaf = Leaf::new(dtype, layout.clone(), inner).into_object(py)?;
     Ok((leaf.into_any(), x))
 }
 

@@ -1,14 +1,16 @@
 //! The walk of `update` over three trees at once: state, model and gradient.
 
+use bumpalo::Bump;
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
+use super::arena::List;
 use super::arrays::View;
 use super::leaf::Leaf;
+use super::lookalike::optional;
 use super::path::{MAX_DEPTH, Path};
-use super::tree::{Node, Registration, attribute, fields, node};
+use super::tree::{Node, Registration, attribute, node};
 
 /// A place in the trees where a leaf stands.
 pub struct Place<'py> {
@@ -20,24 +22,47 @@ pub struct Place<'py> {
     pub gradient: Option<Bound<'py, PyAny>>,
 }
 
-/// All places of the leaves of `state`, in its order.
-pub fn places<'py>(
-    state: &Bound<'py, PyAny>,
-    model: &Bound<'py, PyAny>,
-    gradient: &Bound<'py, PyAny>,
-) -> PyResult<Vec<Place<'py>>> {
-    let mut walk = Walk { places: Vec::new(), path: Path::default() };
-    let walked = walk.visit(state, model, Some(gradient));
-    if walked.is_err() || walk.places.is_empty() {
+/// What a walk found, in the order of the state.
+pub struct Found<'b, 'py> {
+    /// The places of the leaves.
+    pub places: List<'b, Place<'py>>,
+    /// The model's arrays at the other places, which an update does not touch.
+    pub bystanders: List<'b, Bound<'py, PyAny>>,
+}
+
+/// All places of the leaves of `state`, and the arrays beside them.
+pub fn walk<'b, 'py>(
+    arena: &'b Bump,
+    state: &Object<'py>,
+    model: &Object<'py>,
+    gradient: &Object<'py>,
+) -> PyResult<Found<'b, 'py>> {
+    let mut walk = Walk::new(arena, state.py());
+    let walked = walk.root(state, model, Some(gradient));
+    if walked.is_err() || walk.found.places.is_empty() {
         check_order(state, model, gradient)?;
     }
-    walked.map(|()| walk.places)
+    walked.map(|()| walk.found)
+}
+
+/// The key path of the `i`-th bystander, for errors.
+pub fn bystander_name(arena: &Bump, state: &Object<'_>, model: &Object<'_>, i: usize) -> String {
+    let mut walk = Walk::new(arena, state.py());
+    walk.wanted = Some(i);
+    // Whatever the second walk meets, the first one has passed.
+    let _ = walk.root(state, model, None);
+    walk.name.unwrap_or_else(|| "?".into())
 }
 
 /// optax has `grads, state, params`: arguments in another order deserve an error of their own.
 fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
     if has_leaf(state) {
         return Ok(());
+    }
+    let py = state.py();
+    if state.is_instance(&py.import("optirs.rules")?.getattr("Rule")?)? {
+        let text = "update takes (state, model, gradient); the first argument is a rule: make a state of it with setup";
+        return Err(PyTypeError::new_err(text));
     }
     let other = if has_leaf(model) {
         "second"
@@ -52,7 +77,7 @@ fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bo
 }
 
 /// Whether a [`Leaf`] stands anywhere in `tree`; one that contains itself is not searched for ever.
-fn has_leaf(tree: &Bound<'_, PyAny>) -> bool {
+pub fn has_leaf(tree: &Bound<'_, PyAny>) -> bool {
     search(tree, 0, &mut 1_000_000)
 }
 
@@ -69,23 +94,94 @@ fn search(tree: &Bound<'_, PyAny>, depth: usize, left: &mut usize) -> bool {
     children.iter().any(|(_, child)| search(child, depth + 1, left))
 }
 
-struct Walk<'py> {
-    places: Vec<Place<'py>>,
-    path: Path,
+/// A walk under way.
+pub struct Walk<'b, 'py> {
+    found: Found<'b, 'py>,
+    /// Where it is.
+    pub path: Path,
+    leaf: Bound<'py, PyType>,
+    /// The registered class that was met last: a model has many objects of few classes.
+    class: Option<(Bound<'py, PyType>, Bound<'py, Registration>)>,
+    /// The bystander whose name is asked for, and its name.
+    wanted: Option<usize>,
+    name: Option<String>,
 }
 
-type Object<'py> = Bound<'py, PyAny>;
+/// Any Python object.
+pub type Object<'py> = Bound<'py, PyAny>;
 
-impl<'py> Walk<'py> {
-    fn visit(&mut self, state: &Object<'py>, model: &Object<'py>, gradient: Option<&Object<'py>>) -> PyResult<()> {
-        if state.is_none() {
+/// What to call a child.
+#[derive(Clone, Copy)]
+enum Key<'a, 'py> {
+    Index(usize),
+    Name(&'a Object<'py>),
+}
+
+impl<'b, 'py> Walk<'b, 'py> {
+    fn new(arena: &'b Bump, py: Python<'py>) -> Self {
+        let found = Found { places: List::new_in(arena), bystanders: List::new_in(arena) };
+        Self { found, path: Path::default(), leaf: py.get_type::<Leaf>(), class: None, wanted: None, name: None }
+    }
+
+    fn root(&mut self, state: &Object<'py>, model: &Object<'py>, gradient: Option<&Object<'py>>) -> PyResult<()> {
+        let gradient = gradient.filter(|g| !g.is_none());
+        if self.is_leaf(state) {
+            return self.child(Key::Index(0), state.clone(), model.clone(), gradient.cloned());
+        }
+        if state.is_none() { self.bystanders(model) } else { self.visit(state, model, gradient) }
+    }
+
+    fn is_leaf(&self, state: &Object<'py>) -> bool {
+        state.get_type_ptr() == self.leaf.as_type_ptr()
+    }
+
+    /// Goes on with a child.
+    fn child(
+        &mut self,
+        key: Key<'_, 'py>,
+        state: Object<'py>,
+        model: Object<'py>,
+        gradient: Option<Object<'py>>,
+    ) -> PyResult<()> {
+        let gradient = gradient.filter(|g| !g.is_none());
+        if self.is_leaf(&state) {
+            let leaf = state.cast_into_exact::<Leaf>()?;
+            self.found.places.push(Place { leaf, array: model, gradient });
             return Ok(());
         }
-        let gradient = gradient.filter(|g| !g.is_none());
-        if let Ok(leaf) = state.cast_exact::<Leaf>() {
-            let (leaf, array, gradient) = (leaf.clone(), model.clone(), gradient.cloned());
-            self.places.push(Place { leaf, array, gradient });
+        match key {
+            Key::Index(i) => self.path.push_index(state.py(), i)?,
+            Key::Name(name) => self.path.push(name)?,
+        }
+        if state.is_none() { self.bystanders(&model)? } else { self.visit(&state, &model, gradient.as_ref())? }
+        self.path.pop();
+        Ok(())
+    }
+
+    /// Notes the arrays below a place without a leaf.
+    fn bystanders(&mut self, model: &Object<'py>) -> PyResult<()> {
+        if View::of(model).is_some() {
+            if self.wanted == Some(self.found.bystanders.len()) {
+                self.name = Some(self.path.text(model.py()));
+            }
+            self.found.bystanders.push(model.clone());
             return Ok(());
+        }
+        let Some(children) = super::tree::children(model, &node(model)?, &self.path)? else { return Ok(()) };
+        for (key, child) in children {
+            self.path.push(&key)?;
+            self.bystanders(&child)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, state: &Object<'py>, model: &Object<'py>, gradient: Option<&Object<'py>>) -> PyResult<()> {
+        if let Some((class, registration)) = &self.class
+            && state.get_type_ptr() == class.as_type_ptr()
+        {
+            let registration = registration.clone();
+            return self.object(state, registration.get(), model, gradient);
         }
         match node(state)? {
             Node::Leaf => self.no_state(state),
@@ -94,15 +190,16 @@ impl<'py> Walk<'py> {
                 let Ok(list) = model.cast::<PyList>() else { return self.differ(state, model) };
                 self.lengths(state, children.len(), list.len())?;
                 let gradient = self.sequence(state, list.len(), gradient)?;
-                for (i, child) in children.iter().enumerate() {
-                    self.path.push_index(state.py(), i)?;
-                    self.visit(&child, &list.get_item(i)?, nth(gradient.as_ref(), i)?.as_ref())?;
-                    self.path.pop();
+                for i in 0..list.len() {
+                    self.child(Key::Index(i), children.get_item(i)?, list.get_item(i)?, gradient.get(i)?)?;
                 }
                 Ok(())
             }
             Node::Tuple(children, names) => self.tuple(children, names, model, gradient),
-            Node::Object(class) => self.object(state, class.get(), model, gradient),
+            Node::Object(registration) => {
+                self.class = Some((state.get_type(), registration.clone()));
+                self.object(state, registration.get(), model, gradient)
+            }
         }
     }
 
@@ -128,9 +225,7 @@ impl<'py> Walk<'py> {
                 None => None,
             };
             used += usize::from(down.is_some());
-            self.path.push(&key)?;
-            self.visit(&child, &value, down.as_ref())?;
-            self.path.pop();
+            self.child(Key::Name(&key), child, value, down)?;
         }
         if dict.len() != children.len() {
             return self.odd_key(dict, children, "model", "state");
@@ -139,16 +234,6 @@ impl<'py> Walk<'py> {
             Some(g) if g.len() != used => self.odd_key(&g, dict, "gradient", "model"),
             _ => Ok(()),
         }
-    }
-
-    /// The error of the first key of `of` that `to` lacks.
-    fn odd_key(&self, of: &Bound<'py, PyDict>, to: &Bound<'py, PyDict>, name: &str, other: &str) -> PyResult<()> {
-        for key in of.keys() {
-            if !to.contains(&key)? {
-                return self.only_one(name, other, &key);
-            }
-        }
-        Ok(())
     }
 
     fn tuple(
@@ -167,39 +252,20 @@ impl<'py> Walk<'py> {
             (Some(names), Some(g)) => self.fields_by_name(names, model, g)?,
             _ => None,
         };
-        let gradient = if by_name.is_some() { None } else { self.sequence(children, tuple.len(), gradient)? };
+        let gradient =
+            if by_name.is_some() { Sequence::None } else { self.sequence(children, tuple.len(), gradient)? };
         for i in 0..children.len() {
             let down = match &by_name {
                 Some(values) => values[i].clone(),
-                None => nth(gradient.as_ref(), i)?,
+                None => gradient.get(i)?,
             };
+            let (child, value) = (children.get_item(i)?, tuple.get_item(i)?);
             match &names {
-                Some(names) => self.path.push(&names.get_item(i)?)?,
-                None => self.path.push_index(children.py(), i)?,
+                Some(names) => self.child(Key::Name(&names.get_item(i)?), child, value, down)?,
+                None => self.child(Key::Index(i), child, value, down)?,
             }
-            self.visit(&children.get_item(i)?, &tuple.get_item(i)?, down.as_ref())?;
-            self.path.pop();
         }
         Ok(())
-    }
-
-    /// The gradient of a named tuple if it is not one by position.
-    fn fields_by_name(
-        &self,
-        names: &Bound<'py, PyTuple>,
-        model: &Object<'py>,
-        gradient: &Object<'py>,
-    ) -> PyResult<Option<Vec<Option<Object<'py>>>>> {
-        if let Ok(tuple) = gradient.cast::<PyTuple>() {
-            let other = fields(tuple)?;
-            if other.is_none_or(|o| o.eq(names).unwrap_or(false)) {
-                return Ok(None);
-            }
-        } else if gradient.is_instance_of::<PyList>() {
-            return Ok(None);
-        }
-        let names: Vec<_> = names.iter().map(|n| n.cast_into::<PyString>()).collect::<Result<_, _>>()?;
-        self.named(&names.iter().collect::<Vec<_>>(), model, gradient).map(Some)
     }
 
     fn object(
@@ -210,14 +276,13 @@ impl<'py> Walk<'py> {
         gradient: Option<&Object<'py>>,
     ) -> PyResult<()> {
         let py = state.py();
-        if !model.get_type().is(state.get_type()) {
+        let kind = model.get_type_ptr();
+        if kind != state.get_type_ptr() {
             return self.differ(state, model);
         }
-        let gradients = match gradient {
-            Some(g) if g.get_type().is(model.get_type()) => {
-                Some(class.children.iter().map(|c| optional(g, c.bind(py))).collect::<PyResult<Vec<_>>>()?)
-            }
-            Some(g) if has_leaf(state) => {
+        let same = gradient.filter(|g| g.get_type_ptr() == kind);
+        let others = match gradient {
+            Some(g) if same.is_none() && has_leaf(state) => {
                 let names: Vec<_> = class.children.iter().map(|c| c.bind(py)).collect();
                 Some(self.named(&names, model, g)?)
             }
@@ -226,142 +291,49 @@ impl<'py> Walk<'py> {
         for (i, name) in class.children.iter().enumerate() {
             let name = name.bind(py);
             let (child, value) = (attribute(state, name, &self.path)?, attribute(model, name, &self.path)?);
-            self.path.push(name)?;
-            self.visit(&child, &value, gradients.as_ref().and_then(|g| g[i].as_ref()))?;
-            self.path.pop();
+            let down = match (same, &others) {
+                (Some(g), _) => optional(g, name)?,
+                (None, Some(values)) => values[i].clone(),
+                (None, None) => None,
+            };
+            self.child(Key::Name(name.as_any()), child, value, down)?;
         }
         Ok(())
     }
 
-    /// The gradients of the fields `names` from a dict or a look-alike object.
-    fn named(
-        &self,
-        names: &[&Bound<'py, PyString>],
-        model: &Object<'py>,
-        gradient: &Object<'py>,
-    ) -> PyResult<Vec<Option<Object<'py>>>> {
-        let py = model.py();
-        let given: Vec<Object<'py>>;
-        let values: Vec<_>;
-        if let Ok(dict) = gradient.cast::<PyDict>() {
-            given = dict.keys().iter().collect();
-            values = names.iter().map(|n| dict.get_item(n)).collect::<PyResult<_>>()?;
-        } else if is_value(gradient)? {
-            return self.differ_from_gradient(model, gradient);
-        } else {
-            let tuple = gradient.cast::<PyTuple>().ok().map(fields).transpose()?.flatten();
-            let dict = gradient.getattr(intern!(py, "__dict__")).ok();
-            given = match (tuple, &dict) {
-                (Some(fields), _) => fields.iter().collect(),
-                (None, Some(dict)) => dict.cast::<PyDict>()?.keys().iter().collect(),
-                (None, None) => Vec::new(),
-            };
-            values = names.iter().map(|n| optional(gradient, n)).collect::<PyResult<_>>()?;
-            let opaque = gradient.is_callable() || dict.is_none_or(|d| d.len().unwrap_or(0) > 0);
-            if given.is_empty() && values.iter().all(Option::is_none) && opaque {
-                return self.differ_from_gradient(model, gradient);
-            }
-        }
-        for key in given {
-            let known = match key.cast::<PyString>() {
-                Ok(key) => names.iter().any(|n| n.as_any().eq(key).unwrap_or(false)) || model.hasattr(key)?,
-                Err(_) => false,
-            };
-            if !known {
-                return self.only_one("gradient", "model", &key);
-            }
-        }
-        Ok(values)
-    }
-
-    fn mapping(&self, state: &Object<'py>, gradient: &Object<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        if let Ok(dict) = gradient.cast::<PyDict>() {
-            return Ok(Some(dict.clone()));
-        }
-        if let Ok(mapping) = gradient.cast::<PyMapping>() {
-            let dict = PyDict::new(state.py());
-            dict.update(mapping)?;
-            return Ok(Some(dict));
-        }
-        if has_leaf(state) { self.differ_from_gradient(state, gradient) } else { Ok(None) }
-    }
-
     /// The gradient of a list or tuple of `n` children, itself a list or a tuple.
-    fn sequence(&self, state: &Object<'py>, n: usize, gradient: Option<&Object<'py>>) -> PyResult<Option<Object<'py>>> {
-        let Some(g) = gradient else { return Ok(None) };
-        let len = match (g.cast::<PyList>(), g.cast::<PyTuple>()) {
-            (Ok(list), _) => list.len(),
-            (_, Ok(tuple)) => tuple.len(),
+    fn sequence(&self, state: &Object<'py>, n: usize, gradient: Option<&Object<'py>>) -> PyResult<Sequence<'py>> {
+        let Some(g) = gradient else { return Ok(Sequence::None) };
+        let (len, sequence) = match (g.cast::<PyList>(), g.cast::<PyTuple>()) {
+            (Ok(list), _) => (list.len(), Sequence::List(list.clone())),
+            (_, Ok(tuple)) => (tuple.len(), Sequence::Tuple(tuple.clone())),
             _ if has_leaf(state) => return self.differ_from_gradient(state, g),
-            _ => return Ok(None),
+            _ => return Ok(Sequence::None),
         };
         if len == n {
-            return Ok(Some(g.clone()));
+            return Ok(sequence);
         }
         if !has_leaf(state) {
-            return Ok(None);
+            return Ok(Sequence::None);
         }
         let place = self.path.text(g.py());
         Err(PyValueError::new_err(format!("gradient at {place} has length {len}, the model has {n}")))
     }
+}
 
-    fn lengths(&self, node: &Object<'py>, state: usize, model: usize) -> PyResult<()> {
-        if state == model {
-            return Ok(());
+/// The gradients of a list's or tuple's children.
+enum Sequence<'py> {
+    None,
+    List(Bound<'py, PyList>),
+    Tuple(Bound<'py, PyTuple>),
+}
+
+impl<'py> Sequence<'py> {
+    fn get(&self, i: usize) -> PyResult<Option<Object<'py>>> {
+        match self {
+            Self::None => Ok(None),
+            Self::List(list) => list.get_item(i).map(Some),
+            Self::Tuple(tuple) => tuple.get_item(i).map(Some),
         }
-        let place = self.path.text(node.py());
-        Err(PyValueError::new_err(format!("model at {place} has length {model}, the state has {state}")))
     }
-
-    fn no_state(&self, state: &Object<'py>) -> PyResult<()> {
-        let place = self.path.text(state.py());
-        let kind = state.get_type().name()?;
-        Err(PyTypeError::new_err(format!(
-            "state at {place} is {kind}, not a Leaf; update takes (state, model, gradient)"
-        )))
-    }
-
-    fn differ<T>(&self, state: &Object<'py>, model: &Object<'py>) -> PyResult<T> {
-        let place = self.path.text(model.py());
-        let (a, b) = (model.get_type().name()?, state.get_type().name()?);
-        Err(PyValueError::new_err(format!("model at {place} is {a}, the state has {b}")))
-    }
-
-    fn differ_from_gradient<T>(&self, model: &Object<'py>, gradient: &Object<'py>) -> PyResult<T> {
-        let place = self.path.text(model.py());
-        let (a, b) = (gradient.get_type().name()?, model.get_type().name()?);
-        Err(PyTypeError::new_err(format!("gradient at {place} is {a}, the model has {b}")))
-    }
-
-    fn only_one<T>(&self, name: &str, other: &str, key: &Object<'py>) -> PyResult<T> {
-        let place = self.path.text(key.py());
-        Err(PyValueError::new_err(format!("{name} at {place} has {}, which the {other} lacks", key.repr()?)))
-    }
-}
-
-/// Whether an object is one value, so that its attributes mean nothing here.
-fn is_value(object: &Object<'_>) -> PyResult<bool> {
-    let py = object.py();
-    Ok(View::of(object).is_some()
-        || object.is_instance_of::<PyList>()
-        || object.is_exact_instance_of::<PyTuple>()
-        || object.is_instance_of::<PyString>()
-        || object.is_instance_of::<PyInt>()
-        || object.is_instance_of::<PyFloat>()
-        || object.is_exact_instance_of::<Leaf>()
-        || object.hasattr(intern!(py, "__array__"))?
-        || object.hasattr(intern!(py, "__dlpack__"))?)
-}
-
-fn nth<'py>(sequence: Option<&Object<'py>>, i: usize) -> PyResult<Option<Object<'py>>> {
-    let Some(sequence) = sequence else { return Ok(None) };
-    match sequence.cast::<PyList>() {
-        Ok(list) => list.get_item(i).map(Some),
-        Err(_) => sequence.cast::<PyTuple>()?.get_item(i).map(Some),
-    }
-}
-
-/// An attribute, or `None` if there is none.
-fn optional<'py>(object: &Object<'py>, name: &Bound<'py, PyString>) -> PyResult<Option<Object<'py>>> {
-    object.getattr_opt(name)
 }

@@ -1,0 +1,104 @@
+//! What a gradient may be beside a tree like the model: a dict, a mapping or an object with some of the attributes.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+
+use super::arrays::View;
+use super::leaf::Leaf;
+use super::tree::fields;
+use super::walk::{Object, Walk, has_leaf};
+
+impl<'py> Walk<'_, 'py> {
+    /// The gradient of a named tuple if it is not one by position.
+    pub fn fields_by_name(
+        &self,
+        names: &Bound<'py, PyTuple>,
+        model: &Object<'py>,
+        gradient: &Object<'py>,
+    ) -> PyResult<Option<Vec<Option<Object<'py>>>>> {
+        if let Ok(tuple) = gradient.cast::<PyTuple>() {
+            let other = fields(tuple)?;
+            if other.is_none_or(|o| o.eq(names).unwrap_or(false)) {
+                return Ok(None);
+            }
+        } else if gradient.is_instance_of::<PyList>() {
+            return Ok(None);
+        }
+        let names: Vec<_> = names.iter().map(|n| n.cast_into::<PyString>()).collect::<Result<_, _>>()?;
+        self.named(&names.iter().collect::<Vec<_>>(), model, gradient).map(Some)
+    }
+
+    /// The gradients of the fields `names` from a dict or a look-alike object.
+    pub fn named(
+        &self,
+        names: &[&Bound<'py, PyString>],
+        model: &Object<'py>,
+        gradient: &Object<'py>,
+    ) -> PyResult<Vec<Option<Object<'py>>>> {
+        let py = model.py();
+        let given: Vec<Object<'py>>;
+        let values: Vec<_>;
+        if let Ok(dict) = gradient.cast::<PyDict>() {
+            given = dict.keys().iter().collect();
+            values = names.iter().map(|n| dict.get_item(n)).collect::<PyResult<_>>()?;
+        } else if is_value(gradient)? {
+            return self.differ_from_gradient(model, gradient);
+        } else {
+            let tuple = gradient.cast::<PyTuple>().ok().map(fields).transpose()?.flatten();
+            let dict = gradient.getattr(intern!(py, "__dict__")).ok();
+            given = match (tuple, &dict) {
+                (Some(fields), _) => fields.iter().collect(),
+                (None, Some(dict)) => dict.cast::<PyDict>()?.keys().iter().collect(),
+                (None, None) => Vec::new(),
+            };
+            values = names.iter().map(|n| optional(gradient, n)).collect::<PyResult<_>>()?;
+            let opaque = gradient.is_callable() || dict.is_none_or(|d| d.len().unwrap_or(0) > 0);
+            if given.is_empty() && values.iter().all(Option::is_none) && opaque {
+                return self.differ_from_gradient(model, gradient);
+            }
+        }
+        for key in given {
+            let known = match key.cast::<PyString>() {
+                Ok(key) => names.iter().any(|n| n.as_any().eq(key).unwrap_or(false)) || model.hasattr(key)?,
+                Err(_) => false,
+            };
+            if !known {
+                return self.only_one("gradient", "model", &key);
+            }
+        }
+        Ok(values)
+    }
+
+    /// The gradient of a dict: itself a dict or another mapping.
+    pub fn mapping(&self, state: &Object<'py>, gradient: &Object<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        if let Ok(dict) = gradient.cast::<PyDict>() {
+            return Ok(Some(dict.clone()));
+        }
+        if let Ok(mapping) = gradient.cast::<PyMapping>() {
+            let dict = PyDict::new(state.py());
+            dict.update(mapping)?;
+            return Ok(Some(dict));
+        }
+        if has_leaf(state) { self.differ_from_gradient(state, gradient) } else { Ok(None) }
+    }
+}
+
+/// Whether an object is one value, so that its attributes mean nothing here.
+fn is_value(object: &Object<'_>) -> PyResult<bool> {
+    let py = object.py();
+    Ok(View::of(object).is_some()
+        || object.is_instance_of::<PyList>()
+        || object.is_exact_instance_of::<PyTuple>()
+        || object.is_instance_of::<PyString>()
+        || object.is_instance_of::<PyInt>()
+        || object.is_instance_of::<PyFloat>()
+        || object.is_exact_instance_of::<Leaf>()
+        || object.hasattr(intern!(py, "__array__"))?
+        || object.hasattr(intern!(py, "__dlpack__"))?)
+}
+
+/// An attribute, or `None` if there is none.
+pub fn optional<'py>(object: &Object<'py>, name: &Bound<'py, PyString>) -> PyResult<Option<Object<'py>>> {
+    object.getattr_opt(name)
+}
