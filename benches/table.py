@@ -25,10 +25,14 @@ def cell(result: Result | None, ours: str) -> str:
     if result is None or not result.times(ours):
         return "-"
     limit = result.ratio(ours, "limit, pure" if ours.endswith("pure") else "limit")
-    if limit and result.median("limit") < LOOP:
-        limit = None
+    if ours.endswith("pure") and limit:  # peers work in place: what it costs over that is of more interest
+        over = result.ratio(ours, "optirs")
+        return f"{seconds(result.median(ours))} {limit.median:.2f}" + (
+            f" {over.median:.2f} of in place" if over else ""
+        )
     peer = result.best_peer(ours)
-    parts = [seconds(result.median(ours)), f"{limit.median:.2f}" if limit else ""]
+    shown = limit and result.median("limit") > LOOP
+    parts = [seconds(result.median(ours)), f"{limit.median:.2f}" if limit and shown else ""]
     return " ".join([*filter(None, parts), f"{peer[1].median:.2f}x {peer[0]}" if peer else "no peer"])
 
 
@@ -89,7 +93,7 @@ def text(record: dict[str, Any]) -> str:
              for kind in ("Steps", "Training", "Affine")]  # fmt: skip
     lines = [f"{record['processor']}, {record['cpus']} processors, {record['date']}"]
     lines.append(
-        "A cell: our time, over the limit of memory (median of the rounds' ratios), best peer's time over ours."
+        "A cell: our time; over the limit of memory (median of the rounds' ratios); best peer's time over ours, or pure over in place."
     )
     for threads in sorted({t for _, t, _ in found}):
         lines += ["", f"--- {threads} thread{'s' * (threads > 1)}"]
