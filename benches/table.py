@@ -92,9 +92,7 @@ def text(record: dict[str, Any]) -> str:
     kinds = [list(dict.fromkeys(w for w in WORKLOADS if WORKLOADS[w].kind == kind and any(k[0] == w for k in found)))
              for kind in ("Steps", "Training", "Affine")]  # fmt: skip
     lines = [f"{record['processor']}, {record['cpus']} processors, {record['date']}"]
-    lines.append(
-        "A cell: our time; over the limit of memory (median of the rounds' ratios); best peer's time over ours, or pure over in place."
-    )
+    lines.append("A cell: our time; over the limit of memory; best peer's time over ours, or pure over in place.")
     for threads in sorted({t for _, t, _ in found}):
         lines += ["", f"--- {threads} thread{'s' * (threads > 1)}"]
         for workloads in filter(None, kinds):
