@@ -131,7 +131,13 @@ def initial(rule: optirs.Rule) -> list[float]:
 
 def norms(rule: optirs.Rule) -> int:
     """How often the gradient is read before the step: once if an element's step depends on the other elements."""
-    x, g = np.zeros(2, np.float32), np.full(2, 1e6, np.float32)
-    both = optirs.apply(rule, optirs.init(rule, x), x, g)[1]
-    one = optirs.apply(rule, optirs.init(rule, x[:1]), x[:1], g[:1])[1]
-    return int(both[0] != one[0])
+
+    def steps(n: int) -> list[float]:
+        x, found = np.zeros(n, np.float32), []
+        state = optirs.init(rule, x)
+        for g in (1e6, 1.0):  # two, since Adam's first is the same for all multiples of a gradient
+            state, dx = optirs.apply(rule, state, x, np.full(n, g, np.float32))
+            found.append(float(dx[0]))
+        return found
+
+    return int(steps(2) != steps(1))
