@@ -6,13 +6,14 @@ use optirs::affine::{self, Gradient, Shape};
 use optirs::buffer::Buffer;
 use optirs::drive::Plan;
 use optirs::dtype::{Compute, DType};
-use optirs::job::{Job, Sink, Source, State, fill};
+use optirs::job::{Job, Sink, Source, State, Tables, fill};
 use optirs::measure::{Measure, measure};
 use optirs::pool;
 use optirs::rule::{Entry, Kernel, Rounding, Scalars, Value};
 use optirs::rules::RULES;
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::ops::Range;
 use std::time::Duration;
 
 const IN_CACHE: usize = 1 << 16;
@@ -78,10 +79,10 @@ impl Problem {
     }
 
     /// The step of one array.
-    fn job<'a>(&'a self, a: &Arrays, states: &'a [State]) -> Job<'a> {
+    fn job(&self, a: &Arrays, states: Range<usize>) -> Job<'_> {
         Job {
             links: &self.links,
-            scalars: &self.scalars,
+            scalars: 0,
             states,
             n: self.n,
             compute: Compute::F32,
@@ -108,9 +109,12 @@ impl Problem {
             self.scalars[0] = reduction.scalars(norms[0], Rounding::of(Compute::F32));
         }
         let in_place = |b: &Buffer| State { from: b.ptr(), to: b.ptr(), size: 4 };
-        let states: Vec<Vec<State>> = self.arrays.iter().map(|a| a.states.iter().map(in_place).collect()).collect();
-        let plan =
-            Plan { jobs: self.arrays.iter().zip(&states).map(|(a, s)| self.job(a, s)).collect(), copies: Vec::new() };
+        let states: Vec<State> = self.arrays.iter().flat_map(|a| a.states.iter().map(in_place)).collect();
+        let slots = self.links[0].slots().len();
+        let jobs = self.arrays.iter().enumerate().map(|(i, a)| self.job(a, i * slots..(i + 1) * slots));
+        let jobs: Vec<Job> = jobs.collect();
+        let tables = Tables { scalars: &self.scalars, states: &states };
+        let plan = Plan { jobs: &jobs, tables, copies: &[] };
         // SAFETY: every array is a buffer of its own with room for `n` float32.
         unsafe { plan.run() };
     }
