@@ -95,6 +95,7 @@ def text(record: dict[str, Any]) -> str:
     lines.append("A cell: our time; over the limit of memory; best peer's time over ours, or pure over in place.")
     for threads in sorted({t for _, t, _ in found}):
         lines += ["", f"--- {threads} thread{'s' * (threads > 1)}"]
-        for workloads in filter(None, kinds):
-            lines += [*block(found, workloads, threads), ""]
+        for kind in kinds:
+            if workloads := [w for w in kind if any(k[:2] == (w, threads) for k in found)]:
+                lines += [*block(found, workloads, threads), ""]
     return "\n".join([*lines, *summary(found), "Left out:", *missing(found)])
