@@ -25,6 +25,21 @@ impl<'py> Float32<'py> {
         convert::<f32>(&array).map(Self)
     }
 
+    /// An array that was such a one before.
+    pub fn kept(array: &Py<PyArrayDyn<f32>>, py: Python<'py>) -> Self {
+        Self(array.bind(py).clone())
+    }
+
+    /// The array, to be kept.
+    pub fn keep(self) -> Py<PyArrayDyn<f32>> {
+        self.0.unbind()
+    }
+
+    /// Another handle on the array, to be kept.
+    pub fn share(&self) -> Py<PyArrayDyn<f32>> {
+        self.0.clone().unbind()
+    }
+
     /// The extents.
     pub fn shape(&self) -> &[usize] {
         self.0.shape()

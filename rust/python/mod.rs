@@ -6,6 +6,7 @@ mod arena;
 mod arrays;
 mod differ;
 mod entry;
+mod fit;
 mod inputs;
 mod layers;
 mod leaf;
@@ -32,6 +33,8 @@ mod _core {
     use super::affine::{affine_forward, affine_gradient};
     #[pymodule_export]
     use super::apply::{apply, init, rules};
+    #[pymodule_export]
+    use super::fit::Fit;
     #[pymodule_export]
     use super::layers::{activations, dense_gradient, dense_pullback};
     #[pymodule_export]
