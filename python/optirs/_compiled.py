@@ -55,7 +55,6 @@ class Compiled:
                 while not fit.run(until, order, SECONDS):
                     self.look_in()
                     if fit.failed is not None:
-                        run.step += 1
                         raise run.failure(fit.failed)
                 self.look_in()
                 if run.log_every is not None and fit.epochs % run.log_every == 0:
@@ -73,8 +72,7 @@ class Compiled:
         if new:
             run.history.extend(new)
             run.bar.advance(run.epoch, new[-1], len(new))
-        if fit.failed is None:
-            run.step = len(run.history)
+        run.step = len(run.history) + (fit.failed is not None)
 
 
 def _next_multiple(number: int, of: int, most: int) -> int:

@@ -112,8 +112,8 @@ def train(
 ) -> Training:
     """Trains a model: for every batch `loss, grad = gradient(model, *batch)`, then one `update`.
 
-    With `supervised` of a built-in loss, layers of this library, compiled rules, arrays as data and no callbacks the loop
-    itself is compiled and runs without the GIL; the answer has the same bits.
+    With `supervised` of a built-in loss, layers of this library, compiled rules, arrays as data and no callbacks the
+    loop itself is compiled and runs without the GIL; the answer has the same bits.
 
     Neither `model` nor `state` is changed. Ctrl-C ends the training and returns what has been trained so far.
 
