@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Level {
     /// What every processor of the architecture has: SSE2 on x86-64, NEON on Arm.
     Baseline = 1,
-    /// 256-bit vectors.
+    /// 256-bit vectors, with a fused multiply-add.
     Avx2 = 2,
     /// 512-bit vectors.
     Avx512 = 3,
@@ -39,10 +39,12 @@ pub fn best() -> Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        if avx512 {
+        // Every processor with AVX2 but a few of VIA's has the fused multiply-add too; the matrix products use it.
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        if avx512 && avx2 {
             return Level::Avx512;
         }
-        if is_x86_feature_detected!("avx2") {
+        if avx2 {
             return Level::Avx2;
         }
     }

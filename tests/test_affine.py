@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import optirs
+from optirs import _core
 
 EPSILON = float(np.finfo(np.float32).eps)
 SIZES = st.integers(0, 40)
@@ -196,3 +197,47 @@ def test_layers_that_cannot_be(call: object, error: type[Exception], message: st
 
 def test_a_gradient_may_leave_out_a_field() -> None:
     assert optirs.Affine(None, np.ones(2)).W is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(300, 180, 90), (1, 2100, 2050), (3, 5, 2)])
+def test_threads_and_instruction_sets_do_not_change_a_bit(shape: tuple[int, int, int]) -> None:
+    W, b, x, dy = arrays(*shape)
+    before, seen = optirs.get_num_threads(), set()
+    try:
+        for level in _core.simd_levels():
+            for count in (1, 2, 3):
+                _core.set_simd(level)
+                optirs.set_num_threads(count)
+                results = (optirs.affine_forward(W, b, x), *optirs.affine_gradient(W, x, dy))
+                seen.add(b"".join(result.tobytes() for result in results))
+    finally:
+        _core.set_simd(_core.simd_levels()[-1])
+        optirs.set_num_threads(before)
+    assert len(seen) == 1
+
+
+def test_a_row_does_not_depend_on_the_others_of_its_batch() -> None:
+    W, b, x, dy = arrays(50, 300, 40)
+    y, dx = optirs.affine_forward(W, b, x), optirs.affine_gradient(W, x, dy)[2]
+    for rows in (slice(0, 2), slice(7, 20), slice(43, 50)):
+        np.testing.assert_array_equal(optirs.affine_forward(W, b, x[rows]), y[rows])
+        np.testing.assert_array_equal(optirs.affine_gradient(W, x[rows], dy[rows])[2], dx[rows])
+
+
+def test_long_sums_are_added_up_in_blocks() -> None:
+    W, b, x, _ = arrays(20, 20000, 20)
+    exact = x.astype(np.float64) @ W.astype(np.float64).T + b
+    one_by_one = np.add.accumulate(x[:, None] * W[None], axis=2, dtype=np.float32)[:, :, -1] + b
+    error, of_one_by_one = (np.abs(y - exact).mean() for y in (optirs.affine_forward(W, b, x), one_by_one))
+    assert error < of_one_by_one / 3
+
+
+def test_large_outputs_outlive_the_memory_of_others() -> None:
+    W, b, x, _ = arrays(600, 3, 400)
+    first, second = optirs.affine_forward(W, b, x), optirs.affine_forward(W, b, -x)
+    kept = first.copy()
+    del second
+    optirs.affine_forward(W, b, 2 * x)
+    np.testing.assert_array_equal(first, kept)
+    assert first.flags.c_contiguous
+    assert first.flags.writeable

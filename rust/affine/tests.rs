@@ -69,3 +69,99 @@ fn an_infinite_weight_reaches_its_output_alone() {
         assert_eq!((row[0], row[1], row[39]), (64.0, f32::INFINITY, 64.0));
     }
 }
+
+/// What a call writes: `y`, `dW`, `db`, `dx`.
+fn outputs(shape: Shape) -> [Vec<f32>; 4] {
+    let Shape { batch, n_in, n_out } = shape;
+    let (w, b) = (numbers(n_out * n_in, 1), numbers(n_out, 2));
+    let (x, dy) = (numbers(batch * n_in, 3), numbers(batch * n_out, 4));
+    let mut out = [batch * n_out, w.len(), n_out, x.len()].map(|len| vec![f32::NAN; len]);
+    let [y, dw, db, dx] = &mut out;
+    forward(shape, &w, &b, &x, y);
+    gradient(shape, &w, &x, &dy, Gradient { dw, db, dx });
+    out
+}
+
+/// The order that the module promises: blocks of 256 terms, each from zero.
+fn in_order(k: usize, start: Option<f32>, term: impl Fn(usize) -> (f32, f32)) -> f32 {
+    let mut total = start;
+    for first in (0..k).step_by(256) {
+        let sum = (first..k.min(first + 256)).fold(0.0, |sum, at| term(at).0.mul_add(term(at).1, sum));
+        total = Some(total.map_or(sum, |total| total + sum));
+    }
+    total.unwrap_or(0.0)
+}
+
+fn assert_bits(found: &[f32], cols: usize, expected: impl Fn(usize, usize) -> f32, what: &str) {
+    for (at, value) in found.iter().enumerate() {
+        let wanted = expected(at / cols, at % cols);
+        assert_eq!(value.to_bits(), wanted.to_bits(), "{what}[{at}]: {value} and {wanted}");
+    }
+}
+
+#[test]
+fn every_way_adds_up_in_the_promised_order() {
+    // Tiny, a tile and its edges, several panels, several blocks, packed and not, one row or column of a gradient.
+    let shapes =
+        [(2, 3, 2), (6, 300, 16), (7, 9, 17), (100, 3, 2), (40, 270, 50), (600, 33, 30), (300, 20, 1), (1, 30, 600)];
+    for (batch, n_in, n_out) in shapes {
+        let [y, dw, _, dx] = outputs(Shape { batch, n_in, n_out });
+        let (w, b) = (numbers(n_out * n_in, 1), numbers(n_out, 2));
+        let (x, dy) = (numbers(batch * n_in, 3), numbers(batch * n_out, 4));
+        let what = format!("{batch}, {n_in}, {n_out}");
+        if batch.min(n_out) > 1 {
+            let value = |i: usize, o: usize| in_order(n_in, Some(b[o]), |k| (x[i * n_in + k], w[o * n_in + k]));
+            assert_bits(&y, n_out, value, &format!("y of {what}"));
+        }
+        let value = |o: usize, k: usize| in_order(batch, None, |i| (dy[i * n_out + o], x[i * n_in + k]));
+        assert_bits(&dw, n_in, value, &format!("dW of {what}"));
+        let value = |i: usize, k: usize| in_order(n_out, None, |o| (dy[i * n_out + o], w[o * n_in + k]));
+        assert_bits(&dx, n_in, value, &format!("dx of {what}"));
+    }
+}
+
+#[test]
+fn threads_and_instruction_sets_do_not_change_a_bit() {
+    use crate::{pool, simd};
+    let shapes =
+        [(145, 200, 161), (1, 2100, 2050), (4200, 1030, 1), (9, 5, 3), (1, 21, 7), (50, 33, 1), (4500, 1, 1000)];
+    for (batch, n_in, n_out) in shapes {
+        let shape = Shape { batch, n_in, n_out };
+        let mut seen: Option<[Vec<u32>; 4]> = None;
+        for level in simd::levels() {
+            for threads in [1, 3] {
+                simd::set_level(level);
+                pool::set_threads(threads);
+                let found = outputs(shape).map(|out| out.into_iter().map(f32::to_bits).collect::<Vec<_>>());
+                let same = seen.get_or_insert_with(|| found.clone()) == &found;
+                assert!(same, "{shape:?} at {level:?} with {threads} threads");
+            }
+        }
+    }
+    simd::set_level(simd::best());
+}
+
+#[test]
+fn fused_is_rounded_once() {
+    use super::vector::fused;
+    let mut bits = vec![0.0_f64; 3];
+    let mut random = crate::xoshiro::Xoshiro::from_seed(&[5]);
+    for round in 0..200_000 {
+        random.fill(&mut bits);
+        // Any exponent, and, every other time, a sum near a tie: the product has twice the digits of its factors.
+        let value = |u: f64| f32::from_bits((u * f64::from(u32::MAX)) as u32);
+        let [a, b, mut c] = [value(bits[0]), value(bits[1]), value(bits[2])];
+        if round % 2 == 0 {
+            c = -a * b * f32::from_bits(0x3f80_0000 + (bits[2] * 8.0) as u32);
+        }
+        let (found, expected) = (fused(a, b, c), a.mul_add(b, c));
+        let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+        assert!(same, "{a:e} * {b:e} + {c:e} = {found:e}, not {expected:e}");
+    }
+    for (a, b, c) in
+        [(1.0, -1.0, 1.0), (0.0, -1.0, 0.0), (-0.0, 1.0, -0.0), (1e30, 1e30, f32::NEG_INFINITY), (1e38, 1e38, 0.0)]
+    {
+        assert_eq!(fused(a, b, c).to_bits(), f32::mul_add(a, b, c).to_bits(), "{a} * {b} + {c}");
+    }
+    assert!(fused(f32::INFINITY, 0.0, 1.0).is_nan());
+}

@@ -2,7 +2,7 @@
 use numpy::{PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 
-use super::inputs::{Float32, rows, shape_error, shape_text, zeros};
+use super::inputs::{Float32, empty, rows, shape_error, shape_text};
 use crate::affine::{self, Gradient, Shape};
 
 /// An array of the layers.
@@ -49,8 +49,8 @@ pub fn affine_forward<'py>(
     if b.shape() != [shape.n_out] {
         return Err(mismatch(CALL, "b", &b, &w, &[shape.n_out]));
     }
-    let y = zeros(py, &with_columns(x.shape(), shape.n_out))?;
-    // SAFETY: the array is new, so this is the only reference to its elements.
+    let y = empty(py, with_columns(&x, shape.n_out, &mut [0; 2]))?;
+    // SAFETY: the array is new, so this is the only reference to its elements, and `forward` only writes to them.
     let out = unsafe { y.as_slice_mut() }?;
     let (w, b, x) = (w.as_slice()?, b.as_slice()?, x.as_slice()?);
     py.detach(|| affine::forward(shape, w, b, x, out));
@@ -91,14 +91,15 @@ pub fn affine_gradient<'py>(
     let x = Float32::new("affine_gradient: x", x)?;
     let dy = Float32::new("affine_gradient: dy", dy)?;
     let shape = shape_of(CALL, &w, &x)?;
-    let expected = with_columns(x.shape(), shape.n_out);
+    let mut extents = [0; 2];
+    let expected = with_columns(&x, shape.n_out, &mut extents);
     if dy.shape() != expected {
         let (found, x, w) = (shape_text(dy.shape()), shape_text(x.shape()), shape_text(w.shape()));
-        let expected = shape_text(&expected);
+        let expected = shape_text(expected);
         return Err(shape_error(format!("{CALL}: dy has shape {found}, x {x} and W {w} give {expected}")));
     }
-    let (dw, db, dx) = (zeros(py, w.shape())?, zeros(py, &[shape.n_out])?, zeros(py, x.shape())?);
-    // SAFETY: the arrays are new, so these are the only references to their elements.
+    let (dw, db, dx) = (empty(py, w.shape())?, empty(py, &[shape.n_out])?, empty(py, x.shape())?);
+    // SAFETY: the arrays are new, so these are the only references to their elements, and `gradient` only writes to them.
     let out = unsafe { Gradient { dw: dw.as_slice_mut()?, db: db.as_slice_mut()?, dx: dx.as_slice_mut()? } };
     let (w, x, dy) = (w.as_slice()?, x.as_slice()?, dy.as_slice()?);
     py.detach(|| affine::gradient(shape, w, x, dy, out));
@@ -128,10 +129,15 @@ pub fn mismatch(call: &str, name: &str, found: &Float32<'_>, w: &Float32<'_>, ex
 }
 
 /// The shape of `x` with another number of columns.
-pub fn with_columns(shape: &[usize], columns: usize) -> Vec<usize> {
-    let mut shape = shape.to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = columns;
+pub fn with_columns<'a>(x: &Float32<'_>, columns: usize, extents: &'a mut [usize; 2]) -> &'a [usize] {
+    match *x.shape() {
+        [batch, _] => {
+            *extents = [batch, columns];
+            extents
+        }
+        _ => {
+            extents[0] = columns;
+            &extents[..1]
+        }
     }
-    shape
 }

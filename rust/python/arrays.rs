@@ -37,7 +37,7 @@ impl Place {
 }
 
 /// Parts larger than this get memory of their own; smaller ones of the same group share it, one after the other.
-const OWN: usize = 256 << 10;
+pub const OWN: usize = 256 << 10;
 
 /// Memory for all of `requests`, each a group and a number of bytes.
 ///
@@ -66,7 +66,8 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
     Ok(places)
 }
 
-fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
+/// New memory of so many bytes.
+pub fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
     let memory = Bound::new(py, Memory(Buffer::new(bytes).ok_or_else(|| too_large(bytes))?))?;
     let ptr = memory.get().0.ptr();
     Ok(Place { memory: memory.unbind(), ptr })
@@ -339,12 +340,23 @@ pub fn array<'py>(
             std::ptr::null_mut(),
         );
         let made = Bound::from_owned_ptr_or_err(py, made)?;
-        let base = place.memory.clone_ref(py).into_ptr();
-        if PY_ARRAY_API.PyArray_SetBaseObject(py, made.as_ptr().cast(), base) != 0 {
-            return Err(PyErr::take(py).unwrap_or_else(|| PyMemoryError::new_err("cannot make an array")));
-        }
+        set_base(&made, place)?;
         Ok(made)
     }
+}
+
+/// Makes `array`, which is new and lies in `place`, keep that alive.
+///
+/// # Safety
+/// `array` is a NumPy array without a base.
+pub unsafe fn set_base(array: &Bound<'_, PyAny>, place: &Place) -> PyResult<()> {
+    let py = array.py();
+    let base = place.memory.clone_ref(py).into_ptr();
+    // SAFETY: the caller's promise; NumPy takes over the reference to the base, also where it fails.
+    if unsafe { PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), base) } != 0 {
+        return Err(PyErr::take(py).unwrap_or_else(|| PyMemoryError::new_err("cannot make an array")));
+    }
+    Ok(())
 }
 
 /// NumPy's descriptor of `dtype`, which is not bfloat16: that one belongs to `ml_dtypes`.

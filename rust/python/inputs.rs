@@ -1,9 +1,14 @@
 //! Arrays for the layers and losses: whatever NumPy can read becomes contiguous float32.
+use numpy::npyffi::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, get_type_object, npy_intp};
 use numpy::{Element, PY_ARRAY_API, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods, npyffi};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::IntoPyDict;
+use std::os::raw::c_int;
+
+use super::arrays::{OWN, View, own, set_base};
+use crate::dtype::DType;
 
 /// A C-contiguous, aligned float32 array that can be read as a slice.
 pub struct Float32<'py>(Bound<'py, PyArrayDyn<f32>>);
@@ -11,9 +16,10 @@ pub struct Float32<'py>(Bound<'py, PyArrayDyn<f32>>);
 impl<'py> Float32<'py> {
     /// Takes `value` itself where it is such an array already, else a converted copy; `what` names it in errors.
     pub fn new(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        if let Ok(array) = value.cast::<PyArrayDyn<f32>>() {
-            // SAFETY: only asks whether the memory is aligned and contiguous; the slice is dropped at once.
-            if array.is_c_contiguous() && unsafe { array.as_slice() }.is_ok() {
+        if let Some(View { dtype: Some(DType::F32), plain: true, .. }) = View::of(value) {
+            // SAFETY: the line above has seen that it is an array of aligned, native float32.
+            let array = unsafe { value.cast_unchecked::<PyArrayDyn<f32>>() };
+            if array.is_c_contiguous() {
                 return Ok(Self(array.clone()));
             }
         }
@@ -68,17 +74,45 @@ pub fn as_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntyped
     Ok(value.py().import("numpy")?.call_method1("asarray", (value,))?.cast_into()?)
 }
 
-/// A new array of zeros in row-major order, and its elements. Too large a one is Python's `MemoryError`.
-pub fn zeros<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-    let mut extents: Vec<npyffi::npy_intp> = shape.iter().map(|&extent| extent as npyffi::npy_intp).collect();
-    let dtype = numpy::dtype::<f32>(py).into_dtype_ptr();
-    // SAFETY: `extents` has as many entries as is said and outlives the call, which takes over the reference to `dtype`
-    // and returns a new reference, or null with an exception set.
-    let array = unsafe {
-        let pointer = PY_ARRAY_API.PyArray_Zeros(py, extents.len() as i32, extents.as_mut_ptr(), dtype, 0);
-        Bound::from_owned_ptr_or_err(py, pointer)?
+/// A new array in row-major order, and not initialised: the caller writes every element before anything reads one. Too
+/// large a one is Python's `MemoryError`.
+///
+/// Large ones lie in memory of ours, which is recycled: fresh pages would cost as much as the arithmetic.
+pub fn empty<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    let bytes = shape.iter().try_fold(size_of::<f32>(), |bytes, &extent| bytes.checked_mul(extent));
+    let memory = match bytes {
+        Some(bytes) if bytes >= OWN => Some(own(py, bytes)?),
+        // One that has no number of bytes is NumPy's to refuse.
+        _ => None,
     };
-    Ok(array.cast_into()?)
+    let mut extents = [0; 2];
+    for (to, &extent) in extents.iter_mut().zip(shape) {
+        *to = extent as npy_intp;
+    }
+    assert!(shape.len() <= extents.len(), "layers make rows and matrices");
+    // SAFETY: `extents` has as many entries as is said and outlives the call, which takes over the reference to the dtype
+    // and returns a new reference, or null with an exception set. The memory has room for the elements, and the array
+    // keeps it alive.
+    unsafe {
+        let dtype = PY_ARRAY_API.PyArray_DescrFromType(py, NPY_TYPES::NPY_FLOAT as c_int);
+        let data = memory.as_ref().map_or(std::ptr::null_mut(), |place| place.ptr);
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            get_type_object(py, NpyTypes::PyArray_Type),
+            dtype,
+            shape.len() as c_int,
+            extents.as_mut_ptr(),
+            std::ptr::null_mut(),
+            data.cast(),
+            if data.is_null() { 0 } else { NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_WRITEABLE },
+            std::ptr::null_mut(),
+        );
+        let array = Bound::from_owned_ptr_or_err(py, array)?;
+        if let Some(place) = memory {
+            set_base(&array, &place)?;
+        }
+        Ok(array.cast_into_unchecked())
+    }
 }
 
 /// `(2, 3)`, as Python writes a shape.

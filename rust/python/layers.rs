@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::affine::{Array, mismatch, shape_of, with_columns};
-use super::inputs::{Float32, shape_error, shape_text, zeros};
+use super::inputs::{Float32, empty, shape_error, shape_text};
 use crate::affine::{Gradient, Shape};
 use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
@@ -49,8 +49,9 @@ pub fn dense_pullback<'py>(
         return Err(mismatch(CALL, "b", &b, &w, &[shape.n_out]));
     }
     let layer = dense(shape, activation(name)?);
-    let columns = with_columns(x.shape(), shape.n_out);
-    let (y, z) = (zeros(py, &columns)?, zeros(py, &columns)?);
+    let mut extents = [0; 2];
+    let columns = with_columns(&x, shape.n_out, &mut extents);
+    let (y, z) = (empty(py, columns)?, empty(py, columns)?);
     // SAFETY: the arrays are new, so these are the only references to their elements.
     let (out, kept) = unsafe { (y.as_slice_mut()?, z.as_slice_mut()?) };
     let (w, b, x) = (w.as_slice()?, b.as_slice()?, x.as_slice()?);
@@ -76,12 +77,12 @@ pub fn dense_gradient<'py>(
     let z = Float32::new("Dense: z", z)?;
     let dy = Float32::new("Dense: dy", dy)?;
     let shape = shape_of(CALL, &w, &x)?;
-    if dy.shape() != z.shape() || z.shape() != with_columns(x.shape(), shape.n_out) {
+    if dy.shape() != z.shape() || z.shape() != with_columns(&x, shape.n_out, &mut [0; 2]) {
         let (found, expected) = (shape_text(dy.shape()), shape_text(z.shape()));
         return Err(shape_error(format!("{CALL}: dy has shape {found}, the output has {expected}")));
     }
     let layer = dense(shape, activation(name)?);
-    let (dw, db, dx) = (zeros(py, w.shape())?, zeros(py, &[shape.n_out])?, zeros(py, x.shape())?);
+    let (dw, db, dx) = (empty(py, w.shape())?, empty(py, &[shape.n_out])?, empty(py, x.shape())?);
     // SAFETY: the arrays are new, so these are the only references to their elements.
     let out = unsafe { Gradient { dw: dw.as_slice_mut()?, db: db.as_slice_mut()?, dx: dx.as_slice_mut()? } };
     let (w, x, z, mut d) = (w.as_slice()?, x.as_slice()?, z.as_slice()?, dy.as_slice()?.to_vec());

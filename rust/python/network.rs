@@ -12,7 +12,7 @@ use std::slice::from_raw_parts_mut;
 
 use super::affine::{Array, with_columns};
 use super::arrays::{Layout, View, allocate, array, descriptor};
-use super::inputs::{Float32, rows, shape_error, shape_text, zeros};
+use super::inputs::{Float32, empty, rows, shape_error, shape_text};
 use super::layers::activation;
 use super::losses::Targets;
 use super::tree::unflatten;
@@ -32,7 +32,7 @@ pub fn forward<'py>(model: &Bound<'py, PyAny>, x: &Bound<'py, PyAny>) -> PyResul
     let py = model.py();
     let Some(model) = Model::read(model)? else { return Ok(None) };
     let input = Input::new(&model, x)?;
-    let y = zeros(py, &input.output)?;
+    let y = empty(py, &input.output)?;
     // SAFETY: the array is new, so this is the only reference to its elements.
     let out = unsafe { y.as_slice_mut() }?;
     let mut work = workspace(&model.network, input.batch)?;
@@ -223,7 +223,7 @@ impl<'py> Input<'py> {
         let n_in = model.network.n_in();
         match rows(x.shape()) {
             Some((batch, columns)) if columns == n_in => {
-                let output = with_columns(x.shape(), model.network.n_out());
+                let output = with_columns(&x, model.network.n_out(), &mut [0; 2]).to_vec();
                 Ok(Self { batch, output, x })
             }
             _ => {

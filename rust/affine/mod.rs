@@ -1,0 +1,139 @@
+//! The affine layer on rows, `y = x Wᵀ + b`, and its gradient: `W[n_out, n_in]`, `b[n_out]`, `x[batch, n_in]`,
+//! `y[batch, n_out]`, all C-contiguous float32.
+//!
+//! A product is computed by tiles whose sums are kept in registers ([`kernel`]), from operands packed in the order in which
+//! the tiles read them ([`pack`], [`product`]), by as many threads as help ([`share`]); one row is read where it lies ([`thin`]).
+//!
+//! Every output is a sum of fused multiply-adds in an order that belongs to the shape: blocks of 256 terms, each added up
+//! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
+//! depend on the instruction set, the number of threads or the other rows of the batch. One order differs: where the output
+//! is one row or one column of dot products of contiguous numbers, sixteen sums run along each.
+
+#![expect(clippy::needless_range_loop, reason = "loops over registers: plain ones are unrolled")]
+
+mod kernel;
+mod pack;
+mod product;
+mod share;
+mod thin;
+mod vector;
+
+use crate::kernel::per_level;
+use crate::simd::{self, Level};
+use product::{Product, Way};
+
+/// The sizes of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of `x` and `y`.
+    pub batch: usize,
+    /// Columns of `x` and `W`.
+    pub n_in: usize,
+    /// Columns of `y`, rows of `W`.
+    pub n_out: usize,
+}
+
+/// Where the gradient is written: every element is overwritten.
+pub struct Gradient<'a> {
+    /// `dW[n_out, n_in] = dyᵀ x`.
+    pub dw: &'a mut [f32],
+    /// `db[n_out]`, the sum of the rows of `dy`.
+    pub db: &'a mut [f32],
+    /// `dx[batch, n_in] = dy W`.
+    pub dx: &'a mut [f32],
+}
+
+/// Writes `y = x Wᵀ + b`.
+///
+/// # Panics
+/// If the lengths are not the ones `shape` says.
+pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
+    let Shape { batch, n_in, n_out } = shape;
+    assert_eq!([w.len(), b.len()], [n_out * n_in, n_out]);
+    assert_eq!([x.len(), y.len()], [batch * n_in, batch * n_out]);
+    if n_out == 0 {
+        return;
+    }
+    let y = Product {
+        m: batch,
+        n: n_out,
+        k: n_in,
+        a: x.as_ptr(),
+        a_row: n_in,
+        a_col: 1,
+        b: w.as_ptr(),
+        b_row: 1,
+        b_col: n_in,
+        bias: Some(b.as_ptr()),
+        bias_col: 1,
+        out: y.as_mut_ptr(),
+        out_row: n_out,
+        way: Way::Tiles,
+    };
+    // SAFETY: the pointers are of slices whose lengths the lines above have checked; `y` is borrowed exclusively.
+    unsafe { share::run([y]) };
+}
+
+/// Writes the gradient of `sum(dy * y)` by `W`, `b` and `x`.
+///
+/// # Panics
+/// If the lengths are not the ones `shape` says.
+pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_>) {
+    let Shape { batch, n_in, n_out } = shape;
+    assert_eq!([w.len(), out.dw.len(), out.db.len()], [n_out * n_in, n_out * n_in, n_out]);
+    assert_eq!([x.len(), out.dx.len(), dy.len()], [batch * n_in, batch * n_in, batch * n_out]);
+    if n_out == 0 {
+        return out.dx.fill(0.0);
+    }
+    column_sums(dy, out.db);
+    let dw = Product {
+        m: n_out,
+        n: n_in,
+        k: batch,
+        a: dy.as_ptr(),
+        a_row: 1,
+        a_col: n_out,
+        b: x.as_ptr(),
+        b_row: n_in,
+        b_col: 1,
+        bias: None,
+        bias_col: 1,
+        out: out.dw.as_mut_ptr(),
+        out_row: n_in,
+        way: Way::Tiles,
+    };
+    let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
+    // SAFETY: the pointers are of slices whose lengths the lines above have checked; both outputs are borrowed exclusively.
+    unsafe { share::run([dw, dx]) };
+}
+
+/// Columns that are added up at a time.
+const STRIP: usize = 64;
+
+/// Sums over the batch, in float64: a long batch would lose digits in float32.
+fn column_sums(rows: &[f32], out: &mut [f32]) {
+    let (n_out, level) = (out.len(), simd::level());
+    // Several rows at a time where they are short, so that the inner loop is long enough to vectorise.
+    let group = (16 / n_out).max(1) * n_out;
+    for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+        let mut wide = [0.0_f64; STRIP];
+        let sums = &mut wide[..if group > n_out { group } else { out.len() }];
+        for rows in rows.chunks(group) {
+            add_wide(level, sums, &rows[strip * STRIP..]);
+        }
+        for (o, value) in out.iter_mut().enumerate() {
+            *value = sums[o..].iter().step_by(n_out).sum::<f64>() as f32;
+        }
+    }
+}
+
+per_level! {
+    fn add_wide<>(sums: &mut [f64], values: &[f32]) where [] {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,306 @@
+//! Vectors of float32 with a fused multiply-add: the one operation that the products consist of.
+//!
+//! A fused multiply-add is rounded once, by IEEE 754, so it gives the same bits in AVX2, AVX-512 and NEON. Where the
+//! instruction set has none, [`fused`] computes it from float64 operations.
+
+/// Some float32 numbers side by side.
+///
+/// # Safety
+/// For every method: the processor has the instruction set of the type, and pointers are valid for the lanes they are
+/// used for. Nothing need be aligned.
+pub trait Vector: Copy {
+    /// How many numbers.
+    const LANES: usize;
+    /// All zero.
+    unsafe fn zero() -> Self;
+    /// The same number in every lane.
+    unsafe fn splat(value: f32) -> Self;
+    /// From memory.
+    unsafe fn load(from: *const f32) -> Self;
+    /// The first `n` lanes from memory, the others 0; no memory beyond them is touched.
+    unsafe fn load_part(from: *const f32, n: usize) -> Self;
+    /// To memory.
+    unsafe fn store(self, to: *mut f32);
+    /// The first `n` lanes to memory; no memory beyond them is touched.
+    unsafe fn store_part(self, to: *mut f32, n: usize);
+    /// Asks for the memory at `at` ahead of time, where the processor can be asked.
+    unsafe fn prefetch(at: *const f32);
+    /// `self + other`.
+    unsafe fn add(self, other: Self) -> Self;
+    /// `a * b + self`, rounded once.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+}
+
+/// A vector of eight lanes, so that eight of them are a square block of a matrix.
+///
+/// # Safety
+/// As for [`Vector`].
+pub trait Square: Vector {
+    /// Columns `k` to `k + 7` of eight rows that start at these places.
+    unsafe fn columns(rows: &[*const f32; 8], k: usize) -> [Self; 8];
+}
+
+/// `a * b + c`, rounded once, without an instruction for it.
+///
+/// In float64 the product of two float32 is exact. The sum is rounded to odd: where it is not exact, its last bit is made
+/// 1, by which rounding to float32 later sees on which side of a tie it lies. Only the payload of a NaN may differ from
+/// what an instruction gives.
+#[inline(always)]
+#[must_use]
+pub fn fused(a: f32, b: f32, c: f32) -> f32 {
+    let (p, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = p + c;
+    // What the addition rounded away, exactly; NaN where the sum is not finite.
+    let part = sum - p;
+    let lost = (p - (sum - part)) + (c - part);
+    let bits = sum.to_bits();
+    let away = (lost > 0.0) == (sum > 0.0);
+    let neighbour = if away { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    let inexact = (lost > 0.0) | (lost < 0.0);
+    f64::from_bits(if inexact & (bits & 1 == 0) { neighbour } else { bits }) as f32
+}
+
+/// Eight numbers without instructions of their own: SSE2, NEON and everything else, as the compiler sees fit.
+#[derive(Clone, Copy)]
+pub struct Plain([f32; 8]);
+
+/// `a * b + c`, rounded once.
+#[inline(always)]
+fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    // On x86-64 without FMA `mul_add` is a call for every number.
+    if cfg!(all(target_arch = "x86_64", not(target_feature = "fma"))) { fused(a, b, c) } else { a.mul_add(b, c) }
+}
+
+impl Vector for Plain {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self([0.0; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, n: usize) -> Self {
+        // SAFETY: the caller's promise: only the first `n` are read.
+        Self(std::array::from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, n: usize) {
+        for (i, &value) in self.0.iter().enumerate().take(n) {
+            // SAFETY: the caller's promise: only the first `n` are written.
+            unsafe { *to.add(i) = value }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const f32) {}
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| mul_add(a.0[i], b.0[i], self.0[i])))
+    }
+}
+
+impl Square for Plain {
+    #[inline(always)]
+    unsafe fn columns(rows: &[*const f32; 8], k: usize) -> [Self; 8] {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|j| Self(std::array::from_fn(|i| unsafe { *rows[i].add(k + j) })))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Square, Vector};
+    use std::arch::x86_64::*;
+
+    /// Eight lanes of ones and eight of zeros: a mask of the first `n` starts at `8 - n`.
+    static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    #[inline(always)]
+    unsafe fn mask(n: usize) -> __m256i {
+        // SAFETY: `n` is at most 8, so eight numbers follow.
+        unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast()) }
+    }
+
+    // SAFETY of the bodies: the caller promises that the processor has AVX2 and FMA and that the pointers are valid.
+    impl Vector for __m256 {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, n: usize) -> Self {
+            // SAFETY: as above; a masked load touches no lane whose mask is 0.
+            unsafe { _mm256_maskload_ps(from, mask(n)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, n: usize) {
+            // SAFETY: as above. In pieces of 8, 4, 2 and 1: masked stores are slow on AMD's processors.
+            unsafe {
+                if n == 8 {
+                    return _mm256_storeu_ps(to, self);
+                }
+                let (mut rest, mut to) = (_mm256_castps256_ps128(self), to);
+                if n & 4 != 0 {
+                    _mm_storeu_ps(to, rest);
+                    (rest, to) = (_mm256_extractf128_ps::<1>(self), to.add(4));
+                }
+                if n & 2 != 0 {
+                    _mm_store_sd(to.cast(), _mm_castps_pd(rest));
+                    (rest, to) = (_mm_movehl_ps(rest, rest), to.add(2));
+                }
+                if n & 1 != 0 {
+                    _mm_store_ss(to, rest);
+                }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(at: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm256_fmadd_ps(a, b, self) }
+        }
+    }
+
+    impl Square for __m256 {
+        #[inline(always)]
+        unsafe fn columns(rows: &[*const f32; 8], k: usize) -> [Self; 8] {
+            // SAFETY: as above. Rows i and i + 4 share a vector, then pairs of rows are interleaved, then fours.
+            unsafe {
+                let mut out = [_mm256_setzero_ps(); 8];
+                for half in [0, 4] {
+                    let mut v = [_mm256_setzero_ps(); 4];
+                    for i in 0..4 {
+                        let low = _mm256_castps128_ps256(_mm_loadu_ps(rows[i].add(k + half)));
+                        v[i] = _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(rows[i + 4].add(k + half)));
+                    }
+                    let (low, high) = (_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpacklo_ps(v[2], v[3]));
+                    out[half] = _mm256_shuffle_ps::<0x44>(low, high);
+                    out[half + 1] = _mm256_shuffle_ps::<0xee>(low, high);
+                    let (low, high) = (_mm256_unpackhi_ps(v[0], v[1]), _mm256_unpackhi_ps(v[2], v[3]));
+                    out[half + 2] = _mm256_shuffle_ps::<0x44>(low, high);
+                    out[half + 3] = _mm256_shuffle_ps::<0xee>(low, high);
+                }
+                out
+            }
+        }
+    }
+
+    // SAFETY of the bodies: the caller promises that the processor has AVX-512F and that the pointers are valid.
+    impl Vector for __m512 {
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, n: usize) -> Self {
+            // SAFETY: as above; a masked load touches no lane whose bit is 0.
+            unsafe { _mm512_maskz_loadu_ps(((1_u32 << n) - 1) as u16, from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(to, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, n: usize) {
+            // SAFETY: as above; a masked store touches no lane whose bit is 0.
+            unsafe { _mm512_mask_storeu_ps(to, ((1_u32 << n) - 1) as u16, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(at: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_fmadd_ps(a, b, self) }
+        }
+    }
+}
