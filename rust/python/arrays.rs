@@ -39,6 +39,9 @@ impl Place {
 /// Parts larger than this get memory of their own; smaller ones of the same group share it, one after the other.
 pub const OWN: usize = 256 << 10;
 
+/// Up to so many bytes in all, the groups share one block.
+const SMALL: usize = 16 << 10;
+
 /// Memory for all of `requests`, each a group and a number of bytes.
 ///
 /// The groups are state slots: all first moments of small arrays lie together, then all second ones, which makes a
@@ -50,6 +53,14 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
         totals[group] += bytes.next_multiple_of(64); // of less than `OWN` each
     }
     let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
+    let all: usize = totals.iter().sum();
+    if all <= SMALL && requests.iter().all(|r| r.1 < OWN) {
+        let mut rest = own(py, all)?;
+        for (place, total) in shared.iter_mut().zip(&totals) {
+            *place = Some(rest.share(py));
+            rest.ptr = rest.ptr.wrapping_add(*total);
+        }
+    }
     let mut places = Vec::with_capacity(requests.len());
     for &(group, bytes) in requests {
         if bytes >= OWN {
