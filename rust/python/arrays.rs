@@ -39,7 +39,7 @@ impl Place {
 /// Parts larger than this get memory of their own; smaller ones of the same group share it, one after the other.
 pub const OWN: usize = 256 << 10;
 
-/// Up to so many bytes in all, the groups share one block.
+/// Up to so many bytes in all, the groups behind the first share one block.
 const SMALL: usize = 16 << 10;
 
 /// Memory for all of `requests`, each a group and a number of bytes.
@@ -53,12 +53,13 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
         totals[group] += bytes.next_multiple_of(64); // of less than `OWN` each
     }
     let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
-    let all: usize = totals.iter().sum();
-    if all <= SMALL && requests.iter().all(|r| r.1 < OWN) {
-        let mut rest = own(py, all)?;
-        for (place, total) in shared.iter_mut().zip(&totals) {
-            *place = Some(rest.share(py));
-            rest.ptr = rest.ptr.wrapping_add(*total);
+    // The first group may be parameters, which never share memory with states.
+    let rest: usize = totals.iter().skip(1).sum();
+    if rest > 0 && rest <= SMALL {
+        let mut block = own(py, rest)?;
+        for (place, total) in shared.iter_mut().zip(&totals).skip(1).filter(|(_, total)| **total > 0) {
+            *place = Some(block.share(py));
+            block.ptr = block.ptr.wrapping_add(*total);
         }
     }
     let mut places = Vec::with_capacity(requests.len());
@@ -84,7 +85,8 @@ pub fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
     Ok(Place { memory: memory.unbind(), ptr })
 }
 
-fn too_large(bytes: usize) -> PyErr {
+/// The error of memory that the system does not have.
+pub fn too_large(bytes: usize) -> PyErr {
     PyMemoryError::new_err(format!("cannot allocate {bytes} bytes"))
 }
 
@@ -196,11 +198,14 @@ pub fn overlaps_itself(view: &View, itemsize: usize) -> bool {
     let mut reach = itemsize;
     let apart = nested.iter().all(|&(stride, n)| {
         let free = stride >= reach;
-        reach += stride * (n - 1);
+        reach = reach.saturating_add(stride.saturating_mul(n - 1));
         free
     });
     if apart {
         return false;
+    }
+    if view.len().saturating_mul(itemsize) > reach {
+        return true; // more elements than there is room for
     }
     // Strides that do not nest may still miss each other: look at every element.
     let mut starts = vec![0_isize];

@@ -1,7 +1,7 @@
 //! `Fit`: a training of built-in layers with a built-in loss and compiled rules, whose loop needs no Python.
 use numpy::PyArrayDyn;
 use numpy::{PyArray1, PyArrayMethods};
-use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -274,6 +274,11 @@ fn is_plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult
     Ok(takes && leaf.layout.c_order && arrays.into_iter().all(lies))
 }
 
+/// The error of an array of the user's that is not what it was when the training began.
+fn resized() -> PyErr {
+    PyRuntimeError::new_err("train: an array of the data or the model was resized during the training")
+}
+
 fn same_data(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
     match (View::of(a), View::of(b)) {
         (Some(a), Some(b)) => a.data == b.data && a.shape == b.shape,
@@ -302,11 +307,17 @@ impl Fit {
             let (to, len) = (self.arrays.gradient(p.gradient.0, p.gradient.1), p.leaves[0].get().layout.len);
             ties.extend(p.ties.iter().map(|t| (self.arrays.gradient(t.0, t.1).cast_const(), to, len)));
         }
-        let fixed = |array: &Array| match array {
+        let fixed = |array: &Array, len: usize| match array {
             Array::Trained(p) => Ok(Origin::Trained(*p)),
-            Array::Fixed(array) => Float32::kept(array, py).as_slice().map(|s| Origin::Fixed(s.as_ptr())),
+            Array::Fixed(array) => {
+                let array = Float32::kept(array, py);
+                let elements = array.as_slice()?;
+                if elements.len() == len { Ok(Origin::Fixed(elements.as_ptr())) } else { Err(resized()) }
+            }
         };
-        let origins = self.origins.chunks(2).map(|pair| Ok([fixed(&pair[0])?, fixed(&pair[1])?]));
+        let layers = self.network.layers().iter();
+        let origins = self.origins.chunks(2).zip(layers);
+        let origins = origins.map(|(pair, l)| Ok([fixed(&pair[0], l.n_out * l.n_in)?, fixed(&pair[1], l.n_out)?]));
         let origins: Vec<[Origin; 2]> = origins.collect::<PyResult<_>>()?;
         let (x, y) = (
             Float32::kept(&self.x, py),
@@ -322,6 +333,10 @@ impl Fit {
             Kept::Rows(_) => Objective::Crossentropy(Target::Rows(y)),
         };
         let data = Data { rows: self.rows, x: x.as_slice()?, objective, order };
+        let targets = if matches!(self.y, Kept::Classes(_)) { 0 } else { self.rows * self.network.n_out() };
+        if (data.x.len(), y.len()) != (self.rows * self.network.n_in(), targets) {
+            return Err(resized());
+        }
         let mut fit = crate::fit::Fit {
             network: &self.network,
             origins: &origins,

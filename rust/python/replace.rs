@@ -12,7 +12,7 @@ type Object<'py> = Bound<'py, PyAny>;
 /// A leaf and its array.
 type Pair<'py> = (Object<'py>, Object<'py>);
 
-/// New trees like `state` and `model` with these leaves and arrays at `places`, which [`super::walk::places`] found there.
+/// New trees like `state` and `model` with these leaves and arrays at `places`, which [`super::walk::walk`] found there.
 pub fn replace<'py>(
     state: &Object<'py>,
     model: &Object<'py>,

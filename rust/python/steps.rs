@@ -9,10 +9,11 @@ use bumpalo::Bump;
 use pyo3::prelude::*;
 
 use super::arena::List;
-use super::arrays::{Place as Part, allocate};
+use super::arrays::too_large;
 use super::entry::{Entry, Gradient, Names};
 use super::leaf::{Counts, Moments, Slot};
 use super::update::{Output, refused};
+use crate::buffer::Buffer;
 use crate::chain::Program;
 use crate::drive::{Copy, Plan};
 use crate::dtype::{Compute, DType};
@@ -40,7 +41,7 @@ pub struct Steps<'b, 'a, 'py> {
     copies: List<'b, Copy>,
     pending: List<'b, Pending<'a>>,
     /// Memory that must live until the plan has run.
-    kept: Vec<Part>,
+    kept: Vec<Buffer>,
     /// What the last scalars were made of, and where they start.
     last: Option<(*const Program, Counts, DType, usize)>,
 }
@@ -134,9 +135,10 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
     }
 
     fn keep(&mut self, bytes: usize) -> PyResult<*mut u8> {
-        let part = allocate(self.py, &[(0, bytes)])?.remove(0);
-        let ptr = part.ptr;
-        self.kept.push(part);
+        // No Python object: making one may run the collector, and with it anybody's code.
+        let buffer = Buffer::new(bytes).ok_or_else(|| too_large(bytes))?;
+        let ptr = buffer.ptr();
+        self.kept.push(buffer);
         Ok(ptr)
     }
 

@@ -60,13 +60,14 @@ fn update_in<'py>(
     disturbed |= schedule(py, &mut entries, &gradients, &names)?;
     let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
     disturbed |= touched.separate(py, arena, &mut gradients)?;
-    if disturbed {
-        // Python code has run since the arrays were looked at; from here on no more of it does until all is written.
+    let outputs = outputs(arena, py, &entries, in_place)?;
+    if disturbed || !in_place || entries.iter().any(|e| !e.direct) {
+        // Python code may have run since the arrays were looked at, be it in the collector that new objects set off; from
+        // here on no more of it does until all is written.
         for (entry, gradient) in entries.iter().zip(&gradients) {
             entry.look_again(gradient.as_ref(), &names, in_place)?;
         }
     }
-    let outputs = outputs(arena, py, &entries, in_place)?;
     let mut reached = List::with_capacity_in(entries.len(), arena);
     let mut steps = Steps::new(arena, py, &names, in_place, entries.len());
     for ((entry, gradient), output) in entries.iter().zip(&gradients).zip(&outputs) {
