@@ -1,8 +1,8 @@
 """A regression: how far diabetes goes in a year, from ten measurements of a patient. The data is scikit-learn's.
 
-There are 331 patients to learn from, which a network soon knows by heart: it is stopped where it is best on patients that
-it does not see, and judged on others still. With so few of them a linear model is hard to beat, so its error stands
-beside. Run it with `python examples/diabetes.py`.
+There are 265 patients to learn from, which a network soon knows by heart: it is stopped where it is best on patients
+that it does not see, and judged on others still. With so few of them a linear model is hard to beat, so its error
+stands beside. Run it with `python examples/diabetes.py`.
 """
 
 import numpy as np

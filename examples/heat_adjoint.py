@@ -5,8 +5,9 @@ explicit Euler steps are
 
     u[t+1] = u[t] - dt * G' (k * G u[t])
 
-Measured are some cells at some times, in noise. The loss J is the mean square of what the model leaves unexplained, plus a
-penalty on a rough k. Its gradient comes from the discrete adjoint, which goes back in time with the residuals r as sources:
+Measured are some cells at some times, in noise. The loss J is the mean square of what the model leaves unexplained,
+plus a penalty on a rough k. Its gradient comes from the discrete adjoint, which goes back in time with the residuals r
+as sources:
 
     a[T] = r[T],    a[t] = a[t+1] - dt * G' (k * G a[t+1]) + r[t],    r[t] = dJ / du[t] where it is measured, else 0
     dJ / dk = -dt * sum over t of (G a[t+1]) * (G u[t])
