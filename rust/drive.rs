@@ -14,6 +14,9 @@ use std::ptr;
 pub const PARALLEL_BYTES: usize = 8 << 20;
 /// Bytes of traffic in a task of a thread.
 const TASK_BYTES: usize = 2 << 20;
+/// From so many bytes of traffic on, results that do not replace what was read go past the caches: with less, the next
+/// step finds some of them there.
+const STREAM_BYTES: usize = 64 << 20;
 
 /// Bytes to copy unchanged.
 #[derive(Clone, Copy)]
@@ -42,11 +45,6 @@ unsafe impl Sync for Plan<'_> {}
 // SAFETY: as above.
 unsafe impl Send for Plan<'_> {}
 
-fn stream_bytes() -> usize {
-    std::env::var("STREAM_BYTES").ok().and_then(|v| v.parse().ok()).unwrap_or(STREAM_BYTES)
-}
-const STREAM_BYTES: usize = 40 << 20;
-
 #[derive(Clone, Copy)]
 enum Piece {
     Job { job: usize, start: usize, end: usize },
@@ -64,7 +62,7 @@ impl Plan<'_> {
         let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
         let threads = if total < PARALLEL_BYTES { 1 } else { pool::threads() };
-        let way = Way { level: simd::level(), stream: total >= stream_bytes() };
+        let way = Way { level: simd::level(), stream: total >= STREAM_BYTES };
         if threads == 1 {
             for job in self.jobs {
                 // SAFETY: the caller's promise.
@@ -135,7 +133,7 @@ impl Plan<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let (from, to) = (copy.from.add(start), copy.to.add(start));
-            if way.stream { stream(from, to, end - start) } else { ptr::copy_nonoverlapping(from, to, end - start) }
+            if way.stream { stream(way.level, from, to, end - start) } else { ptr::copy_nonoverlapping(from, to, end - start) }
         }
     }
 }

@@ -183,9 +183,9 @@ impl Job<'_> {
                     call.o[i] = strips[i];
                 }
                 self.links[0].run(self.compute, level, &call);
-                stream(call.y, all.y.add(at * size), n * size);
+                stream(level, call.y, all.y.add(at * size), n * size);
                 for (i, state) in states.iter().enumerate() {
-                    stream(call.o[i], all.o[i].add(at * state.size), n * state.size);
+                    stream(level, call.o[i], all.o[i].add(at * state.size), n * state.size);
                 }
             }
         }
@@ -221,7 +221,7 @@ impl Job<'_> {
             let direct = self.rounded.is_none() && y.dtype == native && self.x.dtype == native;
             if direct && way.stream && !ptr::eq(from, to.cast()) {
                 subtract(way.level, from, d, x.as_mut_ptr());
-                return stream(x.as_ptr().cast(), to, n * native.size());
+                return stream(way.level, x.as_ptr().cast(), to, n * native.size());
             }
             if direct {
                 return subtract(way.level, from, d, to.cast());
@@ -270,7 +270,7 @@ impl Job<'_> {
                 };
                 link.run(T::COMPUTE, way.level, &call);
                 for (i, state) in own.iter().enumerate().filter(|(_, state)| streamed(state)) {
-                    stream(s[i], state.to.add(at * state.size), d.len() * state.size);
+                    stream(way.level, s[i], state.to.add(at * state.size), d.len() * state.size);
                 }
             }
         }
