@@ -1,11 +1,12 @@
 """How long until a network is as good as asked for, beside PyTorch and scikit-learn: `python benches/training.py`.
 
 Two problems of scikit-learn's: handwritten digits (64-128-10, relu, cross-entropy) until 97 % of 360 held-out images
-are read correctly, and diabetes (10-32-1, tanh, squares) until the held-out error is within 2 % of that of least
-squares. Everybody trains with Adam(2e-3) on the same batches of 32 rows in float32, from the same weights, in the same
-order (scikit-learn shuffles by itself), and evaluates the held-out data after every epoch. A round is one seed, for weights,
+are read correctly, and diabetes (10-32-1, tanh, squares) until the held-out error is within 5 % of that of least
+squares. Everybody trains with Adam on the same batches of 32 rows in float32, from the same weights, in the same order
+(scikit-learn shuffles by itself), and evaluates the held-out data after every epoch. A round is one seed, for weights,
 split and order; everybody takes a turn in it, each in a process of its own. What is quoted is the median of the rounds'
-ratios, with the least and the greatest. Neither building the model nor preparing the data is timed.
+ratios, with the least and the greatest. Neither building the model nor preparing the data is timed. As
+scikit-learn, in its own order, needs another number of epochs, the ratio of an epoch is quoted too.
 
     optirs           `train`, with `HeldOut` as its callback and one that stops
     torch            a loop over batches that were permuted at once, `Adam(fused=True)`
@@ -30,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-RATE, BATCH, MOST_EPOCHS = 2e-3, 32, 300
+BATCH, MOST_EPOCHS = 32, 300
+RATES = {"digits": 2e-3, "diabetes": 2e-4}
 WARM_UP = 10_000  # a seed of its own
 Array = np.ndarray[Any, Any]
 Training = Callable[[], int]  # trains until the target is reached, and returns how many epochs that took
@@ -46,6 +48,7 @@ class Task:
     y_held: Array
     weights: list[Array]  # W1[n_hidden, n_in], b1, W2[n_out, n_hidden], b2
     target: float
+    rate: float
     seed: int
     classify: bool
 
@@ -72,12 +75,12 @@ def task(problem: str, seed: int) -> Task:
         x, y = (x - x[held:].mean(axis=0)) / x[held:].std(axis=0), (y[:, None] - y[held:].mean()) / y[held:].std()
         columns = np.column_stack([x, np.ones(len(x))])
         linear = columns @ np.linalg.lstsq(columns[held:], y[held:], rcond=None)[0]
-        target = -float(np.mean((linear[:held] - y[:held]) ** 2)) * 1.02**2
+        target = -float(np.mean((linear[:held] - y[:held]) ** 2)) * 1.05**2
         y = y.astype(np.float32)
     x, rng, shape = x.astype(np.float32), optirs.Xoshiro(seed), (64, 128, 10) if classify else (10, 32, 1)
     layers = [optirs.Dense.glorot(*shape[i : i + 2], rng=rng) for i in (0, 1)]
     weights = [array for layer in layers for array in (layer.W, layer.b)]
-    return Task(x[held:], y[held:], x[:held], y[:held], weights, target, seed, classify)
+    return Task(x[held:], y[held:], x[:held], y[:held], weights, target, RATES[problem], seed, classify)
 
 
 def of_optirs(task: Task) -> Training:
@@ -97,7 +100,7 @@ def of_optirs(task: Task) -> Training:
     options: dict[str, Any] = {"batch_size": BATCH, "shuffle": True, "rng": rng, "callbacks": [held_out, Enough()]}
 
     def train() -> int:
-        optirs.train(gradient, model, (task.x, task.y), optirs.Adam(RATE), epochs=MOST_EPOCHS, **options)
+        optirs.train(gradient, model, (task.x, task.y), optirs.Adam(task.rate), epochs=MOST_EPOCHS, **options)
         return held_out.results[-1].epoch
 
     return train
@@ -117,7 +120,7 @@ def of_torch(task: Task, compiled: bool = False) -> Training:
             parameter.copy_(torch.from_numpy(start))
     criterion = nn.functional.cross_entropy if task.classify else nn.functional.mse_loss
     x, y, x_held = torch.from_numpy(task.x), torch.from_numpy(task.y), torch.from_numpy(task.x_held)
-    adam = torch.optim.Adam(model.parameters(), RATE, fused=True)
+    adam = torch.optim.Adam(model.parameters(), task.rate, fused=True)
     forward = _compiled(criterion) if compiled else None
     rng = np.random.default_rng(task.seed)
 
@@ -165,9 +168,16 @@ def _estimator(task: Task, epochs: int) -> Any:
 
     kind = MLPClassifier if task.classify else MLPRegressor
     estimator = kind(
-        hidden_layer_sizes=(len(task.weights[1]),), activation="relu" if task.classify else "tanh", alpha=0.0, batch_size=BATCH,
-        learning_rate_init=RATE, max_iter=epochs, tol=0.0, n_iter_no_change=MOST_EPOCHS, random_state=task.seed,
-    )  # fmt: skip
+        hidden_layer_sizes=(len(task.weights[1]),),
+        activation="relu" if task.classify else "tanh",
+        alpha=0.0,
+        batch_size=BATCH,
+        learning_rate_init=task.rate,
+        max_iter=epochs,
+        tol=0.0,
+        n_iter_no_change=MOST_EPOCHS,
+        random_state=task.seed,
+    )
     # One step makes its arrays; then they are set back, and Adam with them.
     y = task.y if task.classify else task.y[:, 0]
     estimator.partial_fit(task.x[:BATCH], y[:BATCH], **({"classes": np.unique(y)} if task.classify else {}))
@@ -259,16 +269,22 @@ def measure(names: list[str], problem: str, threads: int, rounds: int) -> dict[s
     return {"problem": problem, "threads": threads, "seconds": seconds, "epochs": epochs}
 
 
-def line(result: dict[str, Any], name: str) -> str:
-    """A line of the table: median seconds, epochs, and the ratio to ours."""
-    ours, theirs = result["seconds"]["optirs"], result["seconds"][name]
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """Median, least and greatest of the rounds' ratios."""
     ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
-    ratio = f"{statistics.median(ratios):.2f} [{ratios[0]:.2f} {ratios[-1]:.2f}]" if name != "optirs" else ""
-    epochs = result["epochs"][name]
-    missed = sum(count == MOST_EPOCHS for count in epochs)
-    took = f"{statistics.median(epochs):g} [{min(epochs)} {max(epochs)}]" + (f", {missed} missed" if missed else "")
-    where = f"{result['problem']}, {result['threads']}"
-    return f"| {where} | {name} | {1e3 * statistics.median(theirs):.1f} | {took} | {ratio} |"
+    return f"{statistics.median(ratios):.2f} [{ratios[0]:.2f} {ratios[-1]:.2f}]"
+
+
+def line(result: dict[str, Any], name: str) -> str:
+    """A line of the table: median milliseconds, epochs, and the ratios to ours, of the whole and of an epoch."""
+    seconds, epochs = result["seconds"], result["epochs"]
+    each = {who: [s / n for s, n in zip(seconds[who], epochs[who], strict=True)] for who in ("optirs", name)}
+    ratios = [ratio(times["optirs"], times[name]) for times in (seconds, each)] if name != "optirs" else ["", ""]
+    missed = sum(count == MOST_EPOCHS for count in epochs[name])
+    took = f"{statistics.median(epochs[name]):g} [{min(epochs[name])} {max(epochs[name])}]"
+    took += f", {missed} missed" if missed else ""
+    where, median = f"{result['problem']}, {result['threads']}", 1e3 * statistics.median(seconds[name])
+    return f"| {where} | {name} | {median:.1f} | {took} | {ratios[0]} | {ratios[1]} |"
 
 
 def main() -> None:
@@ -279,7 +295,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--json", help="a file for the times of all rounds")
     args = parser.parse_args()
-    print("| problem, threads | | ms | epochs | time over ours |\n|---|---|---|---|---|", flush=True)
+    print("| problem, threads | | ms | epochs | time over ours | of an epoch |\n|---|---|---|---|---|---|", flush=True)
     results = []
     for threads in args.threads:
         for problem in args.problems:
