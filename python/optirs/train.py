@@ -197,8 +197,8 @@ class _Run:
         log_every: int | None,
         callbacks: list[Callback],
     ) -> None:
-        self.gradient, self.source, self.log_every = gradient, source, log_every
-        self.callbacks, self.after_epoch = _hooks(callbacks, "on_step_end"), _hooks(callbacks, "on_epoch_end")
+        self.gradient, self.source, self.log_every, self.callbacks = gradient, source, log_every, callbacks
+        self.after_step, self.after_epoch = (_hooks(callbacks, hook) for hook in HOOKS)
         self.current = self.good = start
         self.history = History()
         self.epoch = self.step = 0
@@ -224,14 +224,14 @@ class _Run:
         self.current = update(state, model, grad)
         self.history.append(loss)
         self.bar.advance(self.epoch, loss)
-        return bool(self.callbacks) and self.tell(self.callbacks, loss)
+        return bool(self.after_step) and self.tell(self.after_step, loss)
 
-    def tell(self, callbacks: list[Callable[[Event], object]], loss: float) -> bool:
-        """Calls the callbacks; whether one of them has asked to stop."""
+    def tell(self, hooks: list[Callable[[Event], object]], loss: float) -> bool:
+        """Calls the hooks; whether one of them has asked to stop."""
         state, model = self.current
         event = Event(self.epoch, self.step, loss, model, state)
-        for callback in callbacks:
-            callback(event)
+        for hook in hooks:
+            hook(event)
         return event.stopped
 
     def check(self, loss: float) -> None:
