@@ -133,7 +133,11 @@ impl Plan<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let (from, to) = (copy.from.add(start), copy.to.add(start));
-            if way.stream { stream(way.level, from, to, end - start) } else { ptr::copy_nonoverlapping(from, to, end - start) }
+            if way.stream {
+                stream(way.level, from, to, end - start)
+            } else {
+                ptr::copy_nonoverlapping(from, to, end - start)
+            }
         }
     }
 }

@@ -212,25 +212,26 @@ impl Job<'_> {
                 T::load(self.x.dtype, from.cast(), x);
                 from = x.as_ptr();
             }
-            self.links(tables, at, from, d, way);
+            let y = self.y.filter(|_| self.dx.is_none());
+            let to = y.map_or(ptr::null_mut(), |y| y.ptr.add(at * y.dtype.size()));
+            let past = way.stream && self.rounded.is_none() && !ptr::eq(from, to.cast());
+            let mut strip = Strips::new();
+            let land: *mut T = match y {
+                None => ptr::null_mut(),
+                Some(y) if y.dtype != native => x.as_mut_ptr(),
+                Some(_) if past => strip.starts()[0].cast(),
+                Some(_) => to.cast(),
+            };
+            self.links(tables, at, from, d, land, way);
             if let Some(dx) = self.dx {
                 T::store(native, d, dx.add(at * native.size()));
             }
-            let Some(y) = self.y else { return };
-            let to = y.ptr.add(at * y.dtype.size());
-            let direct = self.rounded.is_none() && y.dtype == native && self.x.dtype == native;
-            if direct && way.stream && !ptr::eq(from, to.cast()) {
-                subtract(way.level, from, d, x.as_mut_ptr());
-                return stream(way.level, x.as_ptr().cast(), to, n * native.size());
+            let Some(y) = y else { return };
+            if y.dtype != native {
+                T::store(y.dtype, from_raw_parts(land, n), to);
+            } else if past {
+                stream(way.level, land.cast(), to, n * native.size());
             }
-            if direct {
-                return subtract(way.level, from, d, to.cast());
-            }
-            if self.x.dtype == native {
-                x.copy_from_slice(from_raw_parts(from, n));
-            }
-            subtract(way.level, x.as_ptr(), d, x.as_mut_ptr());
-            T::store(y.dtype, x, to);
             if let Some(r) = self.rounded {
                 // What is rounded is the master as it was stored, which may be narrower than the compute type.
                 T::load(y.dtype, to, x);
@@ -239,39 +240,64 @@ impl Job<'_> {
         }
     }
 
-    /// Sends the gradient tile `d` of the elements from `at` on through the links.
-    unsafe fn links<T: Element>(&self, tables: Tables, at: usize, x: *const T, d: &mut [T], way: Way) {
-        let mut states = tables.states[self.states.clone()].iter();
-        let mut room = Strips::new();
-        let strips = room.starts();
-        for (link, k) in self.links.iter().zip(&tables.scalars[self.scalars..]) {
-            let own = states.as_slice();
-            let own = &own[..link.slots().len()];
-            states = states.as_slice()[own.len()..].iter();
-            let streamed = |state: &State| way.stream && !ptr::eq(state.from, state.to);
-            let mut s = [ptr::null_mut(); SLOTS];
-            // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
-            unsafe {
-                for (i, state) in own.iter().enumerate() {
-                    s[i] = if streamed(state) { strips[i] } else { state.to.add(at * state.size) };
-                    if !ptr::eq(state.from, state.to) {
-                        ptr::copy_nonoverlapping(state.from.add(at * state.size), s[i], d.len() * state.size);
-                    }
-                }
-                let call = Call {
-                    mode: Mode::Link,
-                    n: d.len(),
-                    k,
-                    x: x.cast_mut().cast(),
-                    y: ptr::null_mut(),
-                    g: d.as_mut_ptr().cast(),
-                    s,
-                    o: [ptr::null_mut(); SLOTS],
-                };
-                link.run(T::COMPUTE, way.level, &call);
-                for (i, state) in own.iter().enumerate().filter(|(_, state)| streamed(state)) {
-                    stream(way.level, s[i], state.to.add(at * state.size), d.len() * state.size);
-                }
+    /// Sends the gradient tile `d` of the elements from `at` on through the links. The last one subtracts its `dx` from `x`
+    /// on the way to `land`, unless that is null: then `d` becomes `dx`.
+    unsafe fn links<T: Element>(&self, tables: Tables, at: usize, x: *const T, d: &mut [T], land: *mut T, way: Way) {
+        if self.links.is_empty() && !land.is_null() {
+            // SAFETY: the caller's promise.
+            return unsafe { subtract(way.level, x, d, land) };
+        }
+        let mut states = &tables.states[self.states.clone()];
+        for (i, (link, k)) in self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate() {
+            let (own, rest) = states.split_at(link.slots().len());
+            states = rest;
+            let last = i + 1 == self.links.len() && !land.is_null();
+            let mode = if !last {
+                Mode::Link
+            } else if ptr::eq(x, land) {
+                Mode::InPlace
+            } else {
+                Mode::Pure
+            };
+            let [s, o] = [[ptr::null_mut(); SLOTS]; 2];
+            let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
+            let call = Call { mode, n: d.len(), k, x, y, g, s, o };
+            // SAFETY: the caller's promise.
+            unsafe { link_tile(link.as_ref(), T::COMPUTE, own, at, call, way) };
+        }
+    }
+}
+
+/// Runs one link on a tile that starts at `at`; `call` lacks the states.
+///
+/// # Safety
+/// As for [`crate::drive::Plan::run`], for the elements of the tile.
+unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: usize, mut call: Call, way: Way) {
+    let mut room = Strips::new();
+    let strips = room.starts();
+    let moves = |state: &State| !ptr::eq(state.from, state.to);
+    // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
+    unsafe {
+        for (i, state) in states.iter().enumerate() {
+            let (from, to) = (state.from.add(at * state.size), state.to.add(at * state.size));
+            // A strip in between for what goes past the caches, and where a pure loop would meet its own input.
+            let pure = call.mode == Mode::Pure;
+            let new = if way.stream && moves(state) || pure && !moves(state) { strips[i] } else { to };
+            (call.s[i], call.o[i]) = (if pure { from } else { new }, new);
+            if !pure && moves(state) {
+                ptr::copy_nonoverlapping(from, new, call.n * state.size);
+            }
+        }
+        link.run(compute, way.level, &call);
+        for (i, state) in states.iter().enumerate() {
+            let (to, bytes) = (state.to.add(at * state.size), call.n * state.size);
+            if ptr::eq(call.o[i], to) {
+                continue;
+            }
+            if moves(state) {
+                stream(way.level, call.o[i], to, bytes);
+            } else {
+                ptr::copy_nonoverlapping(call.o[i], to, bytes);
             }
         }
     }

@@ -6,6 +6,7 @@ pub mod chain;
 pub mod drive;
 pub mod dtype;
 pub mod element;
+pub mod fit;
 pub mod job;
 pub mod kernel;
 pub mod layers;

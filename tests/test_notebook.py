@@ -163,7 +163,11 @@ def test_a_seed_is_of_any_size(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
 def test_ctrl_c_is_tidy() -> None:
     with subprocess.Popen(
-        [*COMMAND, "--epochs", "100000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "--epochs", "100000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell may have switched off
     ) as process:
         assert process.stdout is not None
         for _ in range(3):  # the header and two epochs: it is training

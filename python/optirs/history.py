@@ -33,6 +33,10 @@ class History(Sequence[float]):
         """Adds the loss of one more step."""
         self._losses.append(loss)
 
+    def extend(self, losses: Iterable[float]) -> None:
+        """Adds the losses of more steps."""
+        self._losses.extend(losses)
+
     def __len__(self) -> int:
         return len(self._losses)
 

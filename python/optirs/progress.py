@@ -24,11 +24,11 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, epoch: int, loss: float) -> None:
-        """One more step is done."""
+    def advance(self, epoch: int, loss: float, steps: int = 1) -> None:
+        """So many more steps are done, the last one with this loss."""
         if self._bar is not None:
             text = f"epoch {epoch}/{self._epochs}, loss {loss:.8g}"
-            self._bar.update(self._task, advance=1, description=text)
+            self._bar.update(self._task, advance=steps, description=text)
 
 
 def _bar() -> Any:

@@ -21,20 +21,26 @@ impl Floats {
         unsafe { buffer.ptr().write_bytes(0, bytes) };
         Some(Self { buffer, len })
     }
+
+    /// The first of them.
+    #[must_use]
+    pub fn ptr(&self) -> *mut f32 {
+        self.buffer.ptr().cast()
+    }
 }
 
 impl Deref for Floats {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
         // SAFETY: the buffer is aligned, owned, of this length, and was filled when it was made.
-        unsafe { from_raw_parts(self.buffer.ptr().cast(), self.len) }
+        unsafe { from_raw_parts(self.ptr(), self.len) }
     }
 }
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, and borrowed exclusively.
-        unsafe { from_raw_parts_mut(self.buffer.ptr().cast(), self.len) }
+        unsafe { from_raw_parts_mut(self.ptr(), self.len) }
     }
 }
 

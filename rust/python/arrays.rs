@@ -240,10 +240,15 @@ pub struct Layout {
     /// The number of elements.
     pub len: usize,
     /// Whether that is C order.
-    c_order: bool,
+    pub c_order: bool,
 }
 
 impl Layout {
+    /// The gapless layout of this shape in C order.
+    pub fn row_major(shape: &[isize]) -> Self {
+        Self::in_order(shape, 0..shape.len())
+    }
+
     /// The layout of a gapless copy of `view` that keeps its order: C, Fortran, or any other.
     pub fn of(view: &View) -> Self {
         let nd = view.shape.len();
@@ -257,11 +262,6 @@ impl Layout {
             return fortran;
         }
         Self::in_order(view.shape, axes.into_iter())
-    }
-
-    /// Rows one after the other.
-    pub fn rows(shape: &[isize]) -> Self {
-        Self::in_order(shape, 0..shape.len())
     }
 
     /// A layout from outside, if it is gapless.

@@ -1,7 +1,7 @@
 //! Arrays for the layers and losses: whatever NumPy can read becomes contiguous float32.
 use numpy::npyffi::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, get_type_object, npy_intp};
 use numpy::{Element, PY_ARRAY_API, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods};
-use numpy::{PyUntypedArray, PyUntypedArrayMethods, npyffi};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::IntoPyDict;
@@ -31,6 +31,21 @@ impl<'py> Float32<'py> {
         convert::<f32>(&array).map(Self)
     }
 
+    /// An array that was such a one before.
+    pub fn kept(array: &Py<PyArrayDyn<f32>>, py: Python<'py>) -> Self {
+        Self(array.bind(py).clone())
+    }
+
+    /// The array, to be kept.
+    pub fn keep(self) -> Py<PyArrayDyn<f32>> {
+        self.0.unbind()
+    }
+
+    /// Another handle on the array, to be kept.
+    pub fn share(&self) -> Py<PyArrayDyn<f32>> {
+        self.0.clone().unbind()
+    }
+
     /// The extents.
     pub fn shape(&self) -> &[usize] {
         self.0.shape()
@@ -57,19 +72,6 @@ pub fn as_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntyped
         return Ok(array.clone());
     }
     Ok(value.py().import("numpy")?.call_method1("asarray", (value,))?.cast_into()?)
-}
-
-/// A new array of zeros in row-major order, and its elements. Too large a one is Python's `MemoryError`.
-pub fn zeros<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-    let mut extents: Vec<npyffi::npy_intp> = shape.iter().map(|&extent| extent as npyffi::npy_intp).collect();
-    let dtype = numpy::dtype::<f32>(py).into_dtype_ptr();
-    // SAFETY: `extents` has as many entries as is said and outlives the call, which takes over the reference to `dtype`
-    // and returns a new reference, or null with an exception set.
-    let array = unsafe {
-        let pointer = PY_ARRAY_API.PyArray_Zeros(py, extents.len() as i32, extents.as_mut_ptr(), dtype, 0);
-        Bound::from_owned_ptr_or_err(py, pointer)?
-    };
-    Ok(array.cast_into()?)
 }
 
 /// A new array in row-major order, and not initialised: the caller writes every element before anything reads one. Too

@@ -3,7 +3,7 @@ use numpy::{PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArrayMetho
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::inputs::{Float32, as_array, int64, rows, shape_error, shape_text, zeros};
+use super::inputs::{Float32, as_array, empty, int64, rows, shape_error, shape_text};
 use crate::losses::{Objective, Pointwise, Rows, Target};
 
 /// Row sums of probabilities may be off by this much: float16 targets are rounded to three digits.
@@ -30,7 +30,7 @@ pub fn loss_pullback<'py>(
 ) -> PyResult<(f64, Bound<'py, PyArrayDyn<f32>>)> {
     let (yhat, rows) = prediction(name, yhat)?;
     let targets = Targets::new(name, yhat.shape(), y)?;
-    let dyhat = zeros(py, yhat.shape())?;
+    let dyhat = empty(py, yhat.shape())?;
     // SAFETY: the array is new, so this is the only reference to its elements.
     let out = unsafe { dyhat.as_slice_mut() }?;
     let (yhat, objective) = (yhat.as_slice()?, targets.objective()?);

@@ -7,6 +7,7 @@ mod arrays;
 mod differ;
 mod entry;
 mod files;
+mod fit;
 mod inputs;
 mod layers;
 mod leaf;
@@ -36,6 +37,8 @@ mod _core {
     use super::apply::{apply, init, rules};
     #[pymodule_export]
     use super::files::{file_header, read_file_header};
+    #[pymodule_export]
+    use super::fit::Fit;
     #[pymodule_export]
     use super::layers::{activations, dense_gradient, dense_pullback};
     #[pymodule_export]

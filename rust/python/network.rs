@@ -2,7 +2,7 @@
 //!
 //! They return None for any other model, which then takes the general road through its own methods; both give the same
 //! bits.
-use numpy::PyArrayMethods;
+use numpy::{PyArrayDyn, PyArrayMethods};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -111,6 +111,11 @@ impl<'py> Model<'py> {
         }
         // Without a single layer there is nothing to run.
         Ok(Network::new(reader.layers).map(|network| Self { network, arrays: reader.arrays }))
+    }
+
+    /// `W` (0) or `b` (1) of layer `i`, to be kept.
+    pub fn array(&self, i: usize, k: usize) -> Py<PyArrayDyn<f32>> {
+        self.arrays[i][k].share()
     }
 
     /// The numbers.
@@ -255,7 +260,7 @@ fn gradients<'py, 'a>(py: Python<'py>, network: &Network) -> PyResult<(Vec<Bound
     let (mut arrays, mut parts) = (Vec::with_capacity(requests.len()), Vec::with_capacity(layers.len()));
     let float32 = descriptor(py, DType::F32)?;
     let mut part = |shape: &[isize]| -> PyResult<&'a mut [f32]> {
-        let layout = Layout::rows(shape);
+        let layout = Layout::row_major(shape);
         let Some(place) = places.next() else { return Ok(&mut []) };
         arrays.push(array(py, &place, &float32, SIZE, &layout)?);
         // SAFETY: the memory is new, of this size, aligned, kept alive by the array, and nobody else's until the tree that

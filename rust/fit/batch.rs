@@ -1,0 +1,104 @@
+//! Mini-batches: runs of rows, or rows gathered in another order.
+
+use crate::losses::{Objective, Target};
+use std::ops::Range;
+
+/// What there is to learn from.
+#[derive(Clone, Copy)]
+pub struct Data<'a> {
+    /// How many rows there are.
+    pub rows: usize,
+    /// The input, `[rows, n_in]`.
+    pub x: &'a [f32],
+    /// The loss and its targets, for all rows.
+    pub objective: Objective<'a>,
+    /// The row numbers in the order in which they are taken, if that is not theirs; each below `rows`.
+    pub order: Option<&'a [usize]>,
+}
+
+/// Room for one gathered batch.
+#[derive(Default)]
+pub struct Gathered {
+    x: Vec<f32>,
+    y: Vec<f32>,
+    classes: Vec<usize>,
+}
+
+impl Gathered {
+    /// The rows at the places `range` of the order: their input and their targets.
+    pub fn batch<'b>(&'b mut self, data: &Data<'b>, range: Range<usize>) -> (&'b [f32], Objective<'b>) {
+        let (n_in, n_out) = (data.x.len() / data.rows, columns(data));
+        let Some(order) = data.order else {
+            let x = &data.x[range.start * n_in..range.end * n_in];
+            return (x, rows(data.objective, range, n_out));
+        };
+        let order = &order[range];
+        gather(data.x, n_in, order, &mut self.x);
+        let objective = match data.objective {
+            Objective::Pointwise(loss, y) => {
+                gather(y, n_out, order, &mut self.y);
+                Objective::Pointwise(loss, &self.y)
+            }
+            Objective::Crossentropy(Target::Rows(y)) => {
+                gather(y, n_out, order, &mut self.y);
+                Objective::Crossentropy(Target::Rows(&self.y))
+            }
+            Objective::Crossentropy(Target::Classes(classes)) => {
+                gather(classes, 1, order, &mut self.classes);
+                Objective::Crossentropy(Target::Classes(&self.classes))
+            }
+        };
+        (&self.x, objective)
+    }
+}
+
+/// Columns of the targets.
+fn columns(data: &Data<'_>) -> usize {
+    match data.objective {
+        Objective::Pointwise(_, y) | Objective::Crossentropy(Target::Rows(y)) => y.len() / data.rows,
+        Objective::Crossentropy(Target::Classes(_)) => 1,
+    }
+}
+
+fn rows(objective: Objective<'_>, range: Range<usize>, n: usize) -> Objective<'_> {
+    let elements = range.start * n..range.end * n;
+    match objective {
+        Objective::Pointwise(loss, y) => Objective::Pointwise(loss, &y[elements]),
+        Objective::Crossentropy(Target::Rows(y)) => Objective::Crossentropy(Target::Rows(&y[elements])),
+        Objective::Crossentropy(Target::Classes(classes)) => {
+            Objective::Crossentropy(Target::Classes(&classes[elements]))
+        }
+    }
+}
+
+/// The rows `order` of `from[rows, n]`, one after the other.
+fn gather<T: Copy>(from: &[T], n: usize, order: &[usize], to: &mut Vec<T>) {
+    to.clear();
+    for &row in order {
+        to.extend_from_slice(&from[row * n..(row + 1) * n]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::losses::Pointwise;
+
+    #[test]
+    fn rows_stay_together() {
+        let (x, y) = ([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], [10.0, 11.0, 12.0]);
+        let objective = Objective::Pointwise(Pointwise::Mse, &y);
+        let mut gathered = Gathered::default();
+        let mut data = Data { rows: 3, x: &x, objective, order: None };
+        let (batch, found) = gathered.batch(&data, 1..3);
+        assert_eq!(batch, &x[2..]);
+        assert!(matches!(found, Objective::Pointwise(_, [11.0, 12.0])));
+        data.order = Some(&[2, 0, 1]);
+        let (batch, found) = gathered.batch(&data, 0..2);
+        assert_eq!(batch, [2.0, 2.5, 0.0, 0.5]);
+        assert!(matches!(found, Objective::Pointwise(_, [12.0, 10.0])));
+        data.objective = Objective::Crossentropy(Target::Classes(&[4, 5, 6]));
+        let (_, found) = gathered.batch(&data, 2..3);
+        assert!(matches!(found, Objective::Crossentropy(Target::Classes([5]))));
+    }
+}

@@ -1,0 +1,245 @@
+//! The training loop without Python: batch, forward, loss, backward, update, again and again.
+
+pub mod batch;
+pub mod step;
+
+use crate::dtype::DType;
+use crate::element::Element;
+use crate::layers::network::{Gradients, Network, Weights};
+use crate::layers::workspace::{Floats, Workspace};
+use batch::{Data, Gathered};
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+use std::time::{Duration, Instant};
+use step::{Refused, Stepper};
+
+/// Where the numbers of a layer come from.
+#[derive(Clone, Copy)]
+pub enum Origin {
+    /// A parameter that is trained, by its number.
+    Trained(usize),
+    /// An array that stays as it is.
+    Fixed(*const f32),
+}
+
+/// The arrays of a network: one gradient for each array, and float32 copies of parameters of another type.
+pub struct Arrays {
+    gradients: Vec<[Floats; 2]>,
+    /// For each parameter that is not float32.
+    copies: Vec<Option<Floats>>,
+}
+
+impl Arrays {
+    /// Those for `network`, whose parameters have these types and lengths; `None` where the system has no memory.
+    #[must_use]
+    pub fn new(network: &Network, parameters: &[(DType, usize)]) -> Option<Self> {
+        let pair = |l: &crate::layers::dense::Dense| Some([Floats::new(l.n_out * l.n_in)?, Floats::new(l.n_out)?]);
+        let copy = |&(dtype, n): &(DType, usize)| match dtype {
+            DType::F32 => Some(None),
+            _ => Floats::new(n).map(Some),
+        };
+        Some(Self {
+            gradients: network.layers().iter().map(pair).collect::<Option<_>>()?,
+            copies: parameters.iter().map(copy).collect::<Option<_>>()?,
+        })
+    }
+
+    /// Where the gradient of array `k` (0 for `W`, 1 for `b`) of layer `i` is written.
+    #[must_use]
+    pub fn gradient(&self, i: usize, k: usize) -> *mut f32 {
+        self.gradients[i][k].ptr()
+    }
+}
+
+impl Gradients for Vec<[Floats; 2]> {
+    fn layer(&mut self, i: usize) -> (&mut [f32], &mut [f32]) {
+        let [dw, db] = &mut self[i];
+        (dw, db)
+    }
+}
+
+/// The numbers of the network in one of the two sets.
+struct Numbers<'a> {
+    network: &'a Network,
+    origins: &'a [[Origin; 2]],
+    stepper: &'a Stepper<'a>,
+    copies: &'a [Option<Floats>],
+    side: usize,
+}
+
+impl Numbers<'_> {
+    fn array(&self, origin: Origin, len: usize) -> &[f32] {
+        let ptr = match origin {
+            Origin::Fixed(ptr) => ptr,
+            Origin::Trained(p) => match &self.copies[p] {
+                Some(copy) => return copy,
+                None => self.stepper.parameters[p].x[self.side].cast_const().cast(),
+            },
+        };
+        // SAFETY: `Fit::run` asks its caller for arrays of the network's sizes that nobody else writes to, and itself
+        // writes to the other set only.
+        unsafe { from_raw_parts(ptr, len) }
+    }
+}
+
+impl Weights for Numbers<'_> {
+    fn layer(&self, i: usize) -> (&[f32], &[f32]) {
+        let (layer, [w, b]) = (self.network.layers()[i], self.origins[i]);
+        (self.array(w, layer.n_out * layer.n_in), self.array(b, layer.n_out))
+    }
+}
+
+/// How far a training has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Epochs that are complete.
+    pub epochs: usize,
+    /// Rows of the current epoch that have been seen.
+    pub row: usize,
+    /// The set that holds the current model.
+    pub side: usize,
+    /// The set that holds the last model whose loss was found finite.
+    pub good: usize,
+    /// The loss of every step.
+    pub losses: Vec<f64>,
+}
+
+/// Why a run came to its end.
+#[derive(Debug, PartialEq)]
+pub enum End {
+    /// As many epochs as were asked for are complete.
+    Done,
+    /// The time is up; another run goes on.
+    Pause,
+    /// The loss of the current model is this, which is not finite.
+    NotFinite(f64),
+    /// A rule has refused a step.
+    Refused(Refused),
+}
+
+/// A training at work.
+pub struct Fit<'a> {
+    /// The model's layers.
+    pub network: &'a Network,
+    /// What its arrays are.
+    pub origins: &'a [[Origin; 2]],
+    /// Steps its parameters.
+    pub stepper: Stepper<'a>,
+    /// Gradients that are added to another one, since their parameters are one: from, to, length.
+    pub ties: &'a [(*const f32, *mut f32, usize)],
+    /// Memory for the arrays of the network.
+    pub arrays: &'a mut Arrays,
+    /// Memory for `batch` rows.
+    pub work: &'a mut Workspace,
+    /// Memory for a batch.
+    pub gathered: &'a mut Gathered,
+    /// Rows of a batch.
+    pub batch: usize,
+}
+
+// SAFETY: the pointers are to memory that only `Fit::run` uses while it runs, which asks its caller for that.
+unsafe impl Send for Fit<'_> {}
+
+/// Looks at the clock now and then: not so often that it costs, not so rarely that a pause comes late.
+struct Clock {
+    end: Instant,
+    last: Instant,
+    every: u32,
+    left: u32,
+}
+
+impl Clock {
+    fn new(time: Duration) -> Self {
+        let last = Instant::now();
+        Self { end: last + time, last, every: 1, left: 1 }
+    }
+
+    /// Whether the time is up, as far as is known.
+    fn is_up(&mut self) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
+        }
+        let now = Instant::now();
+        if now - self.last < Duration::from_millis(2) {
+            self.every = (2 * self.every).min(1 << 12);
+        } else {
+            self.every = (self.every / 4).max(1);
+        }
+        (self.last, self.left) = (now, self.every);
+        now >= self.end
+    }
+}
+
+impl Fit<'_> {
+    /// Goes on until `epochs` epochs are complete or the `time` is up.
+    ///
+    /// # Safety
+    /// The pointers of the parameters, origins and ties are to aligned arrays of the network's sizes, those of the parameters
+    /// as [`Stepper::step`] asks for; nobody else writes to any of them meanwhile.
+    pub unsafe fn run(&mut self, data: &Data<'_>, progress: &mut Progress, epochs: usize, time: Duration) -> End {
+        let mut clock = Clock::new(time);
+        self.convert(progress.side);
+        while progress.epochs < epochs {
+            while progress.row < data.rows {
+                let end = data.rows.min(progress.row + self.batch);
+                // SAFETY: the caller's promise.
+                if let Some(end) = unsafe { self.step(data, progress, progress.row..end) } {
+                    return end;
+                }
+                progress.row = end;
+                if clock.is_up() {
+                    return End::Pause;
+                }
+            }
+            progress.row = 0;
+            progress.epochs += 1;
+            if data.order.is_some() {
+                break; // the next epoch has another order
+            }
+        }
+        End::Done
+    }
+
+    /// One step on the rows `range`.
+    unsafe fn step(&mut self, data: &Data<'_>, progress: &mut Progress, range: std::ops::Range<usize>) -> Option<End> {
+        let (batch, side) = (range.len(), progress.side);
+        let Self { network, origins, stepper, ties, arrays, work, gathered, .. } = self;
+        let Arrays { gradients, copies } = &mut **arrays;
+        let (x, objective) = gathered.batch(data, range);
+        let weights = Numbers { network, origins, stepper, copies, side };
+        let loss = network.pullback(&weights, batch, x, objective, work);
+        if !loss.is_finite() {
+            return Some(End::NotFinite(loss));
+        }
+        progress.good = side;
+        network.backward(&weights, batch, x, work, gradients);
+        for &(from, to, len) in *ties {
+            // SAFETY: the caller's promise: two gradients of this length, which nothing else uses now.
+            unsafe { add(from_raw_parts(from, len), from_raw_parts_mut(to, len)) };
+        }
+        // SAFETY: the caller's promise.
+        if let Err(refused) = unsafe { self.stepper.step(side) } {
+            return Some(End::Refused(refused));
+        }
+        progress.losses.push(loss);
+        progress.side = 1 - side;
+        self.convert(progress.side);
+        None
+    }
+
+    /// Converts the parameters that are not float32.
+    fn convert(&mut self, side: usize) {
+        for (copy, p) in self.arrays.copies.iter_mut().zip(&self.stepper.parameters) {
+            if let Some(copy) = copy {
+                // SAFETY: the parameter has as many elements as its copy.
+                unsafe { f32::load(p.dtype, p.x[side], copy) };
+            }
+        }
+    }
+}
+
+fn add(from: &[f32], to: &mut [f32]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}

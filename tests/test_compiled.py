@@ -1,0 +1,266 @@
+"""The compiled training loop against the loop in Python, which runs wherever there is a callback: the same bits."""
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import VARIANTS, make
+from test_layers import layer
+from test_losses import DEFINITIONS as LOSSES
+from test_losses import problem
+
+import optirs
+from optirs import rules
+from optirs._compiled import Compiled
+
+CASES = [(name, i) for name in VARIANTS for i in range(len(VARIANTS[name]))]
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each training that was started is compiled."""
+    found: list[bool] = []
+    start = Compiled.start.__func__  # type: ignore[attr-defined]
+
+    def spied(cls: Any, run: Any) -> Any:
+        compiled = start(cls, run)
+        found.append(compiled is not None)
+        return compiled
+
+    monkeypatch.setattr(Compiled, "start", classmethod(spied))
+    return found
+
+
+def network(dtype: Any = np.float32) -> optirs.Chain:
+    chain = optirs.Chain(layer(4, 6, "tanh"), optirs.Chain(layer(6, 5, "gelu")), layer(5, 3, "identity"))
+    for dense in (chain[0], chain[1][0], chain[2]):
+        dense.W, dense.b = dense.W.astype(dtype), dense.b.astype(dtype)
+    return chain
+
+
+def data(loss: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    x = np.random.default_rng(rows).uniform(-1, 1, (rows, 4)).astype(np.float32)
+    return x, problem(loss, rows, 3)[1]
+
+
+def bits(training: Any) -> Any:
+    """All that a training has come to."""
+    leaves = [leaf.state for _, leaf, _ in optirs.tree.leaves(training.state, whole=True) if leaf is not None]
+    arrays = [array.tobytes() for array in optirs.trainables(training.model)]
+    return repr(leaves), arrays, list(training.history), training.history.logged
+
+
+def outcome(loss: str, *arguments: Any, **options: Any) -> Any:
+    """What `train` comes to, or how it ends."""
+    gradient = optirs.supervised(getattr(optirs, loss))
+    with np.errstate(all="ignore"):
+        try:
+            return bits(optirs.train(gradient, *arguments, **options))
+        except optirs.NonFiniteLossError as error:
+            return bits(error), str(error), error.epoch, error.step, repr(error.loss)
+        except FloatingPointError as error:
+            return str(error)
+
+
+def both(started: list[bool], loss: str, *arguments: Any, compiled: bool = True, **options: Any) -> Any:
+    """The outcome of both loops, which must be one."""
+    fast = outcome(loss, *arguments, **options)
+    assert started.pop() is compiled
+    slow = outcome(loss, *arguments, callbacks=[lambda event: None], **options)
+    assert started.pop() is False
+    assert fast == slow
+    return fast
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_every_rule(started: list[bool], name: str, variant: int) -> None:
+    rule = make(name, VARIANTS[name][variant])
+    both(started, "mse", network(), data("mse", 20), rule, epochs=5, batch_size=7, log_every=2)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("batch_size", [None, 1, 7, 20, 100])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_loss(started: list[bool], loss: str, batch_size: int | None, shuffle: bool) -> None:
+    options = {"batch_size": batch_size, "shuffle": shuffle, "rng": 5 if shuffle else None, "epochs": 4, "log_every": 3}
+    both(started, loss, network(), data(loss, 20), optirs.Adam(0.01), **options)
+    if loss == "crossentropy":
+        x, y = data(loss, 20)
+        both(started, loss, network(), (x, y.argmax(axis=1)), optirs.Adam(0.01), **options)
+
+
+@given(
+    case=st.sampled_from(CASES),
+    loss=st.sampled_from(sorted(LOSSES)),
+    rows=st.integers(1, 30),
+    batch_size=st.integers(1, 31),
+    seed=st.none() | st.integers(0, 9),
+    epochs=st.integers(0, 4),
+    log_every=st.none() | st.integers(1, 3),
+    scale=st.sampled_from([1.0, 1.0, 1e19, math.inf]),
+    frozen=st.lists(st.sampled_from(["W", "b"]), max_size=1),
+)
+def test_any_training(
+    case: tuple[str, int],
+    loss: str,
+    rows: int,
+    batch_size: int,
+    seed: int | None,
+    epochs: int,
+    log_every: int | None,
+    scale: float,
+    frozen: list[str],
+) -> None:
+    model, (x, y) = network(), data(loss, rows)
+    x[rows // 2] *= scale  # beyond some row the loss, or a norm, may be too large
+    state = optirs.setup(make(case[0], VARIANTS[case[0]][case[1]]), model)
+    for name in frozen:
+        optirs.freeze_(getattr(state[0], name))
+    options = {"batch_size": batch_size, "shuffle": seed is not None, "rng": seed, "epochs": epochs}
+    fast = outcome(loss, model, (x, y), state=state, log_every=log_every, **options)
+    slow = outcome(loss, model, (x, y), state=state, log_every=log_every, callbacks=[lambda event: None], **options)
+    assert repr(fast) == repr(slow)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_other_types(started: list[bool], dtype: str) -> None:
+    import ml_dtypes
+
+    narrow = dtype != "float64"
+    model = network(np.dtype(dtype) if dtype != "bfloat16" else ml_dtypes.bfloat16)
+    for rule, compiled in (
+        (optirs.Adam(0.01), not narrow),
+        (optirs.MixedPrecision(optirs.Adam(0.01)), True),
+        (optirs.MixedPrecision(optirs.Momentum(0.01), "float64"), True),
+        (optirs.MixedPrecision(optirs.Momentum(0.01), "float16"), False),
+    ):
+        both(started, "mse", model, data("mse", 20), rule, epochs=5, batch_size=7, log_every=2, compiled=compiled)
+
+
+def test_ties(started: list[bool]) -> None:
+    square = layer(4, 4, "tanh")
+    shared = optirs.Chain(square, layer(4, 4, "tanh", 1), square, square)
+    x = data("mse", 20)[0]
+    both(started, "mse", shared, (x, x), optirs.Adam(0.01), epochs=4, batch_size=7)
+    wide = optirs.Dense(square.W.astype(float), square.b.astype(float), "tanh")
+    both(started, "mse", optirs.Chain(wide, wide), (x, x), optirs.Adam(0.01), epochs=4, compiled=False)
+    transposed = optirs.Chain(square, optirs.Dense(square.W.T, square.b.copy()))
+    both(started, "mse", transposed, (x, x), optirs.Adam(0.01), epochs=4, compiled=False)
+
+
+def test_parts_that_are_not_trained(started: list[bool]) -> None:
+    model, pair = network(), data("mse", 20)
+    chosen = optirs.setup(lambda path, _: optirs.Adam(0.1) if path[-1] == "b" else None, model)
+    both(started, "mse", model, pair, state=chosen, epochs=3)
+    both(started, "mse", model, pair, lambda path, _: optirs.Descent(0.1) if path[1] == 0 else optirs.Lion(), epochs=3)
+    frozen = optirs.setup(optirs.Adam(0.1), model)
+    optirs.freeze_(frozen[1])
+    both(started, "mse", model, pair, state=frozen, epochs=3)
+    integers = optirs.Affine(np.eye(3, 4, dtype=int), np.zeros(3, int))
+    with pytest.warns(UserWarning, match="no trainable"):
+        optirs.train(optirs.supervised(optirs.mse), integers, pair, optirs.Adam(), epochs=2)
+
+
+def test_resuming(started: list[bool]) -> None:
+    model, pair = network(), data("mse", 20)
+    gradient = optirs.supervised(optirs.mse)
+    rule = optirs.OptimiserChain(optirs.AccumGrad(3), optirs.AdamW(0.01))
+    whole = optirs.train(gradient, model, pair, rule, epochs=10)
+    first = optirs.train(gradient, model, pair, rule, epochs=4)
+    kept = bits(first)
+    second = optirs.train(gradient, first.model, pair, state=first.state, epochs=6)
+    assert bits(first) == kept
+    assert bits(second)[:2] == bits(whole)[:2]
+    assert list(first.history) + list(second.history) == list(whole.history)
+    assert started == [True] * 3
+
+
+def test_a_refused_norm_names_the_place(started: list[bool]) -> None:
+    x, y = data("mse", 20)
+    model = network()
+    model[2].W[:] *= 1e20
+    message = both(started, "mse", model, (x, y), optirs.ClipNorm(), epochs=5)
+    assert "for the parameter at layers[0].W" in message
+
+
+@pytest.mark.parametrize(
+    "rule", [optirs.MixedPrecision(optirs.ClipNorm()), optirs.OptimiserChain(optirs.Momentum(), optirs.ClipNorm())]
+)
+def test_refusals_within_rules(started: list[bool], rule: optirs.Rule) -> None:
+    model = network()
+    model[2].W[:] *= 1e20
+    assert "for the parameter at" in both(started, "mse", model, data("mse", 20), rule, epochs=5)
+
+
+class Doubling(rules.Rule):
+    def init(self, x: Any) -> Any:
+        return None
+
+    def apply(self, state: Any, x: Any, dx: Any) -> Any:
+        return state, 2 * dx
+
+
+def test_what_needs_python_takes_the_other_loop(started: list[bool]) -> None:
+    gradient, model, (x, y) = optirs.supervised(optirs.mse), network(), data("mse", 20)
+
+    class Subclass(optirs.Affine):
+        pass
+
+    fortran = network()
+    fortran[0].W = np.asfortranarray(fortran[0].W)
+    derived = optirs.Chain(Subclass(np.ones((3, 4), np.float32), np.zeros(3, np.float32)))
+    optirs.functor(children=("W", "b"))(Subclass)
+    for arguments in (
+        (lambda *batch: gradient(*batch), model, (x, y), optirs.Adam()),
+        (gradient, model, [(x, y)], optirs.Adam()),
+        (gradient, model, (x, y), Doubling()),
+        (gradient, model, (x, y), optirs.OptimiserChain(optirs.ClipNorm(), Doubling())),
+        (gradient, fortran, (x, y), optirs.Adam()),
+        (gradient, derived, (x, y), optirs.Adam()),
+        (gradient, model, (x, y.astype(float).view(np.ma.MaskedArray)), optirs.Adam()),
+    ):
+        optirs.train(*arguments, epochs=2)
+        assert started.pop() is False
+
+
+def test_errors_are_those_of_the_other_loop(started: list[bool]) -> None:
+    gradient, model, (x, y) = optirs.supervised(optirs.mse), network(), data("mse", 20)
+    for bad in ((x[:, :3], y), (x, y[:, :2]), (x, np.array(["a"] * 20)), (x[:, 0], y)):
+        for callbacks in ([], [lambda event: None]):
+            with pytest.raises((ValueError, TypeError)) as caught:
+                optirs.train(gradient, model, bad, optirs.Adam(), batch_size=7, callbacks=callbacks)
+            callbacks or started.append(str(caught.value))  # type: ignore[func-returns-value, arg-type]
+        assert str(caught.value) in started
+
+
+def test_arguments_are_left_alone(started: list[bool]) -> None:
+    gradient, model, pair = optirs.supervised(optirs.mse), network(), data("mse", 20)
+    state = optirs.setup(optirs.Adam(0.1), model)
+    before = [array.tobytes() for array in (*optirs.trainables(model), *pair)], repr(state[0].W.state)
+    training = optirs.train(gradient, model, pair, state=state, epochs=3)
+    assert ([array.tobytes() for array in (*optirs.trainables(model), *pair)], repr(state[0].W.state)) == before
+    assert started == [True]
+    # And the result is a pair like any other.
+    optirs.update_(training.state, training.model, gradient(training.model, *pair)[1])
+
+
+def test_threads_are_let_through_and_ctrl_c_returns_what_there_is(started: list[bool]) -> None:
+    import _thread
+
+    gradient, model, pair = optirs.supervised(optirs.mse), network(), data("mse", 2000)
+    timer = threading.Timer(0.2, _thread.interrupt_main)
+    timer.start()
+    training = optirs.train(gradient, model, pair, optirs.Adam(0.001), epochs=10**9, batch_size=50)
+    timer.join()
+    assert training.interrupted
+    assert started == [True]
+    steps = len(training.history)
+    assert steps > 0
+    expected = optirs.train(gradient, model, pair, optirs.Adam(0.001), epochs=-(-steps // 40), batch_size=50)
+    assert list(expected.history)[:steps] == list(training.history)
+    state_steps = training.state[0].W.state["t"]
+    assert state_steps == steps
