@@ -131,8 +131,8 @@ def train(
 ) -> Training:
     """Trains a model: for every batch `loss, grad = gradient(model, *batch)`, then one `update`.
 
-    With `supervised` of a built-in loss, layers of this library, compiled rules, arrays as data and no callbacks the
-    loop itself is compiled and runs without the GIL; the answer has the same bits.
+    With `supervised` of a built-in loss, layers of this library, compiled rules, arrays as data and no callbacks after
+    steps the loop itself is compiled and runs without the GIL; the answer has the same bits.
 
     Neither `model` nor `state` is changed. Ctrl-C ends the training and returns what has been trained so far.
 
@@ -201,7 +201,7 @@ class _Run:
         log_every: int | None,
         callbacks: list[Callback],
     ) -> None:
-        self.gradient, self.source, self.log_every, self.callbacks = gradient, source, log_every, callbacks
+        self.gradient, self.source, self.log_every = gradient, source, log_every
         self.after_step, self.after_epoch = (_hooks(callbacks, hook) for hook in HOOKS)
         self.current = self.good = start
         self.history = History()
