@@ -1,4 +1,4 @@
-"""The compiled training loop against the loop in Python, which runs wherever there is a callback: the same bits."""
+"""The compiled training loop against the loop in Python, which runs where a callback sees every step: the same bits."""
 
 import math
 import threading
@@ -264,3 +264,75 @@ def test_threads_are_let_through_and_ctrl_c_returns_what_there_is(started: list[
     assert list(expected.history)[:steps] == list(training.history)
     state_steps = training.state[0].W.state["t"]
     assert state_steps == steps
+
+
+class Epochs:
+    """A callback that keeps what it is told after epochs, and stops after some of them."""
+
+    def __init__(self, stop: int = 0) -> None:
+        self.events: list[optirs.Event] = []
+        self.seen: list[Any] = []
+        self.stop = stop
+
+    def on_epoch_end(self, event: optirs.Event) -> None:
+        self.events.append(event)
+        self.seen.append(shown(event))
+        if event.epoch == self.stop:
+            event.stop()
+
+
+def shown(event: optirs.Event) -> Any:
+    leaves = [leaf.state for _, leaf, _ in optirs.tree.leaves(event.state, whole=True) if leaf is not None]
+    arrays = [array.tobytes() for array in optirs.trainables(event.model)]
+    return event.epoch, event.step, event.loss, arrays, repr(leaves)
+
+
+@pytest.mark.parametrize(
+    ("stop", "log_every", "shuffle"), [(0, None, False), (0, 2, True), (3, 2, True), (2, 2, False)]
+)
+def test_callbacks_after_epochs_do_not_need_the_other_loop(
+    started: list[bool], stop: int, log_every: int | None, shuffle: bool
+) -> None:
+    gradient, model, pair = optirs.supervised(optirs.mse), network(), data("mse", 20)
+    found = []
+    for more in ([], [lambda event: None]):
+        epochs = Epochs(stop)
+        training = optirs.train(
+            gradient, model, pair, optirs.Adam(0.1), epochs=5, batch_size=7, shuffle=shuffle, rng=3,
+            log_every=log_every, callbacks=[epochs, *more],
+        )  # fmt: skip
+        assert started.pop() is (not more)
+        found.append((bits(training), [event[:4] for event in epochs.seen]))
+        # What was kept has not been changed since, and is the training's own answer at the end.
+        assert [shown(event) for event in epochs.events] == epochs.seen
+        arrays = [array.tobytes() for array in optirs.trainables(training.model)]
+        assert epochs.seen[-1][3] == arrays
+        assert len(epochs.events) == (stop or 5)
+    assert found[0] == found[1]
+    assert started == []
+
+
+def test_early_stopping_runs_compiled(started: list[bool]) -> None:
+    gradient, model, pair = optirs.supervised(optirs.mse), network(), data("mse", 20)
+    stopping = optirs.EarlyStopping(optirs.HeldOut(gradient, data("mse", 9)), patience=2)
+    training = optirs.train(gradient, model, pair, optirs.Adam(0.1), epochs=500, callbacks=[stopping])
+    assert started == [True]
+    assert stopping.stopped
+    assert len(training.history) == stopping.epoch + 2 < 500
+    again = optirs.train(gradient, model, pair, optirs.Adam(0.1), epochs=stopping.epoch)
+    for kept, expected in zip(optirs.trainables(stopping.model), optirs.trainables(again.model), strict=True):
+        np.testing.assert_array_equal(kept, expected)
+
+
+def test_ctrl_c_in_a_callback_after_an_epoch(started: list[bool]) -> None:
+    class Interrupt:
+        def on_epoch_end(self, event: optirs.Event) -> None:
+            if event.epoch == 2:
+                raise KeyboardInterrupt
+
+    gradient, model, pair = optirs.supervised(optirs.mse), network(), data("mse", 20)
+    training = optirs.train(gradient, model, pair, optirs.Adam(0.1), epochs=9, callbacks=[Interrupt()])
+    assert started == [True]
+    assert training.interrupted
+    plain = optirs.train(gradient, model, pair, optirs.Adam(0.1), epochs=2)
+    assert bits(training) == bits(plain)

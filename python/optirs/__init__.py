@@ -7,6 +7,7 @@ from . import rules, schedules
 from ._core import Leaf, Xoshiro, affine_gradient
 from .affine import affine_forward
 from .bridges import with_autograd, with_jax, with_torch
+from .callbacks import EarlyStopping, Evaluation, HeldOut
 from .checkpoint import Checkpoint, load, save
 from .flat import Restructure, destructure
 from .gradients import supervised
@@ -24,7 +25,10 @@ __all__ = [
     "Chain",
     "Checkpoint",
     "Dense",
+    "EarlyStopping",
+    "Evaluation",
     "Event",
+    "HeldOut",
     "History",
     "KeyPath",
     "Leaf",

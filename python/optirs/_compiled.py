@@ -26,7 +26,8 @@ class Compiled:
     """A training of built-in layers, losses and rules.
 
     It goes back and forth between two sets of state and model: each step reads one and writes the other, so that what a
-    failure has to show is always there. Neither set leaves this module before the training is over.
+    failure has to show is always there. Neither set leaves this module before the training is over: callbacks, after
+    epochs, get copies.
     """
 
     def __init__(self, run: _Run, source: ArrayBatches, sets: list[Any], fit: Fit) -> None:
@@ -36,7 +37,7 @@ class Compiled:
     def start(cls, run: _Run) -> Compiled | None:
         """The compiled form of a training that is about to begin; None where it needs Python."""
         gradient, source = run.gradient, run.source
-        if run.callbacks or type(gradient) is not Supervised or type(gradient.criterion) is not Loss:
+        if run.after_step or type(gradient) is not Supervised or type(gradient.criterion) is not Loss:
             return None
         if type(source) is not ArrayBatches or len(source.arrays) != 2 or not all(map(_is_ready, source.arrays)):
             return None
@@ -51,7 +52,7 @@ class Compiled:
         try:
             while fit.epochs < epochs:
                 order = None if source.rng is None else source.rng.permutation(source.rows)
-                until = epochs if run.log_every is None else _next_multiple(fit.epochs, run.log_every, epochs)
+                before, until = len(run.history), self.until(epochs)
                 while not fit.run(until, order, SECONDS):
                     self.look_in()
                     if fit.failed is not None:
@@ -60,9 +61,25 @@ class Compiled:
                 if run.log_every is not None and fit.epochs % run.log_every == 0:
                     run.log()
                     fit.accept()
+                if run.after_epoch and self.tell(before):
+                    return
         finally:
             # Once more: Ctrl-C may have come between a step and a look.
             self.look_in()
+
+    def until(self, epochs: int) -> int:
+        """The epoch after which Python has something to do."""
+        run, done = self.run, self.fit.epochs
+        if run.after_epoch:
+            return done + 1
+        return epochs if run.log_every is None else _next_multiple(done, run.log_every, epochs)
+
+    def tell(self, before: int) -> bool:
+        """Calls the callbacks after an epoch, which began with so many losses; whether one has asked to stop."""
+        run = self.run
+        # A step without a gradient: a pair that callbacks may keep, as the sets go on changing.
+        run.current = update(*run.current, None)
+        return run.tell(run.after_epoch, float(np.mean(run.history[before:])))
 
     def look_in(self) -> None:
         """Makes the training show how far it has come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,6 +54,7 @@ class IterableBatches:
     """An iterable that is read anew each epoch; a batch that is no tuple or list is one argument."""
 
     source: Iterable[Any]
+    who: str = "train"
 
     def epoch(self) -> Iterator[Batch]:
         empty = True
@@ -64,7 +65,7 @@ class IterableBatches:
             hint = ""
             if iter(self.source) is self.source:
                 hint = ": an iterator can be read once only; give a list, or an object whose __iter__ starts afresh"
-            raise ValueError(f"train: data gave no batch{hint}")
+            raise ValueError(f"{self.who}: data gave no batch{hint}")
 
     ordered = epoch
 
@@ -75,20 +76,20 @@ class IterableBatches:
             return None
 
 
-def batches(data: Any, batch_size: int | None, shuffle: bool, rng: Any) -> Batches:
-    """The source of batches for the arguments of `train`."""
+def batches(data: Any, batch_size: int | None, shuffle: bool = False, rng: Any = None, who: str = "train") -> Batches:
+    """The source of batches for the arguments of `train`; `who` has the word in errors."""
     if isinstance(data, tuple):
-        arrays = tuple(_array(index, array) for index, array in enumerate(data))
-        rows = _common_rows(arrays)
+        arrays = tuple(_array(who, index, array) for index, array in enumerate(data))
+        rows = _common_rows(who, arrays)
         generator = _generator(rng) if shuffle else None
         return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator)
     if hasattr(data, "shape") or isinstance(data, (dict, str)) or not isinstance(data, Iterable):
         kind = type(data).__name__
-        raise TypeError(f"train: data must be a tuple of arrays, such as (x, y), or an iterable of batches, got {kind}")
+        raise TypeError(f"{who}: data must be a tuple of arrays, such as (x, y), or an iterable of batches, got {kind}")
     if batch_size is not None or shuffle:
         name = "batch_size" if batch_size is not None else "shuffle"
-        raise ValueError(f"train: {name} needs data to be a tuple of arrays; an iterable gives its own batches")
-    return IterableBatches(data)
+        raise ValueError(f"{who}: {name} needs data to be a tuple of arrays; an iterable gives its own batches")
+    return IterableBatches(data, who)
 
 
 def _generator(rng: Any) -> np.random.Generator:
@@ -99,25 +100,25 @@ def _generator(rng: Any) -> np.random.Generator:
         raise TypeError(f"train: rng must be a numpy.random.Generator or a seed for one, got {kind}") from error
 
 
-def _array(index: int, array: Any) -> Any:
+def _array(who: str, index: int, array: Any) -> Any:
     if isinstance(array, (tuple, dict, str)) or array is None:
         kind = type(array).__name__
-        raise TypeError(f"train: data[{index}] must be an array, got {kind} (batches go into a list, not a tuple)")
+        raise TypeError(f"{who}: data[{index}] must be an array, got {kind} (batches go into a list, not a tuple)")
     array = array if hasattr(array, "shape") else np.asarray(array)
     if len(array.shape) == 0:
-        raise ValueError(f"train: data[{index}] has shape (), it needs a first dimension to count rows by")
+        raise ValueError(f"{who}: data[{index}] has shape (), it needs a first dimension to count rows by")
     return array
 
 
-def _common_rows(arrays: Sequence[Any]) -> int:
+def _common_rows(who: str, arrays: Sequence[Any]) -> int:
     if not arrays:
-        raise ValueError("train: data is an empty tuple")
+        raise ValueError(f"{who}: data is an empty tuple")
     rows = [int(array.shape[0]) for array in arrays]
     for index, count in enumerate(rows):
         if count != rows[0]:
-            raise ValueError(f"train: data[0] has {rows[0]} rows, data[{index}] has {count}")
+            raise ValueError(f"{who}: data[0] has {rows[0]} rows, data[{index}] has {count}")
     if rows[0] == 0:
-        raise ValueError("train: data has no rows")
+        raise ValueError(f"{who}: data has no rows")
     return rows[0]
 
 
@@ -125,3 +126,12 @@ def rows_of(batch: Batch) -> int:
     """How much a batch counts in a mean over batches: its rows, or 1 where it has none."""
     shape: Any = getattr(next(iter(batch), None), "shape", ())
     return int(shape[0]) if len(shape) > 0 else 1
+
+
+def mean_over(source: Batches, function: Callable[..., float]) -> float:
+    """The mean of `function(*batch)` over the batches, each counting by its rows."""
+    total, rows = 0.0, 0
+    for batch in source.ordered():
+        total += float(function(*batch)) * rows_of(batch)
+        rows += rows_of(batch)
+    return total / rows if rows else 0.0

@@ -6,13 +6,13 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ._compiled import Compiled
 from ._core import Leaf
-from .batches import Batch, Batches, batches, rows_of
+from .batches import Batch, Batches, batches, mean_over
 from .history import History
 from .progress import Progress
 from .state import setup, update
@@ -20,15 +20,17 @@ from .tree import leaves
 
 logger = logging.getLogger("optirs")
 
+HOOKS = ("on_step_end", "on_epoch_end")
+
 
 @dataclass
 class Event:
-    """What a callback of `train` is called with, after every step.
+    """What a callback of `train` is called with, after every step or epoch.
 
     Attributes:
         epoch: number of the epoch, from 1.
         step: number of the step over all epochs, from 1.
-        loss: loss of this step's batch, before its update.
+        loss: loss of this step's batch, before its update; after an epoch, the mean of its steps' losses.
         model: the updated model. It is not changed later, so it may be kept as it is.
         state: the optimiser state that belongs to it.
 
@@ -50,6 +52,23 @@ class Event:
     def stop(self) -> None:
         """Ends the training after this step."""
         self.stopped = True
+
+
+class StepHook(Protocol):
+    """An object that `train` calls after every step; None stands for not at all."""
+
+    @property
+    def on_step_end(self) -> Callable[[Event], object] | None: ...
+
+
+class EpochHook(Protocol):
+    """An object that `train` calls after every epoch; None stands for not at all."""
+
+    @property
+    def on_epoch_end(self) -> Callable[[Event], object] | None: ...
+
+
+Callback = Callable[[Event], object] | StepHook | EpochHook
 
 
 @dataclass(frozen=True)
@@ -107,13 +126,13 @@ def train(
     rng: np.random.Generator | int | None = None,
     state: Any = None,
     log_every: int | None = None,
-    callbacks: Iterable[Callable[[Event], object]] = (),
+    callbacks: Iterable[Callback] = (),
     progress: bool = False,
 ) -> Training:
     """Trains a model: for every batch `loss, grad = gradient(model, *batch)`, then one `update`.
 
-    With `supervised` of a built-in loss, layers of this library, compiled rules, arrays as data and no callbacks the
-    loop itself is compiled and runs without the GIL; the answer has the same bits.
+    With `supervised` of a built-in loss, layers of this library, compiled rules, arrays as data and no callbacks after
+    steps the loop itself is compiled and runs without the GIL; the answer has the same bits.
 
     Neither `model` nor `state` is changed. Ctrl-C ends the training and returns what has been trained so far.
 
@@ -131,7 +150,8 @@ def train(
         log_every: after every so many epochs the loss of the updated model on the data is logged (logger `optirs`,
             level INFO) and kept in `history.logged`. The loss is the mean over the rows.
         callbacks: functions called after every step with an `Event`; `event.stop()` ends the training. What they
-            return is ignored.
+            return is ignored. An object is called by its methods `on_step_end(event)` and `on_epoch_end(event)`, as
+            far as it has them: `HeldOut` and `EarlyStopping` are two.
         progress: whether a bar is drawn on standard error, if `rich` is installed (extra `progress`) and it is a
             terminal.
 
@@ -154,7 +174,7 @@ def train(
     """
     _check_arguments(gradient, epochs, batch_size, log_every)
     source = batches(data, batch_size, shuffle, rng)
-    run = _Run(gradient, source, _start(rule, model, state), log_every, _functions(callbacks))
+    run = _Run(gradient, source, _start(rule, model, state), log_every, _callbacks(callbacks))
     interrupted = False
     with Progress(progress, epochs, source.steps()) as run.bar:
         try:
@@ -179,9 +199,10 @@ class _Run:
         source: Batches,
         start: tuple[Any, Any],
         log_every: int | None,
-        callbacks: list[Callable[[Event], object]],
+        callbacks: list[Callback],
     ) -> None:
-        self.gradient, self.source, self.log_every, self.callbacks = gradient, source, log_every, callbacks
+        self.gradient, self.source, self.log_every = gradient, source, log_every
+        self.after_step, self.after_epoch = (_hooks(callbacks, hook) for hook in HOOKS)
         self.current = self.good = start
         self.history = History()
         self.epoch = self.step = 0
@@ -192,11 +213,14 @@ class _Run:
         if compiled is not None:
             return compiled.loop(epochs)
         for self.epoch in range(1, epochs + 1):
+            before = len(self.history)
             for batch in self.source.epoch():
                 if self.one_step(batch):
                     return
             if self.log_every is not None and self.epoch % self.log_every == 0:
                 self.log()
+            if self.after_epoch and self.tell(self.after_epoch, float(np.mean(self.history[before:]))):
+                return
 
     def one_step(self, batch: Batch) -> bool:
         """One update; whether a callback has asked to stop."""
@@ -207,12 +231,14 @@ class _Run:
         self.current = update(state, model, grad)
         self.history.append(loss)
         self.bar.advance(self.epoch, loss)
-        if not self.callbacks:
-            return False
+        return bool(self.after_step) and self.tell(self.after_step, loss)
+
+    def tell(self, hooks: list[Callable[[Event], object]], loss: float) -> bool:
+        """Calls the hooks; whether one of them has asked to stop."""
         state, model = self.current
         event = Event(self.epoch, self.step, loss, model, state)
-        for callback in self.callbacks:
-            callback(event)
+        for hook in hooks:
+            hook(event)
         return event.stopped
 
     def check(self, loss: float) -> None:
@@ -235,15 +261,9 @@ class _Run:
         """The loss of the current model on the data: the mean over the batches, weighted by their rows."""
         _, model = self.current
         loss_only = getattr(self.gradient, "loss", None)
-        total, rows = 0.0, 0
-        for batch in self.source.ordered():
-            if loss_only is not None:
-                loss = float(loss_only(model, *batch))
-            else:
-                loss, _ = _loss_and_gradient(self.gradient(model, *batch))
-            total += loss * rows_of(batch)
-            rows += rows_of(batch)
-        return total / rows if rows else 0.0
+        if loss_only is None:
+            return mean_over(self.source, lambda *batch: _loss_and_gradient(self.gradient(model, *batch))[0])
+        return mean_over(self.source, lambda *batch: loss_only(model, *batch))
 
 
 def _loss_and_gradient(answer: Any) -> tuple[float, Any]:
@@ -279,14 +299,29 @@ def _rules(state: Any) -> list[Any]:
     return [leaf.rule for _, leaf, _ in leaves(state, whole=True) if isinstance(leaf, Leaf)]
 
 
-def _functions(callbacks: Iterable[Callable[[Event], object]]) -> list[Callable[[Event], object]]:
+def _callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
     if callable(callbacks):
         raise TypeError("train: callbacks must be a sequence of functions, got one function: write [function]")
-    functions = list(callbacks)
-    for function in functions:
-        if not callable(function):
-            raise TypeError(f"train: a callback must be callable, got {type(function).__name__}")
-    return functions
+    if any(hasattr(callbacks, hook) for hook in HOOKS):
+        kind = type(callbacks).__name__
+        raise TypeError(f"train: callbacks must be a sequence, got one {kind}: write [callback]")
+    found = list(callbacks)
+    for callback in found:
+        if isinstance(callback, type) or not (callable(callback) or any(hasattr(callback, hook) for hook in HOOKS)):
+            kind = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+            raise TypeError(f"train: a callback must be callable, or have on_step_end or on_epoch_end, got {kind}")
+    return found
+
+
+def _hooks(callbacks: list[Callback], hook: str) -> list[Callable[[Event], object]]:
+    """What is to be called there; a function is called after every step."""
+    found = []
+    for callback in callbacks:
+        plain = callback if hook == "on_step_end" and callable(callback) else None
+        function = getattr(callback, hook, plain)
+        if function is not None:
+            found.append(function)
+    return found
 
 
 def _check_arguments(gradient: Any, epochs: Any, batch_size: Any, log_every: Any) -> None:

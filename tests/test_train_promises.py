@@ -1,0 +1,155 @@
+"""What `train` promises beyond its arithmetic: the same bits, resumption at any point, Ctrl-C in earnest."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import optirs
+
+GRADIENT = optirs.supervised(optirs.crossentropy)
+RULE = optirs.OptimiserChain(optirs.ClipNorm(1.0), optirs.AdamW(1e-2, lambda_=1e-3))
+
+
+def problem(rows: int = 600) -> tuple[optirs.Chain, tuple[np.ndarray, np.ndarray]]:
+    """A network whose products and updates are large enough to be shared out among threads."""
+    rng = optirs.Xoshiro(3)
+    model = optirs.Chain(optirs.Dense.glorot(64, 256, "relu", rng=rng), optirs.Dense.glorot(256, 10, rng=rng))
+    x = rng.rand(rows, 64)
+    return model, (x, x[:, :10].argmax(axis=1))
+
+
+def bits(tree: Any) -> list[bytes]:
+    return [array.tobytes() for array in optirs.trainables(tree)]
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = optirs.get_num_threads()
+    yield
+    optirs.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    model, data = problem()
+    found = []
+    for count in (1, 2, 3, 5):
+        optirs.set_num_threads(count)
+        training = optirs.train(
+            GRADIENT,
+            model,
+            data,
+            RULE,
+            epochs=2,
+            batch_size=256,
+            shuffle=True,
+            rng=np.random.default_rng(0),
+            log_every=1,
+        )
+        found.append((bits(training.model), list(training.history), training.history.logged))
+    assert all(answer == found[0] for answer in found)
+
+
+def test_a_seed_and_a_generator_give_the_same_training() -> None:
+    model, data = problem(50)
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 20, "shuffle": True}
+    first = optirs.train(GRADIENT, model, data, RULE, rng=7, **options)
+    for rng in (7, np.random.default_rng(7)):
+        again = optirs.train(GRADIENT, model, data, RULE, rng=rng, **options)
+        assert bits(again.model) == bits(first.model)
+    other = optirs.train(GRADIENT, model, data, RULE, rng=8, **options)
+    assert bits(other.model) != bits(first.model)
+
+
+def test_shuffled_training_resumes_with_its_generator() -> None:
+    model, data = problem(50)
+    options: dict[str, Any] = {"batch_size": 20, "shuffle": True}
+    whole = optirs.train(GRADIENT, model, data, RULE, epochs=4, rng=np.random.default_rng(5), **options)
+    rng = np.random.default_rng(5)
+    first = optirs.train(GRADIENT, model, data, RULE, epochs=3, rng=rng, **options)
+    rest = optirs.train(GRADIENT, first.model, data, state=first.state, epochs=1, rng=rng, **options)
+    assert bits(rest.model) == bits(whole.model)
+    assert [*first.history, *rest.history] == list(whole.history)
+
+
+def test_schedules_go_on_where_they_were() -> None:
+    model, data = problem(50)
+    eta = optirs.schedules.Warmup(optirs.schedules.Cosine(0.1, steps=8), steps=4)
+    rule = optirs.Scheduled(optirs.Momentum(), eta=eta)
+    whole = optirs.train(GRADIENT, model, data, rule, epochs=6, batch_size=25)
+    first = optirs.train(GRADIENT, model, data, rule, epochs=3, batch_size=25)
+    rest = optirs.train(GRADIENT, first.model, data, state=first.state, epochs=3, batch_size=25)
+    assert bits(rest.model) == bits(whole.model)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent to the process")
+@pytest.mark.parametrize("built_in", [True, False])
+def test_a_real_ctrl_c_ends_the_training(built_in: bool) -> None:
+    model, data = problem()
+    gradient: Any = GRADIENT if built_in else lambda *arguments: GRADIENT(*arguments)
+
+    def press() -> None:
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    training = optirs.train(gradient, model, data, RULE, epochs=10_000_000, batch_size=100)
+    presser.join()
+    assert training.interrupted
+    steps = len(training.history)
+    assert 0 < steps < 60_000_000
+    # What comes back is whole: model and state belong together, and are those of the last step in the history, or of
+    # the one after it if the signal came between the two.
+    count = training.state.layers[0].W.state[1]["t"]
+    assert count in (steps, steps + 1)
+    again = optirs.train(GRADIENT, model, data, RULE, epochs=-(-count // 6), batch_size=100, callbacks=[stop_at(count)])
+    assert bits(again.model) == bits(training.model)
+
+
+def stop_at(steps: int) -> Any:
+    return lambda event: event.stop() if event.step == steps else None
+
+
+def test_an_interrupted_training_goes_on() -> None:
+    model, data = problem(50)
+
+    def interrupt(event: optirs.Event) -> None:
+        if event.step == 3:
+            raise KeyboardInterrupt
+
+    first = optirs.train(GRADIENT, model, data, RULE, epochs=9, callbacks=[interrupt])
+    rest = optirs.train(GRADIENT, first.model, data, state=first.state, epochs=6)
+    assert bits(rest.model) == bits(optirs.train(GRADIENT, model, data, RULE, epochs=9).model)
+
+
+@pytest.mark.usefixtures("threads")
+def test_trainings_in_many_threads_at_once() -> None:
+    optirs.set_num_threads(2)
+    model, data = problem(200)
+    rates = [1e-3, 3e-3, 1e-2, 3e-2]
+
+    def run(rate: float) -> list[bytes]:
+        return bits(optirs.train(GRADIENT, model, data, optirs.Adam(rate), epochs=3, batch_size=50).model)
+
+    found: dict[float, list[bytes]] = {}
+    workers = [threading.Thread(target=lambda rate=rate: found.update({rate: run(rate)})) for rate in rates]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert found == {rate: run(rate) for rate in rates}
+
+
+def test_an_error_of_the_data_names_the_place_and_leaves_nothing_running() -> None:
+    model, (x, y) = problem(50)
+    wrong = np.where(np.arange(50) == 49, 10, y)
+    with pytest.raises((ValueError, IndexError), match="10"):
+        optirs.train(GRADIENT, model, (x, wrong), RULE, batch_size=20)
+    assert len(optirs.train(GRADIENT, model, (x, y), RULE, batch_size=20).history) == 3
