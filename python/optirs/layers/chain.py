@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._equality import Compared
 from ..tree import functor
 from ._base import Layer
 
 
 @functor(children=("layers",))
-class Chain:
+class Chain(Compared):
     """Layers in sequence: `Chain(f, g)(x)` is `g(f(x))`.
 
     Args:
