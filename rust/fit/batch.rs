@@ -65,7 +65,9 @@ fn rows(objective: Objective<'_>, range: Range<usize>, n: usize) -> Objective<'_
     match objective {
         Objective::Pointwise(loss, y) => Objective::Pointwise(loss, &y[elements]),
         Objective::Crossentropy(Target::Rows(y)) => Objective::Crossentropy(Target::Rows(&y[elements])),
-        Objective::Crossentropy(Target::Classes(classes)) => Objective::Crossentropy(Target::Classes(&classes[elements])),
+        Objective::Crossentropy(Target::Classes(classes)) => {
+            Objective::Crossentropy(Target::Classes(&classes[elements]))
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::buffer::Buffer;
 use crate::dtype::DType;
 use numpy::npyffi::{
-    NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check, PyArray_Descr,
-    PyArrayObject, PyDataType_ELSIZE, get_type_object,
+    NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check,
+    PyArray_Descr, PyArrayObject, PyDataType_ELSIZE, get_type_object,
 };
 use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::prelude::*;

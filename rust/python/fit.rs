@@ -288,9 +288,12 @@ impl Fit {
         let side = self.progress.side;
         let programs = guards.iter().map(|g| program(&g[side])).collect::<PyResult<Vec<_>>>()?;
         let parameters = self.parameters.iter().zip(&guards).zip(&programs);
-        let parameters =
-            parameters.map(|((p, g), program)| parameter(py, p, g, program, side, &self.arrays)).collect::<PyResult<_>>()?;
-        let Some(stepper) = Stepper::new(parameters) else { return Err(PyMemoryError::new_err("no memory for a step")) };
+        let parameters = parameters
+            .map(|((p, g), program)| parameter(py, p, g, program, side, &self.arrays))
+            .collect::<PyResult<_>>()?;
+        let Some(stepper) = Stepper::new(parameters) else {
+            return Err(PyMemoryError::new_err("no memory for a step"));
+        };
         let mut ties = Vec::new();
         for p in &self.parameters {
             let (to, len) = (self.arrays.gradient(p.gradient.0, p.gradient.1), p.leaves[0].get().layout.len);
@@ -302,10 +305,13 @@ impl Fit {
         };
         let origins = self.origins.chunks(2).map(|pair| Ok([fixed(&pair[0])?, fixed(&pair[1])?]));
         let origins: Vec<[Origin; 2]> = origins.collect::<PyResult<_>>()?;
-        let (x, y) = (Float32::kept(&self.x, py), match &self.y {
-            Kept::Pointwise(_, y) | Kept::Rows(y) => Some(Float32::kept(y, py)),
-            Kept::Classes(_) => None,
-        });
+        let (x, y) = (
+            Float32::kept(&self.x, py),
+            match &self.y {
+                Kept::Pointwise(_, y) | Kept::Rows(y) => Some(Float32::kept(y, py)),
+                Kept::Classes(_) => None,
+            },
+        );
         let y = y.as_ref().map_or(Ok(&[][..]), Float32::as_slice)?;
         let objective = match &self.y {
             Kept::Pointwise(loss, _) => Objective::Pointwise(*loss, y),

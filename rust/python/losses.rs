@@ -3,7 +3,7 @@ use numpy::{PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArrayMetho
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::inputs::{Float32, as_array, int64, rows, shape_error, shape_text, empty};
+use super::inputs::{Float32, as_array, empty, int64, rows, shape_error, shape_text};
 use crate::losses::{Objective, Pointwise, Rows, Target};
 
 /// Row sums of probabilities may be off by this much: float16 targets are rounded to three digits.

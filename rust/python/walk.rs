@@ -153,7 +153,11 @@ impl<'b, 'py> Walk<'b, 'py> {
             Key::Index(i) => self.path.push_index(state.py(), i)?,
             Key::Name(name) => self.path.push(name)?,
         }
-        if state.is_none() { self.bystanders(&model)? } else { self.visit(&state, &model, gradient.as_ref())? }
+        if state.is_none() {
+            self.bystanders(&model)?
+        } else {
+            self.visit(&state, &model, gradient.as_ref())?
+        }
         self.path.pop();
         Ok(())
     }
@@ -252,8 +256,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             (Some(names), Some(g)) => self.fields_by_name(names, model, g)?,
             _ => None,
         };
-        let gradient =
-            if by_name.is_some() { Sequence::None } else { self.sequence(children, tuple.len(), gradient)? };
+        let gradient = if by_name.is_some() { Sequence::None } else { self.sequence(children, tuple.len(), gradient)? };
         for i in 0..children.len() {
             let down = match &by_name {
                 Some(values) => values[i].clone(),
