@@ -134,7 +134,7 @@ def test_an_iterator_that_is_read_more_than_once_is_told_before_anything_is_done
     assert len(optirs.train(GRADIENT, model, iter([data, data]), RULE, log_every=2).history) == 2
     for options in ({"epochs": 2}, {"log_every": 1}):
         source = iter([data, data])
-        with pytest.raises(ValueError, match="data is read 2 times, .*: an iterator can be read once only"):
+        with pytest.raises(ValueError, match=r"data is read 2 times, .*: an iterator can be read once only"):
             optirs.train(GRADIENT, model, source, RULE, **options)
         assert len(list(source)) == 2
     used = iter([data])
