@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 BENCH_VENV ?= .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 EXAMPLES ?= 20000
+KILLS ?= 2000
+DEEPSPEED := deepspeed==0.19.8
+SOURCES := $(shell find rust python -name '*.rs' -o -name '*.py' -o -name '*.pyi')
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint test vectorised bench-env peers docs fuzz
+.PHONY: help build fmt lint test vectorised bench-env bench scale peers docs fuzz kill
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,14 +47,31 @@ vectorised: ## fail where a loop over elements has lost its vector instructions 
 $(BENCH_BIN)/pip:
 	$(PYTHON) -m venv $(BENCH_VENV)
 
-bench-env: $(BENCH_BIN)/pip ## make .venv-bench: the package and its peers (PyTorch alone is some 3 GB)
-	$(BENCH_BIN)/pip install -r benches/requirements.txt .
+$(BENCH_VENV)/peers: benches/requirements.txt | $(BENCH_BIN)/pip
+	$(BENCH_BIN)/pip install -r benches/requirements.txt
+	$(BENCH_BIN)/pip install --no-build-isolation $(DEEPSPEED) || echo "$(DEEPSPEED) is left out: it cannot be installed"
+	touch $@
 
-peers: ## compare with PyTorch and optax (after `make bench-env`)
-	$(BENCH_BIN)/python -m pytest -m peers tests/test_peers.py
+$(BENCH_VENV)/package: Cargo.toml Cargo.lock pyproject.toml $(SOURCES) | $(BENCH_BIN)/pip
+	$(BENCH_BIN)/pip install ".[test]"
+	touch $@
+
+bench-env: $(BENCH_VENV)/peers $(BENCH_VENV)/package ## make .venv-bench: the package as it is now and its peers (some 5 GB)
+
+bench: bench-env ## time every rule against the limit of memory and the peers: make bench QUICK=1 ONLY=a2,b
+	$(BENCH_BIN)/python -m benches $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+scale: bench-env ## time and peak memory from 10^5 to 10^9 parameters
+	$(BENCH_BIN)/python -m benches --scale
+
+peers: ## the tests that need PyTorch, JAX or optax (after `make bench-env`)
+	$(BENCH_BIN)/python -m pytest -m peers
 
 fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=100000
 	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py
+
+kill: ## the test of killed processes for longer: make kill KILLS=10000
+	OPTIRS_KILLS=$(KILLS) $(BIN)/pytest tests/test_checkpoint_damage.py -k killed
 
 docs: $(BIN)/pip ## build the site into site/
 	$(BIN)/pip install ".[docs]"

@@ -5,7 +5,7 @@
 //! two sets of blocks. What is kept is bounded by what is in use, or [`FLOOR`] if that is more: a program that drops its
 //! model gets its memory back.
 //!
-//! Large blocks start at different places of a page ([`STAGGER`]): streams that start at the same place share cache sets
+//! Large blocks start at different places of a page ([`STAGGER`], [`HUGE_STAGGER`]): streams that start at the same place share cache sets
 //! and slow each other down.
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -21,9 +21,10 @@ const HUGE: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
 /// So much may be kept however little is in use.
 const FLOOR: usize = 64 << 20;
-/// Distance between the starts of consecutive blocks within a page: a multiple of the cache line.
-const STAGGER: usize = 1088;
-const STAGGERS: usize = 32;
+/// Distances between the starts of consecutive blocks, and after how many they repeat: multiples of the cache line.
+const STAGGER: (usize, usize) = (1088, 32);
+/// The same for blocks with huge pages, whose streams come from memory and meet in more of the caches' sets.
+const HUGE_STAGGER: (usize, usize) = ((128 << 10) + 4160, 16);
 const ALIGN: usize = 64;
 
 static NEXT_STAGGER: AtomicUsize = AtomicUsize::new(0);
@@ -66,14 +67,19 @@ impl Block {
     }
 }
 
+fn stagger(bytes: usize) -> (usize, usize) {
+    if bytes < HUGE { STAGGER } else { HUGE_STAGGER }
+}
+
 /// The layout of a block with room for `bytes`, and where in it they start.
 fn layout(bytes: usize) -> Option<(Layout, usize)> {
     let (size, align, offset) = if bytes < LARGE {
         (bytes.max(1), ALIGN, 0)
     } else {
         let align = if bytes < HUGE { 4096 } else { HUGE_PAGE };
-        let offset = NEXT_STAGGER.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER;
-        (bytes.checked_add(STAGGERS * STAGGER)?, align, offset)
+        let (distance, repeat) = stagger(bytes);
+        let offset = NEXT_STAGGER.fetch_add(1, Ordering::Relaxed) % repeat * distance;
+        (bytes.checked_add(distance * repeat)?, align, offset)
     };
     Some((Layout::from_size_align(size, align).ok()?, offset))
 }
@@ -97,7 +103,7 @@ impl Buffer {
             None => Block::new(bytes)?,
         };
         if bytes >= LARGE {
-            IN_USE.fetch_add(bytes, Ordering::Relaxed);
+            IN_USE.fetch_add(block.layout.size(), Ordering::Relaxed);
         }
         Some(Self { block: Some(block), bytes })
     }
@@ -133,7 +139,8 @@ impl Drop for Buffer {
         if self.bytes < LARGE {
             return block.free();
         }
-        let in_use = IN_USE.fetch_sub(self.bytes, Ordering::Relaxed) - self.bytes;
+        let size = block.layout.size();
+        let in_use = IN_USE.fetch_sub(size, Ordering::Relaxed) - size;
         let Some(mut kept) = kept() else {
             return block.free();
         };
@@ -166,7 +173,8 @@ fn kept() -> Option<std::sync::MutexGuard<'static, Kept>> {
 
 fn recycled(bytes: usize) -> Option<Block> {
     let mut kept = kept()?;
-    let size = bytes.checked_add(STAGGERS * STAGGER)?;
+    let (distance, repeat) = stagger(bytes);
+    let size = bytes.checked_add(distance * repeat)?;
     let i = kept.blocks.iter().rposition(|b| b.layout.size() == size)?;
     let block = kept.blocks.remove(i)?;
     kept.bytes -= size;
@@ -196,6 +204,15 @@ mod tests {
         assert_eq!(again.ptr(), at);
         drop(again);
         assert!(release() >= size);
+    }
+
+    #[test]
+    fn a_block_larger_than_the_floor_is_kept_while_as_much_is_in_use() {
+        let size = FLOOR + 4096;
+        let (old, _new) = (Buffer::new(size).unwrap(), Buffer::new(size).unwrap());
+        let at = old.ptr();
+        drop(old);
+        assert_eq!(Buffer::new(size).unwrap().ptr(), at);
     }
 
     #[test]

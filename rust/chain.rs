@@ -2,8 +2,9 @@
 //! their states are shown.
 
 use crate::dtype::DType;
-use crate::rule::{Kernel, Value};
+use crate::rule::{Entry, Fields, Kernel, Value};
 use crate::rules::RULES;
+use crate::schedules::Schedule;
 use std::ops::Range;
 
 /// A rule as Python describes it.
@@ -15,7 +16,12 @@ pub enum Spec {
     Chain(Vec<Spec>),
     /// `MixedPrecision`.
     Mixed(Box<Spec>, DType),
+    /// `Scheduled`; `None` where a function in Python is among what fields follow.
+    Scheduled(Box<Spec>, Option<Followed>),
 }
+
+/// The names of scheduled fields, and what each follows: a schedule for each of its numbers.
+pub type Followed = Vec<(String, Vec<Schedule>)>;
 
 /// How the states of the links are arranged in `leaf.state`.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +32,33 @@ pub enum Form {
     Chain(Vec<Form>),
     /// The master copy and the state of the rule inside.
     Mixed(Box<Form>),
+    /// The step count of a timer and the state of the rule inside.
+    Scheduled(usize, Box<Form>),
+}
+
+/// What makes a link.
+struct Recipe {
+    entry: &'static Entry,
+    values: Vec<(String, Value)>,
+}
+
+impl Recipe {
+    fn value(&self, field: &str) -> Option<Value> {
+        self.values.iter().find(|(n, _)| n == field).map(|&(_, v)| v)
+    }
+
+    fn build(&self, fields: &Fields) -> Result<Box<dyn Kernel>, String> {
+        (self.entry.build)(fields)
+            .map_err(|field| format!("{}: {field} is missing or of a wrong type", self.entry.name))
+    }
+}
+
+/// A `Scheduled`: it has a step count of its own, behind those of the links.
+struct Timer {
+    /// The links inside.
+    links: Range<usize>,
+    /// Their scheduled fields.
+    fields: Followed,
 }
 
 /// A compiled rule.
@@ -33,30 +66,45 @@ pub struct Program {
     /// The links in the order in which the gradient passes them.
     pub links: Vec<Box<dyn Kernel>>,
     /// Their names.
-    pub names: Vec<String>,
+    pub names: Vec<&'static str>,
     /// See [`Form`].
     pub form: Form,
     /// The type of the master copy, if the rule keeps one.
     pub master: Option<DType>,
+    /// Whether a schedule is a function in Python, so that [`Program::at`] does not know it.
+    pub asks_python: bool,
+    recipes: Vec<Recipe>,
+    timers: Vec<Timer>,
 }
 
 impl Program {
     /// Compiles `spec`; `Err` says what the registry does not know.
     pub fn new(spec: &Spec) -> Result<Self, String> {
-        let mut program = Self { links: Vec::new(), names: Vec::new(), form: Form::Chain(Vec::new()), master: None };
+        let mut program = Self::empty();
         program.form = program.add(spec)?;
         Ok(program)
+    }
+
+    fn empty() -> Self {
+        Self {
+            links: Vec::new(),
+            names: Vec::new(),
+            form: Form::Chain(Vec::new()),
+            master: None,
+            asks_python: false,
+            recipes: Vec::new(),
+            timers: Vec::new(),
+        }
     }
 
     fn add(&mut self, spec: &Spec) -> Result<Form, String> {
         match spec {
             Spec::Rule(name, values) => {
                 let entry = RULES.iter().find(|e| e.name == name).ok_or_else(|| format!("no rule {name}"))?;
-                let look_up = |field: &'static str| values.iter().find(|(n, _)| n == field).map(|&(_, v)| v);
-                let link = (entry.build)(&look_up)
-                    .map_err(|field| format!("{name}: {field} is missing or of a wrong type"))?;
-                self.links.push(link);
-                self.names.push(name.clone());
+                let recipe = Recipe { entry, values: values.clone() };
+                self.links.push(recipe.build(&|field| recipe.value(field))?);
+                self.names.push(entry.name);
+                self.recipes.push(recipe);
                 Ok(Form::Link(self.links.len() - 1))
             }
             Spec::Chain(rules) => Ok(Form::Chain(rules.iter().map(|r| self.add(r)).collect::<Result<_, _>>()?)),
@@ -64,7 +112,47 @@ impl Program {
                 self.master = Some(*dtype);
                 Ok(Form::Mixed(Box::new(self.add(rule)?)))
             }
+            Spec::Scheduled(rule, fields) => {
+                // Outer timers come before inner ones: so `optirs.rules.resolved` counts them.
+                let (timer, first) = (self.timers.len(), self.links.len());
+                self.asks_python |= fields.is_none();
+                self.timers.push(Timer { links: 0..0, fields: fields.clone().unwrap_or_default() });
+                let form = self.add(rule)?;
+                self.timers[timer].links = first..self.links.len();
+                Ok(Form::Scheduled(timer, Box::new(form)))
+            }
         }
+    }
+
+    /// How many step counts there are: one for each link, then one for each timer.
+    #[must_use]
+    pub fn counters(&self) -> usize {
+        self.links.len() + self.timers.len()
+    }
+
+    /// Which of the step counts is that of a timer.
+    #[must_use]
+    pub fn counter_of(&self, timer: usize) -> usize {
+        self.links.len() + timer
+    }
+
+    /// Whether hyper-parameters change with the step: then [`Program::at`] makes the program that is to be run.
+    #[must_use]
+    pub fn is_scheduled(&self) -> bool {
+        !self.timers.is_empty()
+    }
+
+    /// The program of the next step: the same links with the hyper-parameters of that step, and nothing scheduled.
+    pub fn at(&self, counts: &[u64]) -> Result<Self, String> {
+        let mut program = Self { names: self.names.clone(), master: self.master, ..Self::empty() };
+        let timers = || self.timers.iter().zip(&counts[self.links.len()..]);
+        for (i, recipe) in self.recipes.iter().enumerate() {
+            let scheduled = |field: &str| {
+                timers().filter(|(timer, _)| timer.links.contains(&i)).find_map(|(timer, &t)| timer.value(field, t))
+            };
+            program.links.push(recipe.build(&|field| scheduled(field).or_else(|| recipe.value(field)))?);
+        }
+        Ok(program)
     }
 
     /// The type in which a parameter of type `dtype` is kept and stepped: the master's, if there is one.
@@ -118,10 +206,61 @@ impl Program {
         start..(start + 1..reach).find(|&i| self.links[i].reduction().is_some()).unwrap_or(reach)
     }
 
-    /// The step counts after a step that reaches the first `reach` links.
+    /// The step counts after a step that reaches the first `reach` links. A timer counts what its links pass on.
     pub fn advance(&self, counts: &mut [u64], reach: usize) {
+        let passed = if self.timers.is_empty() || self.reach(counts).1 { reach } else { reach.saturating_sub(1) };
+        for (timer, count) in self.timers.iter().zip(&mut counts[self.links.len()..]) {
+            *count += u64::from(reach > 0 && timer.links.end <= passed);
+        }
         for (count, link) in counts[..reach].iter_mut().zip(&self.links) {
             *count = link.advance(*count + 1);
+        }
+    }
+}
+
+impl Timer {
+    /// The value of a scheduled field at `step`.
+    fn value(&self, field: &str, step: u64) -> Option<Value> {
+        let (_, schedules) = self.fields.iter().find(|(name, _)| name == field)?;
+        match &schedules[..] {
+            [one] => Some(Value::Float(one.at(step))),
+            [first, second] => Some(Value::Pair([first.at(step), second.at(step)])),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str, values: &[(&str, Value)]) -> Spec {
+        Spec::Rule(name.into(), values.iter().map(|&(n, v)| (n.into(), v)).collect())
+    }
+
+    fn falling(rule: Spec) -> Spec {
+        let eta = Schedule::Polynomial { start: 1.0, steps: 4, end: 0.0, power: 1.0 };
+        Spec::Scheduled(Box::new(rule), Some(vec![("eta".into(), vec![eta])]))
+    }
+
+    #[test]
+    fn the_program_of_a_step_has_the_values_of_that_step() {
+        let descent = || rule("Descent", &[("eta", Value::Float(1.0))]);
+        let accumulate = rule("AccumGrad", &[("n", Value::Count(2))]);
+        let spec = Spec::Chain(vec![falling(descent()), falling(Spec::Chain(vec![accumulate, descent()]))]);
+        let program = Program::new(&spec).unwrap();
+        let mut counts = vec![0; program.counters()];
+        assert_eq!(counts.len(), 5);
+        for taken in 0..7 {
+            let t = taken / 2;
+            assert_eq!(counts[3..], [taken, t]);
+            let now = program.at(&counts).unwrap();
+            assert!(program.is_scheduled() && !now.is_scheduled());
+            let eta = |i: usize| now.links[i].prepare(1, crate::rule::Rounding::of(crate::dtype::Compute::F64))[0];
+            let expected = |t: u64| 1.0 - t.min(4) as f64 / 4.0;
+            assert_eq!((eta(0), eta(2)), (expected(taken), expected(t)));
+            let reach = program.reach(&counts).0;
+            program.advance(&mut counts, reach);
         }
     }
 }

@@ -4,15 +4,19 @@
 //!
 //! Nothing here can fail: whoever makes a [`Plan`] has checked everything before.
 
-use crate::job::{Job, TILE, Tables};
+use crate::job::{Job, TILE, Tables, Way};
 use crate::pool;
-use crate::simd::{self, Level};
+use crate::simd;
+use crate::stream::{fence, stream};
 use std::ptr;
 
 /// Below so many bytes of traffic no thread is woken: that costs more than it gains.
 pub const PARALLEL_BYTES: usize = 8 << 20;
 /// Bytes of traffic in a task of a thread.
 const TASK_BYTES: usize = 2 << 20;
+/// From so many bytes of traffic on, results that do not replace what was read go past the caches: with less, the next
+/// step finds some of them there.
+const STREAM_BYTES: usize = 64 << 20;
 
 /// Bytes to copy unchanged.
 #[derive(Clone, Copy)]
@@ -55,28 +59,29 @@ impl Plan<'_> {
     /// by anyone else meanwhile; nothing written overlaps anything else in the plan, except that `y` may be `x`, a state's
     /// `to` its `from`, and `dx` the gradient, of the same job.
     pub unsafe fn run(&self) {
-        let level = simd::level();
         let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
         let threads = if total < PARALLEL_BYTES { 1 } else { pool::threads() };
+        let way = Way { level: simd::level(), stream: total >= STREAM_BYTES };
         if threads == 1 {
             for job in self.jobs {
                 // SAFETY: the caller's promise.
-                unsafe { job.run(self.tables, 0, job.n, level) };
+                unsafe { job.run(self.tables, 0, job.n, way) };
             }
             for copy in self.copies {
                 // SAFETY: the caller's promise.
-                unsafe { ptr::copy_nonoverlapping(copy.from, copy.to, copy.bytes) };
+                unsafe { self.copy(copy, 0, copy.bytes, way) };
             }
-            return;
+            return fence();
         }
         let pieces = self.pieces();
         let tasks = self.tasks(&pieces);
         pool::run(threads, tasks.len() - 1, &|i| {
             for &piece in &pieces[tasks[i]..tasks[i + 1]] {
                 // SAFETY: the caller's promise; the pieces are disjoint parts of the plan.
-                unsafe { self.piece(piece, level) };
+                unsafe { self.piece(piece, way) };
             }
+            fence();
         });
     }
 
@@ -114,15 +119,24 @@ impl Plan<'_> {
         starts
     }
 
-    unsafe fn piece(&self, piece: Piece, level: Level) {
+    unsafe fn piece(&self, piece: Piece, way: Way) {
         // SAFETY: the caller's promise.
         unsafe {
             match piece {
-                Piece::Job { job, start, end } => self.jobs[job].run(self.tables, start, end, level),
-                Piece::Copy { copy, start, end } => {
-                    let c = self.copies[copy];
-                    ptr::copy_nonoverlapping(c.from.add(start), c.to.add(start), end - start);
-                }
+                Piece::Job { job, start, end } => self.jobs[job].run(self.tables, start, end, way),
+                Piece::Copy { copy, start, end } => self.copy(&self.copies[copy], start, end, way),
+            }
+        }
+    }
+
+    unsafe fn copy(&self, copy: &Copy, start: usize, end: usize, way: Way) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (from, to) = (copy.from.add(start), copy.to.add(start));
+            if way.stream {
+                stream(way.level, from, to, end - start)
+            } else {
+                ptr::copy_nonoverlapping(from, to, end - start)
             }
         }
     }

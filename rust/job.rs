@@ -9,7 +9,9 @@ use crate::element::Element;
 use crate::kernel::{Call, Mode, subtract};
 use crate::rule::{Kernel, SLOTS, Scalars};
 use crate::simd::Level;
+use crate::stream::stream;
 use num_complex::Complex;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -55,6 +57,15 @@ pub struct Tables<'a> {
     pub states: &'a [State],
 }
 
+/// How the loops of a plan run.
+#[derive(Clone, Copy)]
+pub struct Way {
+    /// The instruction set.
+    pub level: Level,
+    /// Whether results that do not replace what was read go past the caches.
+    pub stream: bool,
+}
+
 /// One array and the links that its gradient passes.
 pub struct Job<'a> {
     /// The links.
@@ -93,20 +104,20 @@ impl Job<'_> {
     ///
     /// # Safety
     /// As for [`crate::drive::Plan::run`], for those elements.
-    pub unsafe fn run(&self, tables: Tables, start: usize, end: usize, level: Level) {
+    pub unsafe fn run(&self, tables: Tables, start: usize, end: usize, way: Way) {
         if start == end {
             return; // an empty array's pointer may be anything
         }
         // SAFETY: the caller's promise.
         unsafe {
             if self.is_lone() {
-                return self.lone(tables, start, end, level);
+                return self.lone(tables, start, end, way);
             }
             match self.compute {
-                Compute::F32 => self.tiles::<f32>(tables, start, end, level),
-                Compute::F64 => self.tiles::<f64>(tables, start, end, level),
-                Compute::C64 => self.tiles::<Complex<f32>>(tables, start, end, level),
-                Compute::C128 => self.tiles::<Complex<f64>>(tables, start, end, level),
+                Compute::F32 => self.tiles::<f32>(tables, start, end, way),
+                Compute::F64 => self.tiles::<f64>(tables, start, end, way),
+                Compute::C64 => self.tiles::<Complex<f32>>(tables, start, end, way),
+                Compute::C128 => self.tiles::<Complex<f64>>(tables, start, end, way),
             }
         }
     }
@@ -122,7 +133,7 @@ impl Job<'_> {
             && self.gradient.dtype == dtype
     }
 
-    unsafe fn lone(&self, tables: Tables, start: usize, end: usize, level: Level) {
+    unsafe fn lone(&self, tables: Tables, start: usize, end: usize, way: Way) {
         let Some(y) = self.y else { return };
         let at = start * self.compute.dtype().size();
         let (mut s, mut o) = ([ptr::null_mut(); SLOTS], [ptr::null_mut(); SLOTS]);
@@ -148,21 +159,49 @@ impl Job<'_> {
                 s,
                 o,
             };
-            self.links[0].run(self.compute, level, &call);
+            if way.stream && !in_place {
+                return self.streamed(tables, call, way.level);
+            }
+            self.links[0].run(self.compute, way.level, &call);
         }
     }
 
-    unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, level: Level) {
+    /// As one call, but the results go past the caches, strip by strip.
+    unsafe fn streamed(&self, tables: Tables, all: Call, level: Level) {
+        let mut room = Strips::new();
+        let strips = room.starts();
+        let size = self.compute.dtype().size();
+        let states = &tables.states[self.states.clone()];
+        for at in (0..all.n).step_by(TILE) {
+            let n = TILE.min(all.n - at);
+            // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
+            unsafe {
+                let mut call = Call { n, y: strips[SLOTS], ..all };
+                (call.x, call.g) = (all.x.add(at * size), all.g.add(at * size));
+                for (i, state) in states.iter().enumerate() {
+                    call.s[i] = all.s[i].add(at * state.size);
+                    call.o[i] = strips[i];
+                }
+                self.links[0].run(self.compute, level, &call);
+                stream(level, call.y, all.y.add(at * size), n * size);
+                for (i, state) in states.iter().enumerate() {
+                    stream(level, call.o[i], all.o[i].add(at * state.size), n * state.size);
+                }
+            }
+        }
+    }
+
+    unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
         let (mut d, mut x) = ([T::ZERO; TILE], [T::ZERO; TILE]);
         for at in (start..end).step_by(TILE) {
             let n = TILE.min(end - at);
             // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
-            unsafe { self.tile(tables, at, &mut d[..n], &mut x[..n], level) };
+            unsafe { self.tile(tables, at, &mut d[..n], &mut x[..n], way) };
         }
     }
 
     /// Steps the elements from `at` on for which there is room in the scratch tiles `d` and `x`.
-    unsafe fn tile<T: Element>(&self, tables: Tables, at: usize, d: &mut [T], x: &mut [T], level: Level) {
+    unsafe fn tile<T: Element>(&self, tables: Tables, at: usize, d: &mut [T], x: &mut [T], way: Way) {
         let native = T::COMPUTE.dtype();
         let n = d.len();
         // SAFETY: the caller's promise; the scratch tiles overlap nothing.
@@ -173,21 +212,26 @@ impl Job<'_> {
                 T::load(self.x.dtype, from.cast(), x);
                 from = x.as_ptr();
             }
-            self.links(tables, at, from, d, level);
+            let y = self.y.filter(|_| self.dx.is_none());
+            let to = y.map_or(ptr::null_mut(), |y| y.ptr.add(at * y.dtype.size()));
+            let past = way.stream && self.rounded.is_none() && !ptr::eq(from, to.cast());
+            let mut strip = Strips::new();
+            let land: *mut T = match y {
+                None => ptr::null_mut(),
+                Some(y) if y.dtype != native => x.as_mut_ptr(),
+                Some(_) if past => strip.starts()[0].cast(),
+                Some(_) => to.cast(),
+            };
+            self.links(tables, at, from, d, land, way);
             if let Some(dx) = self.dx {
                 T::store(native, d, dx.add(at * native.size()));
             }
-            let Some(y) = self.y else { return };
-            let to = y.ptr.add(at * y.dtype.size());
-            let direct = self.rounded.is_none() && y.dtype == native && self.x.dtype == native;
-            if direct {
-                return subtract(level, from, d, to.cast());
+            let Some(y) = y else { return };
+            if y.dtype != native {
+                T::store(y.dtype, from_raw_parts(land, n), to);
+            } else if past {
+                stream(way.level, land.cast(), to, n * native.size());
             }
-            if self.x.dtype == native {
-                x.copy_from_slice(from_raw_parts(from, n));
-            }
-            subtract(level, x.as_ptr(), d, x.as_mut_ptr());
-            T::store(y.dtype, x, to);
             if let Some(r) = self.rounded {
                 // What is rounded is the master as it was stored, which may be narrower than the compute type.
                 T::load(y.dtype, to, x);
@@ -196,32 +240,85 @@ impl Job<'_> {
         }
     }
 
-    /// Sends the gradient tile `d` of the elements from `at` on through the links.
-    unsafe fn links<T: Element>(&self, tables: Tables, at: usize, x: *const T, d: &mut [T], level: Level) {
-        let mut states = tables.states[self.states.clone()].iter();
-        for (link, k) in self.links.iter().zip(&tables.scalars[self.scalars..]) {
-            let mut s = [ptr::null_mut(); SLOTS];
+    /// Sends the gradient tile `d` of the elements from `at` on through the links. The last one subtracts its `dx` from `x`
+    /// on the way to `land`, unless that is null: then `d` becomes `dx`.
+    unsafe fn links<T: Element>(&self, tables: Tables, at: usize, x: *const T, d: &mut [T], land: *mut T, way: Way) {
+        if self.links.is_empty() && !land.is_null() {
             // SAFETY: the caller's promise.
-            unsafe {
-                for (s, state) in s.iter_mut().zip(states.by_ref().take(link.slots().len())) {
-                    *s = state.to.add(at * state.size);
-                    if !ptr::eq(state.from, state.to) {
-                        ptr::copy_nonoverlapping(state.from.add(at * state.size), *s, d.len() * state.size);
-                    }
-                }
-                let call = Call {
-                    mode: Mode::Link,
-                    n: d.len(),
-                    k,
-                    x: x.cast_mut().cast(),
-                    y: ptr::null_mut(),
-                    g: d.as_mut_ptr().cast(),
-                    s,
-                    o: [ptr::null_mut(); SLOTS],
-                };
-                link.run(T::COMPUTE, level, &call);
+            return unsafe { subtract(way.level, x, d, land) };
+        }
+        let mut states = &tables.states[self.states.clone()];
+        for (i, (link, k)) in self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate() {
+            let (own, rest) = states.split_at(link.slots().len());
+            states = rest;
+            let last = i + 1 == self.links.len() && !land.is_null();
+            let mode = if !last {
+                Mode::Link
+            } else if ptr::eq(x, land) {
+                Mode::InPlace
+            } else {
+                Mode::Pure
+            };
+            let [s, o] = [[ptr::null_mut(); SLOTS]; 2];
+            let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
+            let call = Call { mode, n: d.len(), k, x, y, g, s, o };
+            // SAFETY: the caller's promise.
+            unsafe { link_tile(link.as_ref(), T::COMPUTE, own, at, call, way) };
+        }
+    }
+}
+
+/// Runs one link on a tile that starts at `at`; `call` lacks the states.
+///
+/// # Safety
+/// As for [`crate::drive::Plan::run`], for the elements of the tile.
+unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: usize, mut call: Call, way: Way) {
+    let mut room = Strips::new();
+    let strips = room.starts();
+    let moves = |state: &State| !ptr::eq(state.from, state.to);
+    // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
+    unsafe {
+        for (i, state) in states.iter().enumerate() {
+            let (from, to) = (state.from.add(at * state.size), state.to.add(at * state.size));
+            // A strip in between for what goes past the caches, and where a pure loop would meet its own input.
+            let pure = call.mode == Mode::Pure;
+            let new = if way.stream && moves(state) || pure && !moves(state) { strips[i] } else { to };
+            (call.s[i], call.o[i]) = (if pure { from } else { new }, new);
+            if !pure && moves(state) {
+                ptr::copy_nonoverlapping(from, new, call.n * state.size);
             }
         }
+        link.run(compute, way.level, &call);
+        for (i, state) in states.iter().enumerate() {
+            let (to, bytes) = (state.to.add(at * state.size), call.n * state.size);
+            if ptr::eq(call.o[i], to) {
+                continue;
+            }
+            if moves(state) {
+                stream(way.level, call.o[i], to, bytes);
+            } else {
+                ptr::copy_nonoverlapping(call.o[i], to, bytes);
+            }
+        }
+    }
+}
+
+/// Room for a tile of each state array and of the parameter, in the first-level cache.
+#[repr(align(64))]
+struct Strips([MaybeUninit<u8>; (SLOTS + 1) * STRIP]);
+
+/// Bytes of a tile of the largest type.
+const STRIP: usize = TILE * 16;
+
+impl Strips {
+    fn new() -> Self {
+        Self([MaybeUninit::uninit(); (SLOTS + 1) * STRIP])
+    }
+
+    /// Where each strip starts.
+    fn starts(&mut self) -> [*mut u8; SLOTS + 1] {
+        let first: *mut u8 = self.0.as_mut_ptr().cast();
+        std::array::from_fn(|i| first.wrapping_add(i * STRIP))
     }
 }
 

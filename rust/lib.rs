@@ -17,7 +17,9 @@ pub mod pool;
 pub mod reduce;
 pub mod rule;
 pub mod rules;
+pub mod schedules;
 pub mod simd;
+pub mod stream;
 pub mod xoshiro;
 
 #[cfg(feature = "python")]

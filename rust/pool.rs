@@ -6,6 +6,7 @@
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 struct Entry {
@@ -60,26 +61,85 @@ fn pool(workers: usize) -> Option<&'static ThreadPool> {
 }
 
 /// Calls `task(0)` to `task(tasks - 1)`, each once, on up to `threads` threads, the calling one among them.
+///
+/// Nobody waits for a helper that comes too late: on a busy machine it may take milliseconds to wake up.
 pub fn run(threads: usize, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-    let next = AtomicUsize::new(0);
-    let work = || {
+    let helpers = threads.min(tasks).saturating_sub(1);
+    let Some(pool) = (if helpers == 0 { None } else { pool(threads - 1) }) else {
+        return (0..tasks).for_each(task);
+    };
+    // SAFETY: nobody calls it after `run` has returned: then the crew is closed and empty.
+    let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
+    let crew = Arc::new(Crew { task, tasks, next: AtomicUsize::new(0), inside: AtomicUsize::new(0) });
+    for _ in 0..helpers {
+        let crew = crew.clone();
+        pool.spawn(move || {
+            if let Some(_inside) = crew.enter() {
+                crew.work();
+            }
+        });
+    }
+    // Dropped at the end, also if a task panics.
+    let _closing = Closing(&crew);
+    crew.work();
+}
+
+/// The threads that share some tasks.
+struct Crew {
+    task: &'static (dyn Fn(usize) + Sync),
+    tasks: usize,
+    next: AtomicUsize,
+    /// Twice the number of helpers at work, and 1 more once nobody may join.
+    inside: AtomicUsize,
+}
+
+const CLOSED: usize = 1;
+const ONE: usize = 2;
+
+impl Crew {
+    /// Joins, unless it is closed.
+    fn enter(&self) -> Option<Inside<'_>> {
+        let join = |n| if n & CLOSED == 0 { Some(n + ONE) } else { None };
+        self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, join).ok()?;
+        Some(Inside(self))
+    }
+
+    fn work(&self) {
         loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= tasks {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= self.tasks {
                 return;
             }
-            task(i);
+            (self.task)(i);
         }
-    };
-    let helpers = threads.min(tasks).saturating_sub(1);
-    match if helpers == 0 { None } else { pool(threads - 1) } {
-        None => work(),
-        Some(pool) => pool.in_place_scope(|scope| {
-            for _ in 0..helpers {
-                scope.spawn(|_| work());
+    }
+}
+
+/// A helper at work.
+struct Inside<'a>(&'a Crew);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(ONE, Ordering::Release);
+    }
+}
+
+/// Closes a crew and waits for those inside.
+struct Closing<'a>(&'a Crew);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        const SPINS: usize = 1000; // some microseconds
+        self.0.inside.fetch_or(CLOSED, Ordering::Relaxed);
+        let mut waited = 0;
+        while self.0.inside.load(Ordering::Acquire) != CLOSED {
+            if waited < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
             }
-            work();
-        }),
+            waited += 1;
+        }
     }
 }
 

@@ -5,6 +5,7 @@ The blocks of one document share one namespace, in order. Docstring examples sta
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
@@ -25,6 +26,7 @@ os.environ["MPLBACKEND"] = "Agg"
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 SCRIPTS = sorted(ROOT.glob("examples/*.py"))
+PEERS = ("jax", "torch")
 MARKDOWN = Sybil(parsers=[PythonCodeBlockParser()])
 
 
@@ -40,8 +42,21 @@ def examples(path, module=None):
     return list(document.examples())
 
 
+def installed(module_name):
+    """Whether what the module is a bridge to is there, if it is one."""
+    package, _, library = module_name.rpartition(".")
+    return package != "optirs.bridges" or library not in PEERS or importlib.util.find_spec(library) is not None
+
+
 def modules():
-    return [optirs, *(importlib.import_module(m.name) for m in pkgutil.walk_packages(optirs.__path__, "optirs."))]
+    names = [m.name for m in pkgutil.walk_packages(optirs.__path__, "optirs.")]
+    return [optirs, *(importlib.import_module(name) for name in names if installed(name))]
+
+
+def marked(example, source):
+    """The example, deselected like the other tests of peers if it needs one."""
+    needs_peer = any(f"import {peer}" in source for peer in PEERS)
+    return pytest.param(example, marks=[pytest.mark.peers, pytest.mark.filterwarnings("default")] if needs_peer else [])
 
 
 def docstrings():
@@ -67,7 +82,7 @@ def test_every_source_has_examples():
     assert SCRIPTS
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+@pytest.mark.parametrize("path", [marked(path, path.read_text()) for path in DOCUMENTS], ids=name)
 def test_document(path, monkeypatch):
     module = types.ModuleType("document")
     monkeypatch.setitem(sys.modules, "document", module)  # so that the classes it defines can be pickled
@@ -75,7 +90,7 @@ def test_document(path, monkeypatch):
         example.evaluate()
 
 
-@pytest.mark.parametrize("test", DOCSTRINGS, ids=lambda test: test.name)
+@pytest.mark.parametrize("test", [marked(test, test.docstring) for test in DOCSTRINGS], ids=lambda test: test.name)
 def test_docstring(test):
     out = []
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -83,7 +98,7 @@ def test_docstring(test):
     assert result.failed == 0, "".join(out)
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+@pytest.mark.parametrize("path", [marked(path, path.read_text()) for path in SCRIPTS], ids=name)
 def test_script(path, tmp_path):
     done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -239,6 +239,12 @@ def test_arguments_in_another_order():
                 act(*arguments)
     with pytest.raises(TypeError, match=r"state at layers\[0\]\.W is ndarray, not a Leaf"):
         optirs.update(tree, tree, tree)
+    for rule in (optirs.Adam(), optirs.Adam):
+        for act in (optirs.update, optirs.update_):
+            with pytest.raises(
+                TypeError, match=rf"{text}, and the first is the rule .*Adam.*optirs\.setup\(rule, model\)"
+            ):
+                act(rule, tree, tree)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,7 @@ model = [np.zeros(size, np.float32) for size in (3_000_000, 7, 2_000_000)]
 gradient = [np.ones_like(x) for x in model]
 state = optirs.setup(optirs.Momentum(1.0, rho=0.0), model)
 started = threading.Event()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have switched off
 
 def interrupt():
     started.wait()

@@ -79,6 +79,21 @@ def test_rules_as_text(rule: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "eta",
+    [
+        "schedules.Constant(0.1)",
+        "schedules.Piecewise([0.1, 1e9], (60,))",
+        "schedules.Sequence((schedules.Constant(0.1), schedules.Cosine(0.5, 10, end=0.1)), boundaries=(60,))",
+    ],
+)
+def test_schedules_as_text(eta: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--epochs", "50"]) == 0
+    expected = losses_in(capsys.readouterr().out.split("\n\n")[0])
+    assert main(["--rule", f"Scheduled(Descent(), eta={eta})", "--epochs", "50"]) == 0
+    assert losses_in(capsys.readouterr().out.split("\n\n")[0]) == expected != {}
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--rule", "Nonsense"],
@@ -98,6 +113,10 @@ def test_rules_as_text(rule: str, capsys: pytest.CaptureFixture[str]) -> None:
         ["--rule", "Descent(" + "-" * 900 + "1)"],
         ["--rule", "Descent(\0)"],
         ["--rule", "Descent(100.0)"],
+        ["--rule", "schedules.Constant(0.1)"],
+        ["--rule", "Scheduled(Descent())"],
+        ["--rule", "Scheduled(Descent(), eta=schedules.Nonsense(0.1))"],
+        ["--rule", "Scheduled(Descent(), eta=schedules)"],
         ["--epochs", "-1"],
         ["--epochs", "many"],
         ["--seed", "-1"],
@@ -144,7 +163,11 @@ def test_a_seed_is_of_any_size(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
 def test_ctrl_c_is_tidy() -> None:
     with subprocess.Popen(
-        [*COMMAND, "--epochs", "100000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "--epochs", "100000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell may have switched off
     ) as process:
         assert process.stdout is not None
         for _ in range(3):  # the header and two epochs: it is training

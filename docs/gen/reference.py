@@ -1,6 +1,6 @@
 """The reference: a page for every module, with its public names. Run by `mkdocs build`.
 
-Walks what `import optirs` shows; rules are left to their own pages.
+Walks what `import optirs` shows; rules and schedules are left to their own pages.
 """
 
 import inspect
@@ -11,14 +11,14 @@ import mkdocs_gen_files
 
 import optirs
 
-RULES = {id(rule) for rule in optirs.RULES.values()}
+ELSEWHERE = {id(rule) for rule in (*optirs.RULES.values(), optirs.Scheduled)}  # they have pages
 
 
 def public():
     """The public names and what they stand for, without modules and rules."""
     names = getattr(optirs, "__all__", None) or [name for name in dir(optirs) if not name.startswith("_")]
     members = {name: getattr(optirs, name) for name in names}
-    return {n: m for n, m in members.items() if not inspect.ismodule(m) and id(m) not in RULES}
+    return {n: m for n, m in members.items() if not inspect.ismodule(m) and id(m) not in ELSEWHERE}
 
 
 def home(name, member):

@@ -3,8 +3,11 @@
 `setup` makes the state, `update` a step; rules compose with `OptimiserChain`. As Optimisers.jl in Julia.
 """
 
-from . import rules
-from ._core import Leaf, Xoshiro, affine_forward, affine_gradient
+from . import rules, schedules
+from ._core import Leaf, Xoshiro, affine_gradient
+from .affine import affine_forward
+from .bridges import with_autograd, with_jax, with_torch
+from .checkpoint import Checkpoint, load, save
 from .flat import Restructure, destructure
 from .gradients import supervised
 from .history import History
@@ -19,6 +22,7 @@ from .tree import KeyPath, functor, getkeypath, isnumeric, trainables
 __all__ = [
     "Affine",
     "Chain",
+    "Checkpoint",
     "Dense",
     "Event",
     "History",
@@ -41,9 +45,12 @@ __all__ = [
     "getkeypath",
     "huber",
     "isnumeric",
+    "load",
     "mae",
     "mse",
     "release_memory",
+    "save",
+    "schedules",
     "set_num_threads",
     "setup",
     "supervised",
@@ -52,5 +59,8 @@ __all__ = [
     "trainables",
     "update",
     "update_",
+    "with_autograd",
+    "with_jax",
+    "with_torch",
 ]
 __all__ += rules.__all__

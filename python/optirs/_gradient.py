@@ -1,5 +1,6 @@
 """Gradients that the compiled module does not read as they are: converted, summed and laid out by NumPy."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ Array = NDArray[Any]
 
 def total(terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
     """The sum of the gradients `terms`, which `converted` made, as an array of this type, shape and memory order."""
-    shape = tuple(shape)
-    laid_out: Array = np.ndarray(shape, dtype, np.empty(max(terms[0].size, 1), dtype), strides=tuple(strides))
+    shape, strides = tuple(shape), tuple(strides)
+    if len(terms) == 1 and _lies_so(terms[0], dtype, strides):
+        return np.asarray(terms[0])
+    laid_out: Array = np.ndarray(shape, dtype, np.empty(max(terms[0].size, 1), dtype), strides=strides)
     if len(terms) == 1:
         np.copyto(laid_out, terms[0], casting="unsafe")
         return laid_out
@@ -23,6 +26,12 @@ def total(terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], 
             sum_ = sum_ + term
         np.copyto(laid_out, sum_, casting="unsafe")
     return laid_out
+
+
+def _lies_so(array: Array, dtype: np.dtype[Any], strides: tuple[int, ...]) -> bool:
+    """Whether `array` can be read where it is."""
+    same = all(n <= 1 or a == b for n, a, b in zip(array.shape, array.strides, strides, strict=True))
+    return array.dtype == dtype and array.flags.aligned and (same or array.size == 0)
 
 
 def converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...], transposed: bool) -> Array:
@@ -39,7 +48,7 @@ def converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...], transposed: 
 def _converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     if _nests_deeper(g, len(shape) + 2):
         raise TypeError(f"is no array of numbers, but a {type(g).__name__} that nests too deep")
-    array = _as_array(g)
+    array = _as_array(g, dtype)
     if array.dtype.kind == "c" and dtype.kind != "c":
         raise TypeError(f"has type {array.dtype}, the parameter is {dtype}")
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
@@ -55,15 +64,18 @@ def _nests_deeper(g: Any, levels: int) -> bool:
     return isinstance(g, (list, tuple)) and (levels == 0 or any(_nests_deeper(x, levels - 1) for x in g))
 
 
-def _as_array(g: Any) -> Array:
+def _as_array(g: Any, dtype: np.dtype[Any]) -> Array:
     """`g` as an array: without a copy where it is a tensor on the CPU."""
     if isinstance(g, np.ndarray):
         return g
-    if hasattr(g, "detach"):  # torch refuses to share a tensor that records gradients
+    torch = sys.modules.get("torch")
+    of_torch = torch is not None and isinstance(g, getattr(torch, "Tensor", ()))
+    if hasattr(g, "detach"):  # such tensors are not shared while they record gradients
         g = g.detach()
-    for convert in (np.from_dlpack, np.asarray) if hasattr(g, "__dlpack__") else (np.asarray,):
+    ways = [_of_torch] if of_torch else [_of_dlpack, _of_anything] if hasattr(g, "__dlpack__") else [_of_anything]
+    for way in ways:
         try:
-            array: Array = convert(g)
+            array: Array = way(g, dtype)
         except (TypeError, ValueError, BufferError, RuntimeError) as e:
             error = e
         else:
@@ -71,3 +83,18 @@ def _as_array(g: Any) -> Array:
                 raise TypeError(f"is no array of numbers, but {type(g).__name__}")
             return array
     raise TypeError(f"is no array of numbers, but {type(g).__name__} ({error})") from error
+
+
+def _of_torch(tensor: Any, dtype: np.dtype[Any]) -> Array:
+    # NumPy alone would not read bfloat16, nor what has yet to be conjugated or negated.
+    from .bridges.torch import array
+
+    return array(tensor, dtype)
+
+
+def _of_dlpack(g: Any, _: np.dtype[Any]) -> Array:
+    return np.from_dlpack(g)
+
+
+def _of_anything(g: Any, _: np.dtype[Any]) -> Array:
+    return np.asarray(g)

@@ -66,6 +66,14 @@ def _chosen(rule: Rule | RuleFunction, path: KeyPath, array: Any) -> Rule | None
     raise TypeError(f"the rule function returned {chosen!r} for {path}, not a rule or None")
 
 
+def _check_no_rule(state: Any) -> None:
+    if isinstance(state, Rule) or (isinstance(state, type) and issubclass(state, Rule)):
+        raise TypeError(
+            f"update takes (state, model, gradient), and the first is the rule {state!r}: "
+            "state = optirs.setup(rule, model) makes the state"
+        ) from None
+
+
 def update(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
     """One step: the new state and the new model. The arguments are left alone.
 
@@ -94,7 +102,11 @@ def update(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
 
     As `Optimisers.update` in Julia. PyTorch's `optimizer.step()` changes the model in place: see `update_`.
     """
-    return _core.update(state, model, gradient, False)
+    try:
+        return _core.update(state, model, gradient, False)
+    except TypeError:
+        _check_no_rule(state)
+        raise
 
 
 def update_(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
@@ -124,7 +136,11 @@ def update_(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
 
     As `Optimisers.update!` in Julia.
     """
-    return _core.update(state, model, gradient, True)
+    try:
+        return _core.update(state, model, gradient, True)
+    except TypeError:
+        _check_no_rule(state)
+        raise
 
 
 def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:

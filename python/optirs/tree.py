@@ -12,7 +12,7 @@ from . import _core
 C = TypeVar("C", bound=type)
 Trainable = Iterable[str] | Callable[[Any], Iterable[str]]
 
-_NUMERIC = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})
+_NUMERIC = "efdFD"  # NumPy's letters for float16, float32, float64, complex64 and complex128
 
 
 class KeyPath(tuple[Any, ...]):
@@ -122,6 +122,12 @@ def _slots(cls: type) -> list[str]:
     return slots
 
 
+def attributes(node: Any) -> dict[str, Any]:
+    """What an object holds, in `__dict__` or in slots."""
+    slots = {name: getattr(node, name) for name in _slots(type(node)) if hasattr(node, name)}
+    return {**getattr(node, "__dict__", {}), **slots}
+
+
 def isnumeric(x: Any) -> bool:
     """Whether `x` is trainable: a NumPy array of floats or complex numbers.
 
@@ -137,7 +143,13 @@ def isnumeric(x: Any) -> bool:
         >>> optirs.isnumeric(np.zeros(2)), optirs.isnumeric(np.zeros(2, int)), optirs.isnumeric(1.0)
         (True, False, False)
     """
-    return isinstance(x, np.ndarray) and x.dtype.name in _NUMERIC
+    return isinstance(x, np.ndarray) and (x.dtype.char in _NUMERIC or is_bfloat16(x.dtype))
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether it is bfloat16 of `ml_dtypes`, which has no letter of its own."""
+    # The kind first: NumPy works out a name anew each time it is asked for.
+    return dtype.kind not in "biufcSUO" and dtype.name == "bfloat16"
 
 
 def getkeypath(model: Any, path: Iterable[Any]) -> Any:
@@ -208,7 +220,7 @@ def _address(x: NDArray[Any]) -> int:
 
 @dataclasses.dataclass
 class Parameter:
-    """A trainable array, once however many places it stands at."""
+    """An array, once however many places it stands at."""
 
     path: KeyPath
     array: NDArray[Any]
@@ -216,18 +228,29 @@ class Parameter:
     """Where it stands, and whether transposed."""
 
 
-def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]:
+Tied = tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]
+
+
+def parameters(model: Any) -> Tied:
     """The leaves of `model`, its parameters in order, and for each leaf the index of its parameter.
 
     Raises:
         ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
     """
+    return _tied(leaves(model), lambda leaf, trained: trained and isnumeric(leaf))
+
+
+def arrays(tree: Any) -> Tied:
+    """As `parameters`, with all arrays of whatever type, also those that are not trained."""
+    return _tied(leaves(tree, whole=True), lambda leaf, _: isinstance(leaf, np.ndarray))
+
+
+def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
     found: list[Parameter] = []
     by_address: dict[int, list[int]] = {}
     index: list[int | None] = []
-    all_leaves = leaves(model)
     for path, leaf, trained in all_leaves:
-        if not (trained and isnumeric(leaf)):
+        if not wanted(leaf, trained):
             index.append(None)
             continue
         candidates = by_address.setdefault(_address(leaf), [])
@@ -240,6 +263,14 @@ def parameters(model: Any) -> tuple[list[tuple[KeyPath, Any, bool]], list[Parame
         index.append(known[0])
     _check_overlap(found, list(_bystanders(all_leaves, index)))
     return all_leaves, found, index
+
+
+def _span(x: NDArray[Any]) -> tuple[int, int]:
+    """The addresses of the first byte and of the one behind the last."""
+    if x.flags.forc:
+        low = _address(x)
+        return low, low + x.nbytes
+    return np.lib.array_utils.byte_bounds(x)
 
 
 def _bystanders(
@@ -256,7 +287,7 @@ def _bystanders(
 
 def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
     arrays = [*((p.path, p.array) for p in found), *bystanders]
-    spans = sorted((*np.lib.array_utils.byte_bounds(x), i) for i, (_, x) in enumerate(arrays) if x.size)
+    spans = sorted((*_span(x), i) for i, (_, x) in enumerate(arrays) if x.size)
     open_: list[tuple[int, int, int]] = []
     for low, high, i in spans:
         open_ = [o for o in open_ if o[1] > low]

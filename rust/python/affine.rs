@@ -49,7 +49,7 @@ pub fn affine_forward<'py>(
     if b.shape() != [shape.n_out] {
         return Err(mismatch(CALL, "b", &b, &w, &[shape.n_out]));
     }
-    let y = empty(py, with_columns(&x, shape.n_out, &mut [0; 2]))?;
+    let y = empty(py, with_columns(x.shape(), shape.n_out, &mut [0; 2]))?;
     // SAFETY: the array is new, so this is the only reference to its elements, and `forward` only writes to them.
     let out = unsafe { y.as_slice_mut() }?;
     let (w, b, x) = (w.as_slice()?, b.as_slice()?, x.as_slice()?);
@@ -92,7 +92,7 @@ pub fn affine_gradient<'py>(
     let dy = Float32::new("affine_gradient: dy", dy)?;
     let shape = shape_of(CALL, &w, &x)?;
     let mut extents = [0; 2];
-    let expected = with_columns(&x, shape.n_out, &mut extents);
+    let expected = with_columns(x.shape(), shape.n_out, &mut extents);
     if dy.shape() != expected {
         let (found, x, w) = (shape_text(dy.shape()), shape_text(x.shape()), shape_text(w.shape()));
         let expected = shape_text(expected);
@@ -129,8 +129,8 @@ pub fn mismatch(call: &str, name: &str, found: &Float32<'_>, w: &Float32<'_>, ex
 }
 
 /// The shape of `x` with another number of columns.
-pub fn with_columns<'a>(x: &Float32<'_>, columns: usize, extents: &'a mut [usize; 2]) -> &'a [usize] {
-    match *x.shape() {
+pub fn with_columns<'a>(shape: &[usize], columns: usize, extents: &'a mut [usize; 2]) -> &'a [usize] {
+    match *shape {
         [batch, _] => {
             *extents = [batch, columns];
             extents

@@ -1,5 +1,7 @@
 //! One parameter of an update: its leaf, its array and its gradient, checked.
 
+use std::sync::Arc;
+
 use bumpalo::Bump;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -13,6 +15,7 @@ use super::leaf::{Guard, Leaf, Moments, busy};
 use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
+use crate::chain::Program;
 use crate::dtype::DType;
 use crate::job::Source;
 
@@ -28,6 +31,8 @@ pub struct Entry<'a, 'py> {
     pub data: *mut u8,
     /// Whether the array is stepped where it lies; if not, through a copy.
     pub direct: bool,
+    /// The program of this step, where the leaf's own has schedules.
+    pub scheduled: Option<Arc<Program>>,
     /// The gradient at the first place that has one.
     gradient: Option<Part<'a, 'py>>,
     /// Those at its other places.
@@ -109,7 +114,8 @@ impl<'a, 'py> Entry<'a, 'py> {
         if in_place && !direct && overlaps_itself(view, leaf.dtype.size()) {
             return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
         }
-        Ok(Self { place: i, guard, array: &place.array, data: view.data, direct, gradient: None, others: Vec::new() })
+        let (array, data) = (&place.array, view.data);
+        Ok(Self { place: i, guard, array, data, direct, scheduled: None, gradient: None, others: Vec::new() })
     }
 
     /// Adds the gradient at a place.
@@ -214,12 +220,11 @@ impl<'a, 'py> Entry<'a, 'py> {
     /// The type to which gradients are converted: as [`Entry::working`], also where a master copy is a rule's in Python.
     fn wanted(&self, py: Python<'py>) -> PyResult<DType> {
         let inner = self.guard.get();
-        let rule = inner.rule.bind(py);
-        let mixed = matches!(inner.moments, Moments::Own(_)) && rule.get_type().name()? == "MixedPrecision";
-        if !mixed {
-            return Ok(self.working());
-        }
-        let master: String = rule.getattr("dtype")?.extract()?;
+        let master = match inner.moments {
+            Moments::Own(_) => inner.rule.bind(py).getattr(intern!(py, "_master"))?,
+            Moments::Compiled { .. } => return Ok(self.working()),
+        };
+        let Some(master) = master.extract::<Option<String>>()? else { return Ok(self.working()) };
         Ok(match DType::from_name(&master) {
             Some(DType::F64) if self.leaf().dtype.is_complex() => DType::C128,
             Some(_) if self.leaf().dtype.is_complex() => DType::C64,

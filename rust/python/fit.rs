@@ -258,6 +258,9 @@ fn arrays<'py>(
 fn is_plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<bool> {
     let guard = leaf.reading()?;
     let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(false) };
+    if program.is_scheduled() {
+        return Ok(false); // its hyper-parameters are another step's each time: the loop in Python asks for them
+    }
     let takes = match program.working(leaf.dtype) {
         DType::F32 => true,
         DType::F64 => !tied,

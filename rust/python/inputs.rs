@@ -1,7 +1,7 @@
 //! Arrays for the layers and losses: whatever NumPy can read becomes contiguous float32.
 use numpy::npyffi::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, get_type_object, npy_intp};
 use numpy::{Element, PY_ARRAY_API, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods};
-use numpy::{PyUntypedArray, PyUntypedArrayMethods, npyffi};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::IntoPyDict;

@@ -50,7 +50,7 @@ pub fn dense_pullback<'py>(
     }
     let layer = dense(shape, activation(name)?);
     let mut extents = [0; 2];
-    let columns = with_columns(&x, shape.n_out, &mut extents);
+    let columns = with_columns(x.shape(), shape.n_out, &mut extents);
     let (y, z) = (empty(py, columns)?, empty(py, columns)?);
     // SAFETY: the arrays are new, so these are the only references to their elements.
     let (out, kept) = unsafe { (y.as_slice_mut()?, z.as_slice_mut()?) };
@@ -77,7 +77,7 @@ pub fn dense_gradient<'py>(
     let z = Float32::new("Dense: z", z)?;
     let dy = Float32::new("Dense: dy", dy)?;
     let shape = shape_of(CALL, &w, &x)?;
-    if dy.shape() != z.shape() || z.shape() != with_columns(&x, shape.n_out, &mut [0; 2]) {
+    if dy.shape() != z.shape() || z.shape() != with_columns(x.shape(), shape.n_out, &mut [0; 2]) {
         let (found, expected) = (shape_text(dy.shape()), shape_text(z.shape()));
         return Err(shape_error(format!("{CALL}: dy has shape {found}, the output has {expected}")));
     }

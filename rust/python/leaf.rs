@@ -283,6 +283,10 @@ impl Leaf {
             Form::Mixed(rule) => {
                 (view(&slots[0])?, self.show(py, program, slots, counts, rule)?).into_pyobject(py).map(Bound::into_any)
             }
+            Form::Scheduled(timer, rule) => {
+                let state = self.show(py, program, slots, counts, rule)?;
+                (counts[program.counter_of(*timer)], state).into_pyobject(py).map(Bound::into_any)
+            }
             &Form::Link(i) => {
                 let link = &program.links[i];
                 if link.slots().is_empty() && link.counter().is_none() {

@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
-use super::arrays::{Layout, View, allocate, numpy, shape_text};
+use super::arrays::{Layout, Place, View, allocate, numpy, shape_text};
 use super::leaf::{Counts, Inner, Leaf, Moments, Slot, Slots};
 use super::path::place_text;
 use super::program::program;
@@ -46,7 +46,7 @@ pub fn make_leaves(
         let moments = match compiled {
             None => Moments::Own(own_state(py, rule, x)?),
             Some(program) => {
-                let counts = smallvec![0; program.links.len()];
+                let counts = smallvec![0; program.counters()];
                 let places = places.by_ref().take(slots.len());
                 let slots = slots.into_iter().zip(places).map(|((dtype, initial), place)| {
                     if let Some(value) = initial {
@@ -75,7 +75,7 @@ fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyResul
     if !dtype.is_complex() {
         return Ok(());
     }
-    let real_only = program.links.iter().zip(&program.names).find(|(l, _)| !l.complex()).map(|(_, n)| n.clone());
+    let real_only = program.links.iter().zip(&program.names).find(|(l, _)| !l.complex()).map(|(_, n)| *n);
     let reason = match (real_only, program.master) {
         (Some(name), _) => format!("{name} has no meaning for complex numbers"),
         (None, Some(DType::F16 | DType::BF16)) => "MixedPrecision has no 16-bit complex type".into(),
@@ -110,10 +110,44 @@ pub fn restore(
     state: &Bound<'_, PyAny>,
     frozen: bool,
 ) -> PyResult<Leaf> {
+    let (dtype, layout) = parameter(shape, strides, dtype)?;
+    Ok(restored(py, rule, dtype, layout, state)?.with_frozen(frozen))
+}
+
+/// What [`restore`] takes, without the state: rule, shape, strides, type, and whether frozen.
+type Described = (Py<PyAny>, Vec<isize>, Vec<isize>, String, bool);
+
+/// Leaves with the states of an iterator, copied one after the other. Small arrays lie together, as `setup` lays them.
+#[pyfunction]
+pub fn restore_leaves(py: Python<'_>, items: Vec<Described>, states: &Bound<'_, PyAny>) -> PyResult<Vec<Leaf>> {
+    let mut drafts = Vec::with_capacity(items.len());
+    let mut requests = Vec::new();
+    for (rule, shape, strides, dtype, frozen) in items {
+        let (dtype, layout) = parameter(shape, strides, &dtype)?;
+        let program = program(py, rule.bind(py))?;
+        if let Some(program) = &program {
+            requests.extend(sizes(program, dtype, layout.len));
+        }
+        drafts.push((rule, dtype, layout, program, frozen));
+    }
+    let mut places = allocate(py, &requests)?.into_iter();
+    let mut leaves = Vec::with_capacity(drafts.len());
+    for ((rule, dtype, layout, program, frozen), state) in drafts.into_iter().zip(states.try_iter()?) {
+        leaves.push(filled(py, rule, dtype, layout, program, &mut places, &state?)?.with_frozen(frozen));
+    }
+    Ok(leaves)
+}
+
+fn parameter(shape: Vec<isize>, strides: Vec<isize>, dtype: &str) -> PyResult<(DType, Arc<Layout>)> {
     let Some(dtype) = DType::from_name(dtype) else { return Err(PyValueError::new_err(format!("no type {dtype}"))) };
     let layout =
         Layout::checked(shape, strides).ok_or_else(|| PyValueError::new_err("the strides do not fit the shape"))?;
-    Ok(restored(py, rule, dtype, Arc::new(layout), state)?.with_frozen(frozen))
+    Ok((dtype, Arc::new(layout)))
+}
+
+/// What the state arrays of a parameter with `len` elements take, as [`allocate`] wants it.
+fn sizes(program: &Program, dtype: DType, len: usize) -> impl Iterator<Item = (usize, usize)> {
+    program.slots(dtype).into_iter().enumerate().map(move |(i, (d, _))| (i, len.saturating_mul(d.size())))
 }
 
 /// A leaf whose state is a copy of `state`, which has the form that `leaf.state` has.
@@ -124,7 +158,22 @@ pub fn restored(
     layout: Arc<Layout>,
     state: &Bound<'_, PyAny>,
 ) -> PyResult<Leaf> {
-    let Some(program) = program(py, rule.bind(py))? else {
+    let program = program(py, rule.bind(py))?;
+    let requests: Vec<_> = program.iter().flat_map(|p| sizes(p, dtype, layout.len)).collect();
+    filled(py, rule, dtype, layout, program, &mut allocate(py, &requests)?.into_iter(), state)
+}
+
+/// The same in memory that was allocated for it.
+fn filled(
+    py: Python<'_>,
+    rule: Py<PyAny>,
+    dtype: DType,
+    layout: Arc<Layout>,
+    program: Option<Arc<Program>>,
+    places: &mut impl Iterator<Item = Place>,
+    state: &Bound<'_, PyAny>,
+) -> PyResult<Leaf> {
+    let Some(program) = program else {
         return Ok(Leaf::new(
             dtype,
             layout,
@@ -132,18 +181,15 @@ pub fn restored(
         ));
     };
     suits(&program, dtype, || "the top".into())?;
-    let slots = program.slots(dtype);
-    let requests: Vec<_> =
-        slots.iter().enumerate().map(|(i, (d, _))| (i, layout.len.saturating_mul(d.size()))).collect();
-    let places = allocate(py, &requests)?;
-    let slots: Slots = slots.into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
-    let counts = smallvec![0; program.links.len()];
+    let slots: Slots =
+        program.slots(dtype).into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
+    let counts = smallvec![0; program.counters()];
     let mut leaf = Leaf::new(
         dtype,
         layout,
         Inner { rule, moments: Moments::Compiled { program: program.clone(), slots, counts }, frozen: false },
     );
-    let mut counts: Counts = smallvec![0; program.links.len()];
+    let mut counts: Counts = smallvec![0; program.counters()];
     leaf.read_state(py, &program, &program.form, state, &mut counts)?;
     if let Moments::Compiled { counts: c, .. } = &mut leaf.inner_mut().moments {
         *c = counts;
@@ -175,8 +221,14 @@ impl Leaf {
                 self.read_slot(py, 0, "master", &pair.get_item(0)?)?;
                 self.read_state(py, program, rule, &pair.get_item(1)?, counts)
             }
+            Form::Scheduled(timer, rule) => {
+                let pair = state.cast::<PyTuple>().ok().filter(|t| t.len() == 2);
+                let pair = pair.ok_or_else(|| wrong("Scheduled's state is (t, state)".into()))?;
+                counts[program.counter_of(*timer)] = pair.get_item(0)?.extract()?;
+                self.read_state(py, program, rule, &pair.get_item(1)?, counts)
+            }
             &Form::Link(i) => {
-                let (link, name) = (&program.links[i], &program.names[i]);
+                let (link, name) = (&program.links[i], program.names[i]);
                 if link.slots().is_empty() && link.counter().is_none() {
                     return if state.is_none() { Ok(()) } else { Err(wrong(format!("{name} has none"))) };
                 }

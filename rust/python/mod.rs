@@ -6,6 +6,7 @@ mod arena;
 mod arrays;
 mod differ;
 mod entry;
+mod files;
 mod fit;
 mod inputs;
 mod layers;
@@ -18,6 +19,7 @@ mod overlap;
 mod path;
 mod program;
 mod replace;
+mod schedules;
 mod steps;
 mod threads;
 mod tree;
@@ -34,6 +36,8 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
+    use super::files::{file_header, read_file_header};
+    #[pymodule_export]
     use super::fit::Fit;
     #[pymodule_export]
     use super::layers::{activations, dense_gradient, dense_pullback};
@@ -42,11 +46,13 @@ mod _core {
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
-    use super::make::{make_leaves, restore};
+    use super::make::{make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::network::{forward, supervised, supervised_loss};
     #[pymodule_export]
     use super::path::path_text;
+    #[pymodule_export]
+    use super::schedules::{schedule_at, schedule_of};
     #[pymodule_export]
     use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]

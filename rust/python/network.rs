@@ -223,7 +223,7 @@ impl<'py> Input<'py> {
         let n_in = model.network.n_in();
         match rows(x.shape()) {
             Some((batch, columns)) if columns == n_in => {
-                let output = with_columns(&x, model.network.n_out(), &mut [0; 2]).to_vec();
+                let output = with_columns(x.shape(), model.network.n_out(), &mut [0; 2]).to_vec();
                 Ok(Self { batch, output, x })
             }
             _ => {

@@ -7,7 +7,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
 
-use crate::chain::{Program, Spec};
+use super::schedules::read as schedule;
+use crate::chain::{Followed, Program, Spec};
 use crate::dtype::DType;
 use crate::rule::Value;
 
@@ -43,6 +44,19 @@ fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Prog
     Ok(Some(Arc::new(program)))
 }
 
+/// What scheduled fields follow; `None` where functions in Python are among it.
+fn scheduled(described: &Bound<'_, PyAny>) -> PyResult<Option<Followed>> {
+    if described.is_none() {
+        return Ok(None);
+    }
+    let fields = described.cast::<PyDict>()?.iter();
+    let read = |(name, schedules): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+        let schedules = schedules.try_iter()?.map(|s| schedule(&s?)).collect::<PyResult<_>>()?;
+        Ok((name.extract()?, schedules))
+    };
+    fields.map(read).collect::<PyResult<_>>().map(Some)
+}
+
 /// Reads what `optirs.rules.spec` returned.
 fn spec(described: &Bound<'_, PyAny>) -> PyResult<Spec> {
     let parts = described.cast::<PyTuple>()?;
@@ -55,6 +69,7 @@ fn spec(described: &Bound<'_, PyAny>) -> PyResult<Spec> {
             let dtype = DType::from_name(&dtype).ok_or_else(|| PyValueError::new_err(format!("no type {dtype}")))?;
             Ok(Spec::Mixed(Box::new(spec(&body)?), dtype))
         }
+        "Scheduled" => Ok(Spec::Scheduled(Box::new(spec(&body)?), scheduled(&parts.get_item(2)?)?)),
         _ => {
             let fields = body.cast::<PyDict>()?;
             let fields = fields.iter().map(|(k, v)| Ok((k.extract()?, value(&v)?))).collect::<PyResult<_>>()?;

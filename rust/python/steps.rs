@@ -82,6 +82,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             self.carry_x(entry, output);
             return Ok(None);
         };
+        let program = entry.scheduled.as_deref().unwrap_or(program);
         let rule = Rule { program, slots, counts };
         let Some(gradient) = gradient else {
             self.carry_x(entry, output);

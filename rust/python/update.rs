@@ -12,6 +12,7 @@ use super::entry::{Entry, Gradient, Held, Names, Origin, entries};
 use super::leaf::{Inner, Leaf, Moments, Slot};
 use super::overlap::Touched;
 use super::replace::replace;
+use super::schedules::schedule;
 use super::steps::Steps;
 use super::walk::walk;
 use crate::job::{Sink, Source};
@@ -56,6 +57,7 @@ fn update_in<'py>(
             made.push(own_step(py, entry, gradient.as_ref(), &names)?);
         }
     }
+    disturbed |= schedule(py, &mut entries, &gradients, &names)?;
     let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
     disturbed |= touched.separate(py, arena, &mut gradients)?;
     if disturbed {
@@ -133,7 +135,7 @@ fn own_step<'py>(
 }
 
 /// An error of a rule in Python with the place: in its text where it is ours, as a note where it may be anybody's.
-fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
+pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     if error.is_instance_of::<PyFloatingPointError>(py) {
         let text = error.value(py).to_string();
         let reason = text.split(PLACE).next().unwrap_or(&text);

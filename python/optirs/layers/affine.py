@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from .._core import Xoshiro, affine_forward, affine_gradient
+from .. import _core
+from .._core import Xoshiro, affine_gradient
+from ..affine import affine_forward
 from ..tree import functor
 from ._base import Float32, check_arrays, generator
 
@@ -70,8 +72,8 @@ class Affine:
         W = rng.rand(n_out, n_in)
         return cls(W, rng.rand(n_out))
 
-    def __call__(self, x: npt.ArrayLike) -> Float32:
-        """`x @ W.T + b`: `(batch, n_out)` for `x` of `(batch, n_in)`, `(n_out,)` for `(n_in,)`.
+    def __call__(self, x: npt.ArrayLike) -> Any:
+        """`x @ W.T + b`: `(batch, n_out)` for `x` of `(batch, n_in)`, `(n_out,)` for `(n_in,)`; see `affine_forward`.
 
         Raises:
             ValueError: the shapes do not fit.
@@ -105,4 +107,4 @@ class Affine:
             dW, db, dx = affine_gradient(W, x, dy)
             return Affine(dW, db), dx
 
-        return affine_forward(W, self.b, x), back
+        return _core.affine_forward(W, self.b, x), back

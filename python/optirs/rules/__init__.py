@@ -5,6 +5,7 @@ from ._apply import step as step
 from ._base import Rule
 from ._base import adjusted as adjusted
 from ._base import fields as fields
+from ._base import resolved as resolved
 from ._base import spec as spec
 from .accumgrad import AccumGrad
 from .adabelief import AdaBelief
@@ -27,6 +28,7 @@ from .optimiserchain import OptimiserChain
 from .radam import RAdam
 from .rmsprop import RMSProp
 from .rprop import Rprop
+from .scheduled import Scheduled
 from .signdecay import SignDecay
 from .weightdecay import WeightDecay
 
@@ -58,7 +60,7 @@ RULES: dict[str, type[Rule]] = {
         MixedPrecision,
     )
 }
-"""Every rule by its name."""
+"""Every rule of Optimisers.jl by its name. `Scheduled` is none of them, and stands for rules that are."""
 
 __all__ = [
     "RULES",
@@ -84,6 +86,7 @@ __all__ = [
     "RMSProp",
     "Rprop",
     "Rule",
+    "Scheduled",
     "SignDecay",
     "WeightDecay",
     "apply",

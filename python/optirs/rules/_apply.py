@@ -35,7 +35,7 @@ def init(rule: Rule, x: Any) -> Any:
     expect_rule("init: the first argument", rule)
     x = _parameter(rule, x)
     if spec(rule) is not None:
-        return _core.init(rule, x if rule._rounds else computed(x))
+        return _core.init(rule, x if rule._master is not None else computed(x))
     return _apart(rule.init(_shown(rule, x)), x)
 
 
@@ -64,7 +64,7 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
     expect_rule("apply: the first argument", rule)
     x = _parameter(rule, x)
     dx = _gradient(rule, x, dx, "the gradient")
-    if spec(rule) is not None and not rule._rounds:
+    if spec(rule) is not None and rule._master is None:
         result: tuple[Any, Any] = _core.apply(rule, state, computed(x), dx)
         return result
     state, step = _pair(rule, rule.apply(_locked(state), _shown(rule, x), _locked(dx)))
@@ -74,7 +74,7 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
 
 def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     """`(new state, new parameter)`, rounded once and in the memory order of `x`; `None` for a parameter that stays."""
-    if rule._rounds:
+    if rule._master is not None:
         _gradient(rule, x, dx, "the gradient")  # the rule converts it to the type of its copy, which may be wider
         return rule._advance(state, x, np.asarray(dx))
     state, dx = apply(rule, state, x, dx)
@@ -105,7 +105,7 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
     if array.shape != x.shape:
         raise ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
-        if what == "the gradient" and not rule._rounds:
+        if what == "the gradient" and rule._master is None:
             array = array.astype(x.dtype, copy=False)  # as `update` does
         return array.astype(to, copy=False)
 
@@ -124,7 +124,7 @@ def computed(x: Array) -> Array:
 
 def _shown(rule: Rule, x: Array) -> Array:
     """`x` as a rule in Python sees it."""
-    view: Array = _locked(x if rule._rounds else computed(x))
+    view: Array = _locked(x if rule._master is not None else computed(x))
     return view
 
 

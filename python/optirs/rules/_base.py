@@ -1,14 +1,14 @@
 """`Rule`, and what the built-in rules have in common."""
 
 import dataclasses
-import inspect
-import math
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_args, get_type_hints
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ._parameters import Parameter
+from ._checked import Checked, checked, own_fields
 
 Array = NDArray[Any]
 R = TypeVar("R", bound="Rule")
@@ -62,7 +62,10 @@ class Rule:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(names) or 'none'}")
         return dataclasses.replace(self, **values) if values else self  # type: ignore[type-var]
 
-    _rounds: ClassVar[bool] = False  # whether it sees a 16-bit parameter as it is, and rounds by itself
+    @property
+    def _master(self) -> str | None:
+        """The precision of the copy that it steps instead of the parameter, which it rounds by itself, if it does."""
+        return None
 
     def _advance(self, state: Any, x: Array, dx: Array) -> tuple[Any, Array | None]:
         """`(new state, new parameter)` of a rule that rounds."""
@@ -80,21 +83,20 @@ class Rule:
         """A copy where those of `values` that are adjustable here, and in the rules inside, have changed."""
         return self.replace(**{name: values[name] for name in self._adjustable() if name in values})
 
+    def _schedulable(self, name: str) -> list[Any]:
+        """The values, here and in the rules inside, of the hyper-parameter of that name, where it can be scheduled."""
+        value = getattr(self, name, None)
+        return [value] if name in self._adjustable() and not isinstance(value, bool | np.bool_) else []
 
-class BuiltIn(Rule):
+    def _resolved(self, _counts: Iterator[int]) -> "Rule":
+        """The rule of one step, without schedules, whose step counts come from outside inwards, first to last."""
+        return self
+
+
+class BuiltIn(Checked, Rule):
     """A rule that is compiled. Its fields are checked as their types say."""
 
     _builtin: ClassVar[bool]
-    _parameters: ClassVar[dict[str, Parameter]] = {}
-
-    def __post_init__(self) -> None:
-        for name, parameter in self._parameters.items():
-            value = parameter.read(f"{type(self).__name__}: {name}", getattr(self, name))
-            object.__setattr__(self, name, value)
-
-    def __repr__(self) -> str:
-        fields = (f"{name}={_literal(getattr(self, name))}" for name in own_fields(self))
-        return f"{type(self).__qualname__}({', '.join(fields)})"
 
     def _spec(self) -> tuple[Any, ...] | None:
         base = parent(self)
@@ -104,6 +106,10 @@ class BuiltIn(Rule):
     def _adjustable(self) -> list[str]:
         fixed = {name for name, parameter in self._parameters.items() if parameter.fixed}
         return [name for name in own_fields(self) if name not in fixed]
+
+    def _schedulable(self, name: str) -> list[Any]:
+        acts_once = name in self._parameters and self._parameters[name].initial
+        return [] if acts_once else super()._schedulable(name)
 
     def init(self, x: Array) -> Any:
         """The state before the first step of the parameter `x`; see `optirs.init`."""
@@ -118,46 +124,8 @@ class BuiltIn(Rule):
 @dataclass_transform(frozen_default=True)
 def builtin(cls: T) -> T:
     """Makes a class a built-in rule: a frozen dataclass with checked fields and a full docstring."""
-    dataclasses.dataclass(frozen=True, repr=False)(cls)
-    hints = get_type_hints(cls, include_extras=True)
-    types = {field.name: get_args(hints[field.name]) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     cls._builtin = True
-    cls._parameters = {name: args[1] for name, args in types.items()}
-    # In signatures the types alone.
-    cls.__init__.__annotations__ = {name: args[0] for name, args in types.items()} | {"return": None}
-    cls.__doc__ = _documented(cls)
-    return cls
-
-
-def _documented(cls: type[BuiltIn]) -> str | None:
-    """The docstring with its arguments and errors, put before what it says about the state."""
-    if cls.__doc__ is None:  # python -OO
-        return None
-    head, state, tail = inspect.cleandoc(cls.__doc__).partition("State:\n")
-    fields = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    lines = ["Args:"]
-    for name, parameter in cls._parameters.items():
-        default = "" if fields[name] is dataclasses.MISSING else f" (default {fields[name]!r})"
-        lines.append(f"    {name}: {parameter.words[0].upper()}{parameter.words[1:]}{default}.")
-    lines += ["", "Raises:", "    TypeError: If an argument is not of its type."]
-    lines += ["    ValueError: If it is out of range.", "", ""]
-    return head + "\n".join(lines) + state + tail
-
-
-def _literal(value: Any) -> str:
-    """Python source of a hyper-parameter."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float('{value}')"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_literal, value))})"
-    return repr(value)
-
-
-def own_fields(rule: Rule) -> list[str]:
-    """The names of the dataclass fields that the constructor of `rule` takes."""
-    if not dataclasses.is_dataclass(rule):
-        return []
-    return [field.name for field in dataclasses.fields(rule) if field.init]
+    return checked(cls, "State:\n")
 
 
 def parent(rule: Rule) -> type[Any] | None:
@@ -184,6 +152,11 @@ def adjusted(rule: R, **values: Any) -> R:
     """A copy where every rule inside that has a field of that name gets the value; the others stay as they are."""
     expect_rule("rule", rule)
     return rule._adjusted(values)
+
+
+def resolved(rule: Rule, counts: tuple[int, ...]) -> Rule:
+    """The rule of one step: every `Scheduled` in it, at its own count of steps, becomes the rule that it stands for."""
+    return rule._resolved(iter(counts))
 
 
 def plain(rule: BuiltIn) -> Rule:

@@ -24,6 +24,10 @@ class Parameter(Protocol):
     def fixed(self) -> bool:
         """Whether `adjust` must leave it alone."""
 
+    @property
+    def initial(self) -> bool:
+        """Whether it acts only when state is made."""
+
     def read(self, name: str, value: Any) -> Any:
         """`value` as it is kept; an error that begins with `name` if it will not do."""
 
@@ -48,6 +52,7 @@ class Number:
     meaning: str
     ranges: tuple[Range, ...]
     fixed: bool = False
+    initial: bool = False
 
     @property
     def words(self) -> str:
@@ -69,6 +74,7 @@ class Pair:
     both: str = ""
     holds: Callable[[float, float], bool] = lambda _a, _b: True
     fixed: bool = False
+    initial: bool = False
 
     @property
     def words(self) -> str:
@@ -94,6 +100,7 @@ class Switch:
 
     words: str
     fixed: bool = False
+    initial: bool = False
 
     def read(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool | np.bool_):
@@ -107,6 +114,7 @@ class Count:
 
     meaning: str
     fixed: bool = False
+    initial: bool = False
 
     @property
     def words(self) -> str:
@@ -141,7 +149,9 @@ AMOUNT = (FINITE, NONNEGATIVE)
 
 Rate = Annotated[float, Number("learning rate, in units of x per unit of gradient", AMOUNT)]
 StepSize = Annotated[float, Number("learning rate: about the size of a step, in the unit of x", AMOUNT)]
-FirstStep = Annotated[float, Number("size of the first step, in the unit of x; acts only when state is made", AMOUNT)]
+FirstStep = Annotated[
+    float, Number("size of the first step, in the unit of x; acts only when state is made", AMOUNT, initial=True)
+]
 Inertia = Annotated[float, Number("share of the velocity that a step keeps", (FRACTION,))]
 Memory = Annotated[float, Number("share of the running means that a step keeps", (FRACTION,))]
 Betas = Annotated[tuple[float, float], Pair("shares of the first and of the second moment that a step keeps", FRACTION)]

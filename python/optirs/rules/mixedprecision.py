@@ -1,5 +1,6 @@
 """A copy of the parameter in another precision."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -52,16 +53,19 @@ class MixedPrecision(Rule):
     dtype: str = "float32"
 
     _builtin: ClassVar[bool] = True
-    _rounds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if isinstance(expect_rule(f"{name}: rule", self.rule), MixedPrecision):
+        if expect_rule(f"{name}: rule", self.rule)._master is not None:
             raise ValueError(f"{name}: rule is a MixedPrecision itself")
         object.__setattr__(self, "dtype", _canonical(name, self.dtype))
 
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}(rule={self.rule!r}, dtype={self.dtype!r})"
+
+    @property
+    def _master(self) -> str:
+        return self.dtype
 
     def _spec(self) -> tuple[Any, ...] | None:
         inner = spec(self.rule)
@@ -73,9 +77,15 @@ class MixedPrecision(Rule):
     def _adjusted(self, values: dict[str, Any]) -> Self:
         return self.replace(rule=self.rule._adjusted(values))
 
+    def _schedulable(self, name: str) -> list[Any]:
+        return self.rule._schedulable(name)
+
+    def _resolved(self, counts: Iterator[int]) -> Rule:
+        return self.replace(rule=self.rule._resolved(counts))
+
     def init(self, x: Array) -> tuple[Array, Any]:
         """The copy of the parameter `x`, and the state of the rule for it."""
-        master = x.astype(self._master(x))
+        master = x.astype(self._copy_dtype(x))
         return master, init(self.rule, master)
 
     def apply(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
@@ -93,7 +103,7 @@ class MixedPrecision(Rule):
         new[...] = stepped
         return (stepped, inner), new
 
-    def _master(self, x: Array) -> np.dtype[Any]:
+    def _copy_dtype(self, x: Array) -> np.dtype[Any]:
         """The dtype of the copy of `x`."""
         if x.dtype.kind != "c":
             return _real(self.dtype)

@@ -1,12 +1,12 @@
 """Rules in sequence."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from ._apply import apply, init
 from ._base import Array, Rule, expect_rule, spec
-from .mixedprecision import MixedPrecision
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -51,7 +51,7 @@ class OptimiserChain(Rule):
         if len(rules) == 1 and isinstance(rules[0], list | tuple):
             raise TypeError(f"{name} takes the rules one by one: {name}(*rules)")
         for i, rule in enumerate(rules):
-            if isinstance(expect_rule(f"{name}: rules[{i}]", rule), MixedPrecision):
+            if expect_rule(f"{name}: rules[{i}]", rule)._master is not None:
                 raise ValueError(f"{name}: rules[{i}] is a MixedPrecision, which goes around a chain, never inside")
         object.__setattr__(self, "rules", rules)
 
@@ -73,6 +73,12 @@ class OptimiserChain(Rule):
 
     def _adjusted(self, values: dict[str, Any]) -> Self:
         return self.replace(rules=[rule._adjusted(values) for rule in self.rules])
+
+    def _schedulable(self, name: str) -> list[Any]:
+        return [value for rule in self.rules for value in rule._schedulable(name)]
+
+    def _resolved(self, counts: Iterator[int]) -> Rule:
+        return self.replace(rules=[rule._resolved(counts) for rule in self.rules])
 
     def init(self, x: Array) -> tuple[Any, ...]:
         """The state of each rule before the first step of the parameter `x`."""

@@ -1,0 +1,1 @@
+"""How fast, against what memory allows and against other libraries: `make bench`. README.md has the protocol."""

@@ -1,0 +1,135 @@
+//! Schedules: read from Python, evaluated for Python, and put into the programs of an update.
+
+use std::sync::Arc;
+
+use numpy::{PyArray1, PyArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::entry::{Entry, Gradient, Names};
+use super::leaf::{Counts, Inner, Moments};
+use super::program::program;
+use super::update::at;
+use crate::chain::Program;
+use crate::schedules::Schedule;
+
+/// The value of a schedule, as its `_spec` describes it, at `step`.
+#[pyfunction]
+pub fn schedule_at(described: &Bound<'_, PyAny>, step: u64) -> PyResult<f64> {
+    Ok(read(described)?.at(step))
+}
+
+/// The values of a schedule at each of `steps`.
+#[pyfunction]
+pub fn schedule_of<'py>(
+    py: Python<'py>,
+    described: &Bound<'py, PyAny>,
+    steps: &Bound<'py, PyArray1<u64>>,
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    let schedule = read(described)?;
+    let values = steps.to_vec()?.into_iter().map(|step| schedule.at(step));
+    Ok(PyArray1::from_iter(py, values))
+}
+
+/// Reads what `_spec` of a schedule returned: its name and its fields.
+pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
+    let parts = described.cast::<PyTuple>()?;
+    let (name, fields): (String, _) = (parts.get_item(0)?.extract()?, parts.get_item(1)?);
+    let fields = fields.cast::<PyDict>()?;
+    let field = |name: &str| fields.as_any().get_item(name);
+    let float = |name: &str| field(name)?.extract::<f64>();
+    let whole = |name: &str| field(name)?.extract::<u64>();
+    let boundaries = || field("boundaries")?.extract::<Vec<u64>>();
+    Ok(match name.as_str() {
+        "Constant" => Schedule::Constant { value: float("value")? },
+        "Step" => Schedule::Step { start: float("start")?, factor: float("factor")?, every: whole("every")? },
+        "Exponential" => Schedule::Exponential {
+            start: float("start")?,
+            factor: float("factor")?,
+            every: whole("every")?,
+            limit: field("limit")?.extract()?,
+        },
+        "Polynomial" => Schedule::Polynomial {
+            start: float("start")?,
+            steps: whole("steps")?,
+            end: float("end")?,
+            power: float("power")?,
+        },
+        "Cosine" => Schedule::Cosine { start: float("start")?, steps: whole("steps")?, end: float("end")? },
+        "Warmup" => Schedule::Warmup {
+            schedule: Box::new(read(&field("schedule")?)?),
+            steps: whole("steps")?,
+            start: float("start")?,
+        },
+        "OneCycle" => Schedule::OneCycle {
+            peak: float("peak")?,
+            steps: whole("steps")?,
+            pct_start: float("pct_start")?,
+            div_factor: float("div_factor")?,
+            final_div_factor: float("final_div_factor")?,
+        },
+        "Piecewise" => {
+            let (values, boundaries) = (field("values")?.extract::<Vec<f64>>()?, boundaries()?);
+            one_more(values.len(), &boundaries)?;
+            Schedule::Piecewise { values, boundaries }
+        }
+        "Sequence" => {
+            let schedules = field("schedules")?.try_iter()?.map(|s| read(&s?)).collect::<PyResult<Vec<_>>>()?;
+            let boundaries = boundaries()?;
+            one_more(schedules.len(), &boundaries)?;
+            Schedule::Sequence { schedules, boundaries }
+        }
+        _ => return Err(PyValueError::new_err(format!("no schedule {name}"))),
+    })
+}
+
+/// There must be one interval more than there are boundaries between them.
+fn one_more(intervals: usize, boundaries: &[u64]) -> PyResult<()> {
+    if intervals == boundaries.len() + 1 { Ok(()) } else { Err(PyValueError::new_err("too few or many boundaries")) }
+}
+
+/// Gives each entry that is stepped, and whose rule is scheduled, the program of this step. Leaves of one rule at one
+/// step, one after the other, share it. Returns whether it ran the user's Python code.
+pub fn schedule<'py>(
+    py: Python<'py>,
+    entries: &mut [Entry<'_, 'py>],
+    gradients: &[Option<Gradient<'_, 'py>>],
+    names: &Names,
+) -> PyResult<bool> {
+    let mut asked = false;
+    let mut last: Option<(Py<PyAny>, Counts, Arc<Program>)> = None;
+    for (entry, gradient) in entries.iter_mut().zip(gradients) {
+        let Inner { rule, moments: Moments::Compiled { program, counts, .. }, .. } = entry.guard.get() else {
+            continue;
+        };
+        if !program.is_scheduled() || gradient.is_none() {
+            continue;
+        }
+        if let Some((r, c, made)) = &last
+            && r.is(rule)
+            && c == counts
+        {
+            entry.scheduled = Some(made.clone());
+            continue;
+        }
+        let new = made(py, rule.bind(py), program, counts).map_err(|error| at(py, error, &names.of(entry.place)))?;
+        last = Some((rule.clone_ref(py), counts.clone(), new.clone()));
+        asked |= program.asks_python;
+        entry.scheduled = Some(new);
+    }
+    Ok(asked)
+}
+
+/// The program of the next step.
+fn made(py: Python<'_>, rule: &Bound<'_, PyAny>, own: &Program, counts: &[u64]) -> PyResult<Arc<Program>> {
+    if !own.asks_python {
+        return own.at(counts).map(Arc::new).map_err(PyValueError::new_err);
+    }
+    let rules = py.import(intern!(py, "optirs.rules"))?;
+    let timers = PyTuple::new(py, &counts[own.links.len()..])?;
+    let rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
+    let made = program(py, &rule)?.filter(|made| made.names == own.names && !made.is_scheduled());
+    made.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))
+}
