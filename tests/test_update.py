@@ -1,7 +1,6 @@
 """`update` and `update_`: purity, layouts, shared memory, all or nothing (API.md, section 3)."""
 
 import copy
-import inspect
 from dataclasses import dataclass
 
 import ml_dtypes
