@@ -64,9 +64,9 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
     Raises:
         TypeError: If there is nothing to save, or something that cannot be; the text names the place.
         ValueError: If two arrays share elements without being tied, the state is not one of the model's, two keys print
-            alike, or something else than a file is at `path`.
+            alike, or something else than a file or a folder is at `path`.
         RecursionError: If something contains itself.
-        OSError: If the system fails; `path` is whole even then, and no other file is left behind.
+        OSError: If the system fails, or a folder is at `path`; a file there is whole even then, and no other is left.
 
     Examples:
         >>> import os, tempfile, numpy as np, optirs
