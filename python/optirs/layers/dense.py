@@ -13,7 +13,7 @@ from .. import _core
 from .._core import Xoshiro
 from ..affine import bridge
 from ..tree import functor
-from ._base import Float32, check_arrays, generator
+from ._base import Float32, check_arrays, check_sizes, generator
 
 ACTIVATIONS = tuple(_core.activations())
 
@@ -85,6 +85,7 @@ class Dense:
         Source: X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
         AISTATS 2010; `Flux.glorot_uniform`, whose values these are for the same generator.
         """
+        check_sizes("Dense.glorot", n_in=n_in, n_out=n_out)
         _check_activation(activation)
         r = generator("Dense.glorot", rng).rand(n_out, n_in)
         W = (r - np.float32(0.5)) * np.sqrt(np.float32(24.0) / np.float32(max(n_in + n_out, 1)))
