@@ -1,5 +1,6 @@
 """The compiled training loop against the loop in Python, which runs where a callback sees every step: the same bits."""
 
+import logging
 import math
 import threading
 from typing import Any
@@ -336,3 +337,43 @@ def test_ctrl_c_in_a_callback_after_an_epoch(started: list[bool]) -> None:
     assert training.interrupted
     plain = optirs.train(gradient, model, pair, optirs.Adam(0.1), epochs=2)
     assert bits(training) == bits(plain)
+
+
+@pytest.mark.parametrize("loss", ["mse", "crossentropy"])
+@pytest.mark.parametrize("which", ["x", "y", "W"])
+def test_arrays_that_are_resized_between_two_epochs(loss: str, which: str, caplog: pytest.LogCaptureFixture) -> None:
+    x, y = data(loss, 40)
+    model = optirs.Chain(layer(4, 6, "tanh"), layer(6, 3, "identity"))
+    arrays = {"x": x, "y": y, "W": model[0].W}
+    arrays[which] = arrays[which].copy()
+    model[0].W = arrays["W"]
+
+    class Resize(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            arrays[which].resize((1,) * arrays[which].ndim, refcheck=False)
+
+    logger, handler = logging.getLogger("optirs"), Resize()
+    logger.addHandler(handler)
+    gradient, batch = optirs.supervised(getattr(optirs, loss)), (arrays["x"], arrays["y"])
+
+    def rule(path: Any, _: Any) -> Any:
+        return None if "W" in path else optirs.Adam()
+
+    caplog.set_level(logging.INFO, "optirs")
+    try:
+        with pytest.raises((RuntimeError, ValueError)):
+            optirs.train(gradient, model, batch, rule, epochs=3, log_every=1)
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_scheduled_rules_train_with_the_values_of_each_step() -> None:
+    x, y = data("mse", 12)
+    rule = optirs.Scheduled(optirs.Adam(), eta=optirs.schedules.Exponential(0.1, 0.9))
+    gradient = optirs.supervised(optirs.mse)
+    trained = optirs.train(gradient, network(), (x, y), rule, epochs=5)
+    model = network()
+    state = optirs.setup(rule, model)
+    for _ in range(5):
+        state, model = optirs.update(state, model, gradient(model, x, y)[1])
+    assert (trained.state, trained.model) == (state, model)

@@ -1,5 +1,6 @@
 """What must not crash, corrupt or go half-way: code of others that runs in the middle of an update."""
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -226,3 +227,44 @@ def test_adjusting_and_freezing_are_all_or_nothing_beside_an_update() -> None:
     rules = {leaf.rule for leaf in state.values()}
     assert rules == {optirs.Momentum(0.1)}
     assert not any(leaf.frozen for leaf in state.values())
+
+
+class Cycle:
+    """Garbage that only the collector finds, and that does something when it does."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.self, self.act = self, act
+
+    def __del__(self) -> None:
+        self.act()
+
+
+@STEPS
+def test_arrays_that_the_collector_resizes(step: Any) -> None:
+    # Objects made in the middle of an update may set the collector off, and with it any code. Either the step is made,
+    # or the change is noticed and nothing is written.
+    threshold = gc.get_threshold()
+    rule = optirs.OptimiserChain(optirs.Momentum(), optirs.ClipNorm())
+    try:
+        for count in range(1, 60):
+            model = {"a": np.ones(50_000, np.float32), "b": np.ones(50_000, np.float32)}
+            gradient = {k: np.ones_like(x) for k, x in model.items()}
+            state = optirs.setup(rule, model)
+            gc.collect()
+            gc.disable()
+            Cycle(lambda x=model["b"]: x.resize((0,), refcheck=False))
+            gc.set_threshold(count, 1, 1)
+            gc.enable()
+            try:
+                step(state, model, gradient)
+            except (RuntimeError, ValueError):
+                assert (model["a"] == 1).all()
+    finally:
+        gc.set_threshold(*threshold)
+
+
+def test_an_array_that_overlaps_itself_ten_billion_times() -> None:
+    model = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (10**10,), (0,))
+    state = optirs.setup(optirs.Descent(), model)
+    with pytest.raises(ValueError, match="shares elements with itself"):
+        optirs.update_(state, model, None)

@@ -238,3 +238,19 @@ def test_fields_that_were_changed_later_are_checked_again() -> None:
     chain.layers = (chain,)
     with pytest.raises(RecursionError):
         chain(rows(4, 3))
+
+
+def test_layers_and_their_states_compare_by_content() -> None:
+    def made(seed: int) -> optirs.Chain:
+        rng = optirs.Xoshiro(seed)
+        return optirs.Chain(optirs.Dense.glorot(3, 2, "relu", rng=rng), optirs.Affine.random(2, 1, rng=rng))
+
+    model, rule = made(1), optirs.Adam()
+    assert model == made(1) != made(2)
+    state = optirs.setup(rule, model)
+    assert state == optirs.setup(rule, made(2)) == copy.deepcopy(state)
+    stepped, _ = optirs.update(state, model, model)
+    assert stepped != state
+    assert optirs.Dense(model[0].W, model[0].b, "tanh") != model[0] != optirs.Affine(model[0].W, model[0].b)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(model)

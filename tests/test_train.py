@@ -128,11 +128,34 @@ def test_iterables_are_read_anew_each_epoch() -> None:
     assert_trained(training, by_hand(model, [data] * 3))
 
 
-def test_an_exhausted_iterator_is_told_in_the_second_epoch() -> None:
+def test_an_iterator_that_is_read_more_than_once_is_told_before_anything_is_done() -> None:
     model, data = problem()
     assert len(optirs.train(GRADIENT, model, iter([data, data]), RULE).history) == 2
-    with pytest.raises(ValueError, match="an iterator can be read once only"):
-        optirs.train(GRADIENT, model, iter([data, data]), RULE, epochs=2)
+    assert len(optirs.train(GRADIENT, model, iter([data, data]), RULE, log_every=2).history) == 2
+    for options in ({"epochs": 2}, {"log_every": 1}):
+        source = iter([data, data])
+        with pytest.raises(ValueError, match=r"data is read 2 times, .*: an iterator can be read once only"):
+            optirs.train(GRADIENT, model, source, RULE, **options)
+        assert len(list(source)) == 2
+    used = iter([data])
+    next(used)
+    with pytest.raises(ValueError, match="no batch: an iterator can be read once only"):
+        optirs.train(GRADIENT, model, used, RULE)
+
+
+def test_arguments_that_are_swapped_are_told_without_the_whole_model() -> None:
+    model, data = problem()
+    with pytest.raises(TypeError) as caught:
+        optirs.train(model, GRADIENT, data, RULE)
+    assert str(caught.value) == (
+        "train takes (gradient, model, data) in this order; the first argument is a model, Affine"
+    )
+    with pytest.raises(TypeError, match=r"train: mse is not a gradient function; use optirs.supervised\(...\)"):
+        optirs.train(optirs.mse, model, data, RULE)
+
+
+def test_data_without_a_batch() -> None:
+    model, _ = problem()
     with pytest.raises(ValueError, match=r"data gave no batch$"):
         optirs.train(GRADIENT, model, [], RULE)
 

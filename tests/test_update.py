@@ -1,7 +1,6 @@
 """`update` and `update_`: purity, layouts, shared memory, all or nothing (API.md, section 3)."""
 
 import copy
-import inspect
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -222,6 +221,25 @@ def test_an_own_rule_that_raises_changes_nothing(wrap, error):
     assert state != before[0]
 
 
-def test_arguments_are_positional():
-    for f in (optirs.update, optirs.update_):
-        assert all(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(f).parameters.values())
+@pytest.mark.parametrize(
+    "name", [n for n in optirs.RULES if n not in ("OptimiserChain", "MixedPrecision", "AccumGrad")]
+)
+@pytest.mark.parametrize("size", [0, 3, 5000])
+def test_pure_and_in_place_take_turns(name, size):
+    model = [np.ones(size, np.float32), {"b": np.zeros(2, np.float32)}]
+    gradient = [np.full(size, 0.5, np.float32), {"b": np.ones(2, np.float32)}]
+    state = optirs.setup(optirs.RULES[name](), model)
+    pure = state, model
+    for _ in range(4):
+        pure = optirs.update(*pure, gradient)
+    for step in (optirs.update, optirs.update_, optirs.update, optirs.update_):
+        state, model = step(state, model, gradient)
+    assert state == pure[0]
+    np.testing.assert_array_equal(model[0], pure[1][0])
+
+
+def test_arguments_by_name():
+    model = {"w": np.ones(2)}
+    state = optirs.setup(optirs.Descent(0.5), model)
+    for step in (optirs.update, optirs.update_):
+        assert step(grad={"w": np.ones(2)}, model=model, state=state)[1]["w"].tolist() == [0.5, 0.5]

@@ -51,7 +51,7 @@ class Compiled:
         run, fit, source = self.run, self.fit, self.source
         try:
             while fit.epochs < epochs:
-                order = None if source.rng is None else source.rng.permutation(source.rows)
+                order = None if source.rng is None else np.asarray(source.rng.permutation(source.rows), np.int64)
                 before, until = len(run.history), self.until(epochs)
                 while not fit.run(until, order, SECONDS):
                     self.look_in()

@@ -62,10 +62,7 @@ class IterableBatches:
             empty = False
             yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
         if empty:
-            hint = ""
-            if iter(self.source) is self.source:
-                hint = ": an iterator can be read once only; give a list, or an object whose __iter__ starts afresh"
-            raise ValueError(f"{self.who}: data gave no batch{hint}")
+            raise ValueError(f"{self.who}: data gave no batch{': ' + ONCE if _is_iterator(self.source) else ''}")
 
     ordered = epoch
 
@@ -76,8 +73,21 @@ class IterableBatches:
             return None
 
 
-def batches(data: Any, batch_size: int | None, shuffle: bool = False, rng: Any = None, who: str = "train") -> Batches:
-    """The source of batches for the arguments of `train`; `who` has the word in errors."""
+ONCE = "an iterator can be read once only; give a list, or an object whose __iter__ starts afresh"
+
+
+def _is_iterator(data: Any) -> bool:
+    """Whether `data` gives its batches once. Only what has a `__next__` is asked: to others, `iter` may be work."""
+    return isinstance(data, Iterator) and iter(data) is data
+
+
+def batches(
+    data: Any, batch_size: int | None, shuffle: bool = False, rng: Any = None, readings: int = 1, who: str = "train"
+) -> Batches:
+    """The source of batches for the arguments of `train`, which goes through them so many times.
+
+    `who` has the word in errors.
+    """
     if isinstance(data, tuple):
         arrays = tuple(_array(who, index, array) for index, array in enumerate(data))
         rows = _common_rows(who, arrays)
@@ -89,6 +99,8 @@ def batches(data: Any, batch_size: int | None, shuffle: bool = False, rng: Any =
     if batch_size is not None or shuffle:
         name = "batch_size" if batch_size is not None else "shuffle"
         raise ValueError(f"{who}: {name} needs data to be a tuple of arrays; an iterable gives its own batches")
+    if readings > 1 and _is_iterator(data):
+        raise ValueError(f"{who}: data is read {readings} times, once an epoch and once a log: {ONCE}")
     return IterableBatches(data, who)
 
 

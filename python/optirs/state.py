@@ -4,8 +4,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from . import _core
 from ._core import Leaf
 from .rules import Rule, adjusted, fields
@@ -74,13 +72,13 @@ def _check_no_rule(state: Any) -> None:
         ) from None
 
 
-def update(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
+def update(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
     """One step: the new state and the new model. The arguments are left alone.
 
     Args:
         state: What `setup` or the previous `update` returned.
         model: The model.
-        gradient: A tree like the model; None at a node for no step below. Dicts and objects with some of a class's
+        grad: A tree like the model; None at a node for no step below. Dicts and objects with some of a class's
             attributes will do for it, lists and tuples are interchangeable, and arrays are converted.
 
     Returns:
@@ -103,19 +101,19 @@ def update(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
     As `Optimisers.update` in Julia. PyTorch's `optimizer.step()` changes the model in place: see `update_`.
     """
     try:
-        return _core.update(state, model, gradient, False)
+        return _core.update(state, model, grad, False)
     except TypeError:
         _check_no_rule(state)
         raise
 
 
-def update_(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
+def update_(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
     """One step in place: as `update`, with the same answer and no new arrays.
 
     Args:
         state: As in `update`; it gets new values.
         model: As in `update`; its arrays get new values.
-        gradient: As in `update`. It may share memory with the model.
+        grad: As in `update`. It may share memory with the model.
 
     Returns:
         Its two arguments.
@@ -137,7 +135,7 @@ def update_(state: Any, model: Any, gradient: Any, /) -> tuple[Any, Any]:
     As `Optimisers.update!` in Julia.
     """
     try:
-        return _core.update(state, model, gradient, True)
+        return _core.update(state, model, grad, True)
     except TypeError:
         _check_no_rule(state)
         raise
@@ -284,20 +282,3 @@ def _set_frozen(state: Any, frozen: bool, what: str) -> Any:
     _, own = _leafs(state, what)
     _core.set_frozen(own, frozen)
     return state
-
-
-def _same_bits(a: Any, b: Any) -> bool:
-    """Whether two states of a Leaf are equal, arrays bit for bit."""
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same_bits(a[k], b[k]) for k in a)
-    if isinstance(a, (tuple, list)) and type(a) is type(b):
-        return len(a) == len(b) and all(map(_same_bits, a, b))
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, (float, np.generic)):
-        return np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    if hasattr(a, "__dict__") and not isinstance(a, type):
-        return a is b or _same_bits(vars(a), vars(b))
-    return bool(a == b)

@@ -158,8 +158,8 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite. The exception has the last good `model` and `state`, the `history`,
             `epoch` and `step`.
-        ValueError: sizes that do not fit, data without a batch (such as an iterator that was used up by the epoch
-            before), or a rule other than the state's.
+        ValueError: sizes that do not fit, data without a batch, an iterator that would have to be read more than once,
+            or a rule other than the state's.
         TypeError: arguments of the wrong kind.
 
     Example:
@@ -172,8 +172,9 @@ def train(
 
     Source: the training loop of the Optimisers.jl tutorial.
     """
-    _check_arguments(gradient, epochs, batch_size, log_every)
-    source = batches(data, batch_size, shuffle, rng)
+    _check_arguments(gradient, model, epochs, batch_size, log_every)
+    readings = epochs if log_every is None else epochs + epochs // log_every
+    source = batches(data, batch_size, shuffle, rng, readings)
     run = _Run(gradient, source, _start(rule, model, state), log_every, _callbacks(callbacks))
     interrupted = False
     with Progress(progress, epochs, source.steps()) as run.bar:
@@ -324,11 +325,15 @@ def _hooks(callbacks: list[Callback], hook: str) -> list[Callable[[Event], objec
     return found
 
 
-def _check_arguments(gradient: Any, epochs: Any, batch_size: Any, log_every: Any) -> None:
+def _check_arguments(gradient: Any, model: Any, epochs: Any, batch_size: Any, log_every: Any) -> None:
     if not callable(gradient):
         raise TypeError(f"train: the gradient function must be callable, got {type(gradient).__name__}")
     if callable(getattr(gradient, "pullback", None)):
-        raise TypeError(f"train: {gradient!r} is not a gradient function; use optirs.supervised(...) of a loss")
+        # By name: the repr of a model is all its numbers.
+        name = getattr(gradient, "__name__", type(gradient).__name__)
+        if callable(model) and not hasattr(model, "pullback"):
+            raise TypeError(f"train takes (gradient, model, data) in this order; the first argument is a model, {name}")
+        raise TypeError(f"train: {name} is not a gradient function; use optirs.supervised(...) of a loss")
     for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1), ("log_every", log_every, 1)):
         if value is None and name != "epochs":
             continue

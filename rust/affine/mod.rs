@@ -2,7 +2,8 @@
 //! `y[batch, n_out]`, all C-contiguous float32.
 //!
 //! A product is computed by tiles whose sums are kept in registers ([`kernel`]), from operands packed in the order in which
-//! the tiles read them ([`pack`], [`product`]), by as many threads as help ([`share`]); one row is read where it lies ([`thin`]).
+//! the tiles read them ([`pack`], [`product`]), by as many threads as help ([`share`]); one row is read where it lies
+//! ([`thin`]), and rows of very few columns are computed side by side ([`narrow`]).
 //!
 //! Every output is a sum of fused multiply-adds in an order that belongs to the shape: blocks of 256 terms, each added up
 //! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
@@ -12,6 +13,7 @@
 #![expect(clippy::needless_range_loop, reason = "loops over registers: plain ones are unrolled")]
 
 mod kernel;
+mod narrow;
 mod pack;
 mod product;
 mod share;
@@ -86,7 +88,32 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
         return out.dx.fill(0.0);
     }
     column_sums(dy, out.db);
-    let dw = Product {
+    let dw = weights(shape, x, dy, out.dw);
+    let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
+    // SAFETY: the pointers are of slices whose lengths the lines above have checked; both outputs are borrowed exclusively.
+    unsafe { share::run([dw, dx]) };
+}
+
+/// Writes `dw` and `db` of [`gradient`] alone: for a first layer, whose input is not trained.
+///
+/// # Panics
+/// If the lengths are not the ones `shape` says.
+pub fn parameter_gradient(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32]) {
+    let Shape { batch, n_in, n_out } = shape;
+    assert_eq!([dw.len(), db.len()], [n_out * n_in, n_out]);
+    assert_eq!([x.len(), dy.len()], [batch * n_in, batch * n_out]);
+    if n_out == 0 {
+        return;
+    }
+    column_sums(dy, db);
+    // SAFETY: the pointers are of slices whose lengths the lines above have checked; the output is borrowed exclusively.
+    unsafe { share::run([weights(shape, x, dy, dw)]) };
+}
+
+/// The product `dyᵀ x`.
+fn weights(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Product {
+    let Shape { batch, n_in, n_out } = shape;
+    Product {
         m: n_out,
         n: n_in,
         k: batch,
@@ -98,13 +125,10 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
         b_col: 1,
         bias: None,
         bias_col: 1,
-        out: out.dw.as_mut_ptr(),
+        out: dw.as_mut_ptr(),
         out_row: n_in,
         way: Way::Tiles,
-    };
-    let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
-    // SAFETY: the pointers are of slices whose lengths the lines above have checked; both outputs are borrowed exclusively.
-    unsafe { share::run([dw, dx]) };
+    }
 }
 
 /// Columns that are added up at a time.

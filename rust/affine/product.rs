@@ -2,6 +2,7 @@
 //! set.
 
 use super::kernel::{Start, Tile};
+use super::narrow;
 use super::pack::Lines;
 use super::thin;
 use super::vector::{Plain, Square, Vector};
@@ -125,6 +126,7 @@ impl Product {
                 _ if self.k == 0 => return self.empty(),
                 Way::Dots => return thin::dots::<S>(self),
                 Way::Tiles if self.m == 1 && self.b_col == 1 => return thin::sums::<V>(self),
+                Way::Tiles if narrow::fits(self) => return narrow::rows::<V>(self),
                 Way::Tiles => {}
             }
             let packs = self.m > 2 * ROWS && self.n > V::LANES && self.k >= 16 && self.work() > 1 << 15;

@@ -29,6 +29,8 @@ pub trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `a * b + self`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// `a * b + c` of single numbers, rounded once.
+    unsafe fn fused(a: f32, b: f32, c: f32) -> f32;
 }
 
 /// A vector of eight lanes, so that eight of them are a square block of a matrix.
@@ -121,6 +123,11 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|i| mul_add(a.0[i], b.0[i], self.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn fused(a: f32, b: f32, c: f32) -> f32 {
+        mul_add(a, b, c)
     }
 }
 
@@ -219,6 +226,11 @@ mod x86 {
             // SAFETY: as above.
             unsafe { _mm256_fmadd_ps(a, b, self) }
         }
+
+        #[inline(always)]
+        unsafe fn fused(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
     }
 
     impl Square for __m256 {
@@ -301,6 +313,11 @@ mod x86 {
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: as above.
             unsafe { _mm512_fmadd_ps(a, b, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn fused(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
         }
     }
 }

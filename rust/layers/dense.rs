@@ -40,4 +40,20 @@ impl Dense {
         self.activation.backward(z, y, d);
         affine::gradient(self.shape(batch), w, x, d, out);
     }
+
+    /// The same without the gradient by `x`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    pub fn backward_first(
+        self,
+        batch: usize,
+        x: &[f32],
+        [z, y]: [&[f32]; 2],
+        d: &mut [f32],
+        (dw, db): (&mut [f32], &mut [f32]),
+    ) {
+        self.activation.backward(z, y, d);
+        affine::parameter_gradient(self.shape(batch), x, d, dw, db);
+    }
 }

@@ -124,9 +124,14 @@ impl Network {
             let Kept { z, y } = &work.kept[i];
             let y = &y[..n_out];
             let z = if layer.activation.needs_input() { &z[..n_out] } else { y };
+            let x = input(x, &work.kept[..i], n_in);
+            if i == 0 {
+                // Nobody asks for the gradient by the rows themselves.
+                layer.backward_first(batch, x, [z, y], &mut d[..n_out], out.layer(0));
+                break;
+            }
             let (dw, db) = out.layer(i);
             let gradient = Gradient { dw, db, dx: &mut dx[..n_in] };
-            let x = input(x, &work.kept[..i], n_in);
             layer.backward(batch, weights.layer(i).0, x, [z, y], &mut d[..n_out], gradient);
             std::mem::swap(&mut d, &mut dx);
         }

@@ -66,7 +66,7 @@ impl Workspace {
         let mut widest = 0;
         for layer in layers {
             let len = batch.checked_mul(layer.n_out)?;
-            widest = widest.max(len).max(batch.checked_mul(layer.n_in)?);
+            widest = widest.max(len);
             let z = Floats::new(if layer.activation.needs_input() { len } else { 0 })?;
             kept.push(Kept { z, y: Floats::new(len)? });
         }

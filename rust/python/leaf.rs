@@ -320,6 +320,6 @@ impl Leaf {
             return Ok(false);
         }
         drop((mine, theirs));
-        py.import("optirs.state")?.getattr("_same_bits")?.call1((self.state(py)?, other.state(py)?))?.is_truthy()
+        py.import("optirs._equality")?.getattr("same_bits")?.call1((self.state(py)?, other.state(py)?))?.is_truthy()
     }
 }

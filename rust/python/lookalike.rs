@@ -2,7 +2,7 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, PyType};
 
 use super::arrays::View;
 use super::leaf::Leaf;
@@ -91,6 +91,7 @@ fn is_value(object: &Object<'_>) -> PyResult<bool> {
         || object.is_instance_of::<PyList>()
         || object.is_exact_instance_of::<PyTuple>()
         || object.is_instance_of::<PyString>()
+        || object.is_instance_of::<PyType>()
         || object.is_instance_of::<PyInt>()
         || object.is_instance_of::<PyFloat>()
         || object.is_exact_instance_of::<Leaf>()

@@ -285,9 +285,13 @@ impl<'b, 'py> Walk<'b, 'py> {
         }
         let same = gradient.filter(|g| g.get_type_ptr() == kind);
         let others = match gradient {
-            Some(g) if same.is_none() && has_leaf(state) => {
+            Some(g) if same.is_none() => {
                 let names: Vec<_> = class.children.iter().map(|c| c.bind(py)).collect();
-                Some(self.named(&names, model, g)?)
+                match self.named(&names, model, g) {
+                    Ok(values) => Some(values),
+                    Err(error) if has_leaf(state) => return Err(error),
+                    Err(_) => None, // nothing below has a leaf, so the gradient there does not matter
+                }
             }
             _ => None,
         };

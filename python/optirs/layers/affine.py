@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._core import Xoshiro, affine_gradient
+from .._equality import Compared
 from ..affine import affine_forward
 from ..tree import functor
 from ._base import Float32, check_arrays, check_sizes, generator
@@ -17,7 +18,7 @@ from ._base import Float32, check_arrays, check_sizes, generator
 
 @functor
 @dataclass(eq=False)
-class Affine:
+class Affine(Compared):
     """The affine layer `y = W x + b`, for rows `y = x @ W.T + b`, computed in float32.
 
     Args:

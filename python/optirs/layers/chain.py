@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._equality import Compared
 from ..affine import bridge
 from ..tree import functor
 from ._base import Layer
@@ -17,7 +18,7 @@ from .dense import Dense
 
 
 @functor(children=("layers",))
-class Chain:
+class Chain(Compared):
     """Layers in sequence: `Chain(f, g)(x)` is `g(f(x))`.
 
     Args:

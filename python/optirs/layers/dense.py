@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._core import Xoshiro
+from .._equality import Compared
 from ..affine import bridge
 from ..tree import functor
 from ._base import Float32, check_arrays, check_sizes, generator
@@ -20,7 +21,7 @@ ACTIVATIONS = tuple(_core.activations())
 
 @functor(children=("W", "b"))
 @dataclass(eq=False)
-class Dense:
+class Dense(Compared):
     """The dense layer `y = activation(z)`, `z = W x + b`, for rows `z = x @ W.T + b`, computed in float32.
 
     Args:
