@@ -181,8 +181,10 @@ def test_random_draws_w_then_b() -> None:
     ("call", "error", "message"),
     [
         (lambda: optirs.Affine.random(3, 2, rng=np.random.default_rng(1)), TypeError, "must be an optirs.Xoshiro"),
-        (lambda: optirs.Affine.random(3, -2), ValueError, "negative"),
-        (lambda: optirs.Affine.random(3.0, 2), TypeError, "integer"),
+        (lambda: optirs.Affine.random(3, -2), ValueError, "^Affine.random: n_out must not be negative, got -2$"),
+        (lambda: optirs.Affine.random(3.0, 2), TypeError, "^Affine.random: n_in must be an integer, got 3.0$"),
+        (lambda: optirs.Dense.glorot(-3, 2), ValueError, "^Dense.glorot: n_in must not be negative, got -3$"),
+        (lambda: optirs.Dense.glorot(3, "2"), TypeError, "^Dense.glorot: n_out must be an integer, got '2'$"),
         (lambda: optirs.Affine([[1.0]], [1.0]), TypeError, "W must be an array"),
         (lambda: optirs.Affine(np.ones((2, 3)), 1.0), TypeError, "b must be an array"),
         (lambda: optirs.Affine(np.ones(3), np.ones(3)), ValueError, r"W has shape \(3,\), it must be \(n_out, n_in\)"),

@@ -226,6 +226,64 @@ def test_the_rust_affine_between_other_layers(bridge):
     assert grad["fixed"].mean is None
 
 
+ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "gelu", "softplus")
+
+
+def same_as_supervised(bridge, model, x, y):
+    """Loss and gradient are those of compiled code."""
+    gradient = bridge.make(lambda model, x, y: ((model(x) - y) ** 2).sum() / len(y))
+    loss, grad = gradient(model, x, y)
+    expected_loss, expected = optirs.supervised(optirs.mse)(model, x, y)
+    assert gradient.loss(model, x, y) == pytest.approx(expected_loss, rel=1e-5)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert type(grad) is type(model)
+    found, wanted = (optirs.trainables(g) for g in (grad, expected))
+    assert len(found) == len(wanted) > 0
+    for g, e in zip(found, wanted, strict=True):
+        assert g.dtype == np.float32
+        np.testing.assert_allclose(g, e, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dense_layers(bridge, activation):
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(6, 3)).astype("f"), rng.normal(size=(6, 2)).astype("f")
+    x[0] = 0  # where relu has its corner, as b = 0
+    same_as_supervised(bridge, optirs.Dense.glorot(3, 2, activation, rng=optirs.Xoshiro(1)), x, y)
+
+
+def test_a_chain_of_all_kinds_of_layers(bridge):
+    rng, random = np.random.default_rng(9), optirs.Xoshiro(2)
+    layers = [optirs.Dense.glorot(4, 4, name, rng=random) for name in ACTIVATIONS]
+    model = optirs.Chain(
+        optirs.Affine.random(3, 4, rng=random), optirs.Chain(*layers), optirs.Dense.glorot(4, 2, rng=random)
+    )
+    x, y = rng.normal(size=(6, 3)).astype("f"), rng.normal(size=(6, 2)).astype("f")
+    same_as_supervised(bridge, model, x, y)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dense_layers_far_from_zero(bridge, activation):
+    """No overflow, neither in the value nor in the slope; each input has its own weight, so no sum hides one."""
+    z = np.array([-1e30, -200, -30, 30, 200, 1e30], "f")
+    model = optirs.Dense(z[:, None].copy(), np.zeros(6, "f"), activation)
+    one = np.ones((1, 1), "f")
+    _, grad = bridge.make(lambda model, x: model(x).sum())(model, one)
+    _, back = model.pullback(one)
+    np.testing.assert_allclose(grad.b, back(np.ones((1, 6), "f"))[0].b, rtol=1e-5, atol=1e-12)
+
+
+def test_a_model_of_arrays_on_a_traced_input(bridge):
+    """The gradient by what a layer takes, where the layer itself is not trained."""
+    layer = optirs.Dense.glorot(3, 2, "tanh", rng=optirs.Xoshiro(1))
+    chain = optirs.Chain(optirs.Dense.glorot(3, 3, "gelu", rng=optirs.Xoshiro(2)), layer)
+    x = np.random.default_rng(3).normal(size=(5, 3)).astype("f")
+    for fixed in (layer, chain):
+        _, grad = bridge.make(lambda model, fixed=fixed: (fixed(model["x"]) ** 2).sum())({"x": x})
+        y, back = fixed.pullback(x)
+        np.testing.assert_allclose(grad["x"], back(2 * y)[1], rtol=1e-4, atol=1e-6)
+
+
 def test_errors_of_the_rust_affine(bridge):
     model = optirs.Affine.random(3, 2, rng=optirs.Xoshiro(1))
     gradient = bridge.make(lambda model, x: model(x).sum())

@@ -84,6 +84,34 @@ def test_every_kind_of_node(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("order", [("a", "b", "c"), ("b", "a", "c"), ("c", "b", "a"), ("b", "c", "a")])
+def test_ties_in_another_order(tmp_path: Path, order: tuple[str, ...]) -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    model = {"a": x, "b": x, "c": x.T}
+    path = saved(tmp_path, model=model)
+    found = optirs.load(path, {key: model[key] for key in order}).model
+    assert tuple(found) == order
+    for key, value in model.items():
+        np.testing.assert_array_equal(found[key], value)
+    assert found["a"] is found["b"]
+    assert np.shares_memory(found["a"], found["c"])
+
+
+def test_a_state_of_ties_in_another_order(tmp_path: Path) -> None:
+    x, rule = np.arange(4.0).reshape(2, 2), optirs.Adam()
+    model = {"a": x, "b": x, "c": x.T}
+    state, model = optirs.update(optirs.setup(rule, model), model, {"a": np.arange(4.0).reshape(2, 2)})
+    path = saved(tmp_path, model=model, state=state)
+    found = optirs.load(path, {key: model[key] for key in "bac"})
+    grad = {"b": np.ones((2, 2)), "a": None, "c": None}
+    _, again = optirs.update(found.state, found.model, grad)
+    _, expected = optirs.update(state, model, grad)
+    for key in "abc":
+        np.testing.assert_array_equal(again[key], expected[key])
+    with pytest.raises(ValueError, match=r"^state.c is the transpose of state.a, which comes first in the file, but"):
+        optirs.load(path, {key: model[key] for key in "cab"})
+
+
 def test_ties(tmp_path: Path) -> None:
     model = tree()
     state = optirs.setup(optirs.Momentum(), model)

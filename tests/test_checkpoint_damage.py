@@ -195,12 +195,15 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert os.path.islink("link")
         assert loaded(Path("folder/real")) == n
     before = sorted(os.listdir())
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as missing:
         save(Path("none/file"), 1)
+    assert missing.value.filename == os.path.join("none", "file")
+    with pytest.raises(IsADirectoryError) as folder:
+        save(Path("folder"), 1)
+    assert folder.value.filename == "folder"
     os.mkfifo("pipe")
-    for name in ("folder", "pipe"):
-        with pytest.raises(ValueError, match="is not a file that could be replaced"):
-            save(Path(name), 1)
+    with pytest.raises(ValueError, match=r"^pipe is not a file that could be replaced"):
+        save(Path("pipe"), 1)
     os.unlink("pipe")
     assert sorted(os.listdir()) == before
 

@@ -180,7 +180,8 @@ def test_predictions_are_rows(name: str, shape: tuple[int, ...]) -> None:
         ("crossentropy", [[math.nan, 1.0]], ValueError, r"must lie in \[0, 1\]"),
         ("mse", [["a", "b"]], TypeError, "mse: y must be an array of real numbers"),
         ("mse", [[1j, 2j]], TypeError, "mse: y must be an array of real numbers"),
-        ("mse", None, TypeError, "mse: y must be an array of real numbers"),
+        *((name, None, TypeError, f"{name}: y must be an array of real numbers, got NoneType") for name in DEFINITIONS),
+        ("crossentropy", "a", TypeError, "crossentropy: y must be an array of real numbers, got str"),
     ],
 )
 def test_wrong_targets(name: str, y: object, error: type[Exception], message: str) -> None:
@@ -188,6 +189,20 @@ def test_wrong_targets(name: str, y: object, error: type[Exception], message: st
     for call in (loss, loss.pullback):
         with pytest.raises(error, match=message):
             call([[0.5, -0.5]], y)
+    gradient, model = optirs.supervised(loss), optirs.Affine(np.eye(2), np.zeros(2))
+    for act in (gradient, gradient.loss):
+        with pytest.raises(error, match=message):
+            act(model, [[0.5, -0.5]], y)  # type: ignore[operator]
+
+
+def test_a_batch_without_targets() -> None:
+    """A list of two arrays is two batches."""
+    gradient, model = optirs.supervised(optirs.mse), optirs.Affine(np.eye(2), np.zeros(2))
+    text = r"a batch must be \(x, y\), got x alone; the data of train is a tuple of arrays, \(x, y\)"
+    with pytest.raises(TypeError, match=text):
+        optirs.train(gradient, model, [np.ones((3, 2)), np.ones((3, 2))], optirs.Descent(0.1))
+    with pytest.raises(TypeError, match=text):
+        gradient.loss(model, np.ones((3, 2)))
 
 
 def test_the_sum_is_taken_in_float64() -> None:

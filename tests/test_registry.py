@@ -1,6 +1,7 @@
 """A rule is four things: a Rust file, a registry line, a dataclass and an oracle function. All of them, or none."""
 
 import dataclasses
+import importlib.metadata
 import inspect
 from pathlib import Path
 
@@ -65,3 +66,15 @@ def test_docstring_names_the_state(rule: optirs.Rule) -> None:
     section = doc.partition("State:\n")[2].partition("Examples:")[0]
     for name in state if isinstance(state, dict) else ():
         assert f"`{name}`" in section
+
+
+def test_the_version_is_that_of_the_installed_package(monkeypatch) -> None:
+    assert optirs.__version__ == importlib.metadata.version("optirs")
+    with pytest.raises(AttributeError, match="module 'optirs' has no attribute 'nothing'"):
+        _ = optirs.nothing  # type: ignore[attr-defined]
+
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert not hasattr(optirs, "__version__")

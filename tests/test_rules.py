@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from problems import RULES as ALL
 from problems import VARIANTS
 
+import optirs
 from optirs import rules
 from optirs.rules import RULES, Rule, adjusted, fields, spec, step
 
@@ -253,12 +254,32 @@ def test_mixed_precision_understands_dtypes(dtype: Any, name: str) -> None:
 
 
 def test_mixed_precision_refuses_other_dtypes() -> None:
-    for dtype in ("int32", np.complex64, bool):
+    for dtype in ("int32", "no such type", np.complex64, bool):
         with pytest.raises(ValueError, match="MixedPrecision: dtype must be one of float16, bfloat16"):
             rules.MixedPrecision(rules.Adam(), dtype)  # type: ignore[arg-type]
-    for nonsense in (None, "no such type", 3):
+    for nonsense in (None, 3):
         with pytest.raises(TypeError, match="MixedPrecision: dtype must be one of"):
             rules.MixedPrecision(rules.Adam(), nonsense)  # type: ignore[arg-type]
+
+
+def test_a_schedule_as_a_value_is_told_where_to_go() -> None:
+    eta = optirs.schedules.Cosine(0.1, 10)
+    hint = r"got .*; what changes with the step goes into Scheduled\(rule, {}=...\)$"
+    state = optirs.setup(rules.Adam(), [np.ones(2)])
+    for act in (lambda: rules.Adam(eta), lambda: optirs.adjust(rules.Adam(), eta), lambda: optirs.adjust(state, eta)):
+        with pytest.raises(TypeError, match="^Adam: eta must be a number, " + hint.format("eta")):
+            act()
+    for beta in (eta, (0.9, lambda t: 0.9)):
+        with pytest.raises(TypeError, match="^Adam: beta.* must be .*, " + hint.format("beta")):
+            rules.Adam(beta=beta)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", [rules.Adam(), rules.Descent(), rules.OptimiserChain(rules.Adam(), rules.Descent())])
+def test_apply_with_the_state_last(rule: rules.Rule) -> None:
+    x = np.ones(2)
+    for r in (rule, rules.MixedPrecision(rule)):
+        with pytest.raises(TypeError, match=r"must be an array of numbers, got .*; write apply\(rule, state, x, dx\)$"):
+            optirs.apply(r, x, x, optirs.init(r, x))
 
 
 def test_mixed_precision_is_never_inside() -> None:

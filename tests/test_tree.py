@@ -1,5 +1,7 @@
 """Models: what is walked, what is trained, how it is rebuilt (API.md, section 2)."""
 
+import copy
+import pickle
 from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import FrozenInstanceError, dataclass, field
 
@@ -244,6 +246,35 @@ def test_key_path_text():
     assert KeyPath(("a", 0)) == ("a", 0)
     assert hash(KeyPath(("a", 0))) == hash(("a", 0))
     assert eval(repr(KeyPath(("a", 0)))) == KeyPath(("a", 0))
+
+
+def test_parts_and_sums_of_key_paths_are_key_paths():
+    path = KeyPath(("layers", 0, "W"))
+    for found, keys in [
+        (path[:-1], ("layers", 0)),
+        (path[1:], (0, "W")),
+        (path + ("T",), ("layers", 0, "W", "T")),  # noqa: RUF005
+        (("model",) + path, ("model", "layers", 0, "W")),  # noqa: RUF005
+        (path + path[:0], path),
+        (copy.copy(path), path),
+        (pickle.loads(pickle.dumps(path)), path),
+        (KeyPath(k for k in path), path),
+    ]:
+        assert type(found) is KeyPath
+        assert found == keys
+    assert path[0] == "layers"
+    for wrong in (lambda: path + ["T"], lambda: ["model"] + path):  # noqa: RUF005
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_what_is_no_key_path():
+    with pytest.raises(TypeError, match=r"the string 'layers': write KeyPath\(\('layers',\)\)$"):
+        KeyPath("layers")
+    for wrong in (None, 3):
+        for take in (KeyPath, lambda path: optirs.getkeypath([1], path)):
+            with pytest.raises(TypeError, match=f"takes a .*tuple of keys, got {type(wrong).__name__}$"):
+                take(wrong)
 
 
 def test_getkeypath():

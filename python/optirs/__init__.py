@@ -3,6 +3,8 @@
 `setup` makes the state, `update` a step; rules compose with `OptimiserChain`. As Optimisers.jl in Julia.
 """
 
+from typing import TYPE_CHECKING
+
 from . import rules, schedules
 from ._core import Leaf, Xoshiro, affine_gradient
 from .affine import affine_forward
@@ -68,3 +70,18 @@ __all__ = [
     "with_torch",
 ]
 __all__ += rules.__all__
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name):
+        """The version, looked up on request: that takes tens of milliseconds."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version(__name__)
+        except PackageNotFoundError:
+            raise AttributeError(f"{__name__} is not installed, so it has no version") from None

@@ -73,7 +73,7 @@ def write(path: str, entries: dict[str, Entry], text: str) -> None:
 
     Raises:
         OSError: If the system fails. At `path` is the old file or the new one even then, and the temporary one is gone.
-        ValueError: If something else than a file is at `path`, or the names are too long for the format.
+        ValueError: If something else than a file or a folder is at `path`, or the names are too long for the format.
     """
     order = sorted(entries, key=lambda name: -entries[name].array.itemsize)  # so that each is aligned for its type
     described = [(name, entries[name].code, entries[name].shape, entries[name].array.nbytes) for name in order]
@@ -100,12 +100,14 @@ def _chunks(x: Array) -> Iterator[memoryview]:
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[BinaryIO]:
     """A new file that becomes `path` when the block ends, and vanishes if it raises. A link at `path` stays one."""
-    path = os.path.realpath(path)
+    given, path = path, os.path.realpath(path)
     mode = None
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(path).st_mode
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), given)
     if mode is not None and not stat.S_ISREG(mode):
-        raise ValueError(f"{path} is not a file that could be replaced")
+        raise ValueError(f"{given} is not a file that could be replaced")
     temporary = os.path.join(os.path.dirname(path), f".optirs-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -115,9 +117,11 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
                 os.chmod(temporary, stat.S_IMODE(mode))
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename == temporary and error.filename2 is None:
+            error.filename = given  # nobody has heard of the other
         raise
     _sync_folder(os.path.dirname(path))
 

@@ -1,9 +1,8 @@
-"""`affine_forward` for NumPy arrays and for the tensors of autodiff libraries."""
+"""`affine_forward` for NumPy arrays and for the tensors of autodiff libraries, and what else layers ask of those."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -44,21 +43,23 @@ def affine_forward(W: npt.ArrayLike, b: npt.ArrayLike, x: npt.ArrayLike, /) -> A
     Source: `W * x .+ b` of the Optimisers.jl notebook, where batches are columns.
     """
     if type(x) is not ndarray or type(W) is not ndarray or type(b) is not ndarray:
-        bridged = _bridged(W, b, x)
-        if bridged is not None:
-            return bridged(W, b, x)
+        library = bridge(W, b, x)
+        if library is not None:
+            return library.affine(W, b, x)
     return _core.affine_forward(W, b, x)
 
 
-def _bridged(*arguments: Any) -> Callable[[Any, Any, Any], Any] | None:
-    """The layer as a primitive of the library, already imported, that one of the arguments belongs to."""
-    for bridge, (home, name) in _TENSORS.items():
+def bridge(*arguments: Any) -> Any:
+    """The bridge to the library, already imported, that one of the arguments belongs to; None if they are no tensors.
+
+    It has the affine layer as a primitive, `affine`, and the functions of the library for `ACTIVATIONS`.
+    """
+    for library, (home, name) in _TENSORS.items():
         module = sys.modules.get(home)
         # A module that is being imported in another thread may not have its type yet.
         kind = getattr(module, name, None)
         if kind is not None and any(isinstance(a, kind) for a in arguments):
-            primitive: Callable[[Any, Any, Any], Any] = import_module(f"{__package__}.bridges.{bridge}").affine
-            return primitive
+            return import_module(f"{__package__}.bridges.{library}")
     return None
 
 

@@ -64,9 +64,9 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
     Raises:
         TypeError: If there is nothing to save, or something that cannot be; the text names the place.
         ValueError: If two arrays share elements without being tied, the state is not one of the model's, two keys print
-            alike, or something else than a file is at `path`.
+            alike, or something else than a file or a folder is at `path`.
         RecursionError: If something contains itself.
-        OSError: If the system fails; `path` is whole even then, and no other file is left behind.
+        OSError: If the system fails, or a folder is at `path`; a file there is whole even then, and no other is left.
 
     Examples:
         >>> import os, tempfile, numpy as np, optirs
@@ -226,13 +226,14 @@ def _model(table: list[dict[str, Any]], like: Any, decoder: Decoder) -> Any:
         if at not in first:
             raise ValueError(f"like has an array at {at}, the file has none")
         encoded = first[at]
-        _same(at, "ties", _ties(encoded["places"]), _ties(places))
+        transposed = dict(encoded["places"])  # as against the first place in the file, which may be another in `like`
+        _same_ties(at, _seen_from(at, encoded["places"]), places)
         _same(
             at, "dtype", encoded["dtype"], p.array.dtype.name if p.array.dtype.name in NUMBERS else str(p.array.dtype)
         )
         x = decoder.array(encoded, like=p.array)
-        _same(at, "shape", x.shape, p.array.shape)
-        made.append([x.T if transposed else x for _, transposed in places])
+        _same(at, "shape", x.T.shape if transposed[at] else x.shape, p.array.shape)
+        made.append([x.T if transposed[place] else x for place, _ in places])
         for place, _ in places:
             del first[place]
     if first:
@@ -264,13 +265,17 @@ def _fitted(
     by_place = {place: leaf for leaf in table for place in leaf["places"]}
     fitted = []
     for p in found:
-        places = [[place, False] for place, _ in _places("state", p)]
+        transposed = dict(_places("state", p))
+        places = [[place, False] for place in transposed]
         at = places[0][0]
         leaf = by_place.get(at)
         fitted.append(leaf)
         if leaf is None:
             continue
-        _same(at, "ties", _ties([[place, False] for place in leaf["places"]]), _ties(places), one, other)
+        _same_ties(at, _seen_from(at, [[place, False] for place in leaf["places"]]), places, one, other)
+        first = leaf["places"][0]
+        if transposed[first]:  # what the rule remembers lies as the array does there
+            raise ValueError(f"{at} is the transpose of {first}, which comes first in the {one}, but not in {other}")
         _same(at, "shape", tuple(leaf["shape"]), p.array.shape, one, other)
         _same(at, "dtype", leaf["dtype"], p.array.dtype.name, one, other)
         for place, _ in places:
@@ -278,6 +283,18 @@ def _fitted(
     if by_place:
         raise ValueError(f"the {one} has a Leaf at {next(iter(by_place))}, where {other} has no parameter")
     return fitted, index
+
+
+def _seen_from(at: str, places: list[list[Any]]) -> list[list[Any]]:
+    """The places of an array with `at` first, transposed or not as against it."""
+    here = dict(places)[at]
+    return [[at, False], *([place, transposed != here] for place, transposed in places if place != at)]
+
+
+def _same_ties(at: str, a: list[list[Any]], b: list[list[Any]], one: str = "file", other: str = "like") -> None:
+    """Raises unless both have the same places, in whatever order."""
+    if sorted(a) != sorted(b):
+        _same(at, "ties", _ties(a), _ties(b), one, other)
 
 
 def _ties(places: list[list[Any]]) -> str:

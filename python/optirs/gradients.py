@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from . import _core
 from .layers import Layer
-from .losses import Loss
+from .losses import Loss, check_targets
+
+_MISSING: Any = object()
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,14 @@ class Supervised:
         """Whether the compiled module has the loss: on its own layers, one call does it all."""
         return type(self.criterion) is Loss
 
-    def __call__(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, Any]:
+    def __call__(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike = _MISSING) -> tuple[float, Any]:
         """The loss of `model` on the batch, and its gradient: a tree like the model.
 
         Raises:
-            TypeError: the model has no `pullback`.
+            TypeError: the model has no `pullback`, or `y` is left out.
             ValueError: shapes that do not fit.
         """
+        self._check(y)
         answer = _core.supervised(self.criterion.__name__, model, x, y) if self._built_in else None
         if answer is not None:
             return answer
@@ -37,13 +40,23 @@ class Supervised:
         loss, dyhat = self.criterion.pullback(yhat, y)
         return loss, back(dyhat)[0]
 
-    def loss(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    def loss(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike = _MISSING) -> float:
         """The loss alone, without the cost of the gradient; `train` logs with it."""
+        self._check(y)
         answer = _core.supervised_loss(self.criterion.__name__, model, x, y) if self._built_in else None
         if answer is not None:
             return answer
         yhat, _ = _pullback(model)(x)
         return self.criterion(yhat, y)
+
+    def _check(self, y: Any) -> None:
+        if y is _MISSING:
+            raise TypeError(
+                "supervised: a batch must be (x, y), got x alone; the data of train is a tuple of arrays, (x, y), or a "
+                "list of such batches"
+            )
+        if self._built_in:
+            check_targets(self.criterion.__name__, y)
 
 
 def supervised(loss: Loss) -> Supervised:

@@ -26,6 +26,7 @@ class Loss:
         self._value = function
 
     def __call__(self, yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        check_targets(self.__name__, y)
         return self._value(yhat, y)
 
     def pullback(self, yhat: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, npt.NDArray[np.float32]]:
@@ -43,6 +44,7 @@ class Loss:
             >>> optirs.mse.pullback([[1.0, 2.0]], [[0.0, 0.0]])
             (5.0, array([[2., 4.]], dtype=float32))
         """
+        check_targets(self.__name__, y)
         return _core.loss_pullback(self.__name__, yhat, y)
 
     def __repr__(self) -> str:
@@ -51,6 +53,16 @@ class Loss:
     def __reduce__(self) -> str:
         # By name, as functions are pickled.
         return self.__name__
+
+
+def check_targets(loss: str, y: object) -> None:
+    """Raises where `y` is nothing at all, or text: NumPy makes an array without dimensions of it.
+
+    Raises:
+        TypeError: it is.
+    """
+    if y is None or isinstance(y, str):
+        raise TypeError(f"{loss}: y must be an array of real numbers, got {type(y).__name__}")
 
 
 @Loss

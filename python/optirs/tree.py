@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar, overload
+from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,44 @@ _NUMERIC = "efdFD"  # NumPy's letters for float16, float32, float64, complex64 a
 class KeyPath(tuple[Any, ...]):
     """Where something stands in a tree: a tuple of keys, printed as one would write it.
 
+    Slices of it, and sums of it and tuples, are key paths too.
+
+    Args:
+        keys: The keys from the top down.
+
+    Raises:
+        TypeError: If `keys` is a string, or cannot be iterated over.
+
     Examples:
         >>> import optirs
-        >>> str(optirs.KeyPath(("layers", 0, "W")))
-        'layers[0].W'
+        >>> path = optirs.KeyPath(("layers", 0, "W"))
+        >>> str(path), str(path[:-1] + ("b",))
+        ('layers[0].W', 'layers[0].b')
     """
 
     __slots__ = ()
+
+    def __new__(cls, keys: Iterable[Any] = (), /) -> Self:
+        if isinstance(keys, str):
+            raise TypeError(f"KeyPath takes a tuple of keys, got the string {keys!r}: write KeyPath(({keys!r},))")
+        if type(keys) is not tuple and not isinstance(keys, Iterable):
+            raise TypeError(f"KeyPath takes a tuple of keys, got {type(keys).__name__}")
+        return super().__new__(cls, keys)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> "KeyPath": ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(index)
+        return KeyPath(found) if isinstance(index, slice) else found
+
+    def __add__(self, keys: tuple[Any, ...]) -> "KeyPath":
+        # Whatever is no tuple is left to `tuple`, which refuses it.
+        return KeyPath(super().__add__(keys))
+
+    def __radd__(self, keys: tuple[Any, ...]) -> "KeyPath":
+        return KeyPath(keys + tuple(self)) if isinstance(keys, tuple) else NotImplemented
 
     def __str__(self) -> str:
         return _core.path_text(tuple(self))
@@ -164,7 +195,7 @@ def getkeypath(model: Any, path: Iterable[Any]) -> Any:
 
     Raises:
         KeyError: If there is none; the text names the part of the path that exists.
-        TypeError: If `path` is a string.
+        TypeError: If `path` is a string, or cannot be iterated over.
 
     Examples:
         >>> import numpy as np, optirs
@@ -173,6 +204,8 @@ def getkeypath(model: Any, path: Iterable[Any]) -> Any:
     """
     if isinstance(path, str):
         raise TypeError(f"getkeypath takes a KeyPath or a tuple of keys, got the string {path!r}")
+    if not isinstance(path, Iterable):
+        raise TypeError(f"getkeypath takes a KeyPath or a tuple of keys, got {type(path).__name__}")
     at = KeyPath()
     for key in path:
         model = _child(model, key, at)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import autograd.numpy as anp
 import numpy as np
 from autograd.core import defvjp_argnums, make_vjp, vspace
 from autograd.tracer import getval, primitive
@@ -71,3 +73,24 @@ def _affine_vjp(argnums: tuple[int, ...], y: Array, arguments: Any, _: Any) -> C
 
 
 defvjp_argnums(affine, _affine_vjp)
+
+
+def _tanh(z: Any) -> Any:
+    # Beyond +-10 it is +-1 in float32. Without the limits autograd's slope, by the square of cosh, would overflow.
+    return anp.tanh(anp.clip(z, -10, 10))
+
+
+def _gelu(z: Any) -> Any:
+    # As above, and the cube would overflow.
+    u = anp.clip(z, -10, 10)
+    return z / 2 * (1 + anp.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda z: z,
+    "relu": lambda z: anp.where(z <= 0, 0, z),  # the slope of `maximum` is 1/2 at 0
+    "tanh": _tanh,
+    "sigmoid": lambda z: anp.exp(-anp.logaddexp(0, -z)),  # overflows nowhere
+    "gelu": _gelu,
+    "softplus": lambda z: anp.logaddexp(0, z),
+}

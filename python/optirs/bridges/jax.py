@@ -143,3 +143,13 @@ def _forward(W: Any, b: Any, x: Any) -> Any:
 
 def _backward(W: Any, x: Any, dy: Any) -> Any:
     return _core.affine_gradient(np.asarray(W), np.asarray(x), np.asarray(dy))
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda z: z,
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "gelu": jax.nn.gelu,  # by default in the form with tanh
+    "softplus": jax.nn.softplus,
+}

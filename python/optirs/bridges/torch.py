@@ -136,3 +136,13 @@ def _float32(name: str, value: Any) -> Any:
     if tensor.is_complex():
         raise TypeError(f"affine_forward: {name} must be an array of real numbers, got {tensor.dtype}")
     return tensor.to("cpu", torch.float32)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda z: z,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": lambda z: torch.nn.functional.gelu(z, approximate="tanh"),
+    "softplus": torch.nn.functional.softplus,
+}

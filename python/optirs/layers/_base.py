@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from operator import index
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +32,17 @@ def check_arrays(layer: str, W: Any, b: Any) -> None:
             raise ValueError(f"{layer}: {name} has shape {tuple(shape)}, it must be {form}")
     if W is not None and b is not None and W.shape[0] != b.shape[0]:
         raise ValueError(f"{layer}: W has shape {tuple(W.shape)}, b has {tuple(b.shape)}: one b per row")
+
+
+def check_sizes(call: str, **sizes: Any) -> None:
+    """Raises unless all are whole numbers, 0 or more."""
+    for name, n in sizes.items():
+        try:
+            index(n)
+        except TypeError:
+            raise TypeError(f"{call}: {name} must be an integer, got {n!r}") from None
+        if n < 0:
+            raise ValueError(f"{call}: {name} must not be negative, got {n}")
 
 
 def generator(call: str, rng: Xoshiro | None) -> Xoshiro:

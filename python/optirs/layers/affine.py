@@ -13,7 +13,7 @@ from .._core import Xoshiro, affine_gradient
 from .._equality import Compared
 from ..affine import affine_forward
 from ..tree import functor
-from ._base import Float32, check_arrays, generator
+from ._base import Float32, check_arrays, check_sizes, generator
 
 
 @functor
@@ -69,6 +69,7 @@ class Affine(Compared):
 
         Source: `Affine(rand(rng, Float32, n_out, n_in), rand(rng, Float32, n_out))` in the Julia notebook.
         """
+        check_sizes("Affine.random", n_in=n_in, n_out=n_out)
         rng = generator("Affine.random", rng)
         W = rng.rand(n_out, n_in)
         return cls(W, rng.rand(n_out))

@@ -10,8 +10,11 @@ import numpy.typing as npt
 
 from .. import _core
 from .._equality import Compared
+from ..affine import bridge
 from ..tree import functor
 from ._base import Layer
+from .affine import Affine
+from .dense import Dense
 
 
 @functor(children=("layers",))
@@ -70,15 +73,16 @@ class Chain(Compared):
         return f"Chain({', '.join(map(repr, self.layers))})"
 
     def __call__(self, x: npt.ArrayLike) -> Any:
-        """The output of the last layer.
+        """The output of the last layer; a tensor if `x` or a parameter is one, as for the layers themselves.
 
         Raises:
             ValueError: the shapes do not fit; the text names the place.
             TypeError: `x` is not an array of real numbers.
         """
-        y: Any = _core.forward(self, x)
-        if y is not None:
-            return y
+        if bridge(x, *_parameters(self)) is None:
+            y: Any = _core.forward(self, x)
+            if y is not None:
+                return y
         y = _rows(x)
         for layer in self.layers:
             y = layer(y)
@@ -118,6 +122,17 @@ class Chain(Compared):
             return chain, dy
 
         return y, back_through
+
+
+def _parameters(chain: Chain) -> Iterator[Any]:
+    """What stands in the places of the built-in layers' arrays."""
+    for layer in chain.layers:
+        kind = type(layer)
+        if kind is Dense or kind is Affine:
+            yield layer.W
+            yield layer.b
+        elif kind is Chain:
+            yield from _parameters(layer)
 
 
 def _rows(x: Any) -> Any:

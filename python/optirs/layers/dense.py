@@ -12,8 +12,9 @@ import numpy.typing as npt
 from .. import _core
 from .._core import Xoshiro
 from .._equality import Compared
+from ..affine import bridge
 from ..tree import functor
-from ._base import Float32, check_arrays, generator
+from ._base import Float32, check_arrays, check_sizes, generator
 
 ACTIVATIONS = tuple(_core.activations())
 
@@ -85,19 +86,29 @@ class Dense(Compared):
         Source: X. Glorot and Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
         AISTATS 2010; `Flux.glorot_uniform`, whose values these are for the same generator.
         """
+        check_sizes("Dense.glorot", n_in=n_in, n_out=n_out)
         _check_activation(activation)
         r = generator("Dense.glorot", rng).rand(n_out, n_in)
         W = (r - np.float32(0.5)) * np.sqrt(np.float32(24.0) / np.float32(max(n_in + n_out, 1)))
         return cls(W, np.zeros(n_out, np.float32), activation)
 
-    def __call__(self, x: npt.ArrayLike) -> Float32:
+    def __call__(self, x: npt.ArrayLike) -> Any:
         """`activation(x @ W.T + b)`: `(batch, n_out)` for `x` of `(batch, n_in)`, `(n_out,)` for `(n_in,)`.
+
+        If `x`, `W` or `b` is a tensor of PyTorch or JAX, or autograd traces it, so is the result: the affine part is
+        `affine_forward`, the activation the library's own.
 
         Raises:
             ValueError: the shapes do not fit.
             TypeError: `x` is not an array of real numbers.
         """
-        return _core.dense_pullback(self.W, self.b, self.activation, x)[0]
+        W, b = self.W, self.b
+        if type(x) is not np.ndarray or type(W) is not np.ndarray or type(b) is not np.ndarray:
+            library = bridge(W, b, x)
+            if library is not None:
+                _check_activation(self.activation)
+                return library.ACTIVATIONS[self.activation](library.affine(W, b, x))
+        return _core.dense_pullback(W, b, self.activation, x)[0]
 
     def pullback(self, x: npt.ArrayLike) -> tuple[Float32, Callable[[npt.ArrayLike], tuple[Dense, Float32]]]:
         """The output, and the function that takes gradients back through the layer.

@@ -96,10 +96,15 @@ def _parameter(rule: Rule, x: Any) -> Array:
 
 def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
     """`dx` as an array like `x`, in the type in which `x` is computed."""
-    array: Array = np.asarray(dx)
+    try:
+        array: Array = np.asarray(dx)
+    except ValueError:  # rows of different lengths, or a state of several parts
+        array = np.empty((), object)
     to = _COMPUTE[x.dtype.name]
     if array.dtype.name not in _COMPUTE and array.dtype.kind not in "iu":
-        raise TypeError(f"{_name(rule)}: {what} must be an array of numbers, got {array.dtype}")
+        found = type(dx).__name__ if array.dtype.hasobject else array.dtype
+        hint = "; write apply(rule, state, x, dx)" if what == "the gradient" and _like_a_state(dx) else ""
+        raise TypeError(f"{_name(rule)}: {what} must be an array of numbers, got {found}{hint}")
     if array.dtype.kind == "c" and to.kind != "c":
         raise TypeError(f"{_name(rule)}: {what} is {array.dtype}, the parameter is {x.dtype}")
     if array.shape != x.shape:
@@ -108,6 +113,11 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
         if what == "the gradient" and rule._master is None:
             array = array.astype(x.dtype, copy=False)  # as `update` does
         return array.astype(to, copy=False)
+
+
+def _like_a_state(dx: Any) -> bool:
+    """Whether a gradient looks as if it was put where the state goes, and the other way round."""
+    return dx is None or isinstance(dx, dict | tuple)
 
 
 def _pair(rule: Rule, result: Any) -> tuple[Any, Any]:

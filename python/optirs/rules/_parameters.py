@@ -82,7 +82,7 @@ class Pair:
 
     def read(self, name: str, value: Any) -> tuple[float, float]:
         if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
-            raise TypeError(f"{name} must be two numbers, got {value!r}")
+            raise TypeError(f"{name} must be two numbers, got {value!r}{_hint(name, value)}")
         if len(value) != 2:
             raise ValueError(f"{name} must be two numbers, got {value!r}")
         first, second = (as_float(f"{name}[{i}]", v) for i, v in enumerate(value))
@@ -133,11 +133,19 @@ def as_float(name: str, value: Any) -> float:
     """A number as a Python float: whatever is real and has no dimensions, but no truth value and no string."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real and (getattr(value, "shape", None) != () or np.asarray(value).dtype.kind not in "fiuV"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {value!r}{_hint(name, value)}")
     try:
         return float(value) + 0.0  # no -0.0: equal rules give equal bits
     except OverflowError:
         raise ValueError(f"{name} must be finite, got {value}") from None
+
+
+def _hint(name: str, value: Any) -> str:
+    """Where a schedule goes, if the value is one."""
+    if not callable(value) or isinstance(value, type):
+        return ""
+    field = name.rpartition(": ")[2].partition("[")[0]
+    return f"; what changes with the step goes into Scheduled(rule, {field}=...)"
 
 
 FINITE = Range("finite", math.isfinite)

@@ -131,7 +131,8 @@ def _canonical(rule: str, dtype: Any) -> str:
             raise TypeError
         name = np.dtype(dtype).name
     except TypeError:
-        raise TypeError(f"{rule}: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}") from None
+        kind = ValueError if isinstance(dtype, str) else TypeError
+        raise kind(f"{rule}: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}") from None
     if name not in DTYPES:
         raise ValueError(f"{rule}: dtype must be one of {', '.join(DTYPES)}, got {name}")
     return str(name)
