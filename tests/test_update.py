@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 
 import ml_dtypes
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -243,3 +244,14 @@ def test_arguments_by_name():
     state = optirs.setup(optirs.Descent(0.5), model)
     for step in (optirs.update, optirs.update_):
         assert step(grad={"w": np.ones(2)}, model=model, state=state)[1]["w"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("step", [optirs.update, optirs.update_])
+def test_bfloat16_in_the_other_byte_order(step):
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    plain = np.array([1.0, 2.0, -3.0], bfloat16)
+    swapped = plain.astype(bfloat16.newbyteorder())
+    gradient = np.array([0.5, -0.25, 8.0], np.float32)
+    _, expected = step(optirs.setup(optirs.Descent(0.5), plain), plain.copy(), gradient)
+    _, new = step(optirs.setup(optirs.Descent(0.5), swapped), swapped.copy(), gradient)
+    np.testing.assert_array_equal(new.astype(np.float32), expected.astype(np.float32))

@@ -9,7 +9,7 @@ use numpy::npyffi::{
 use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use std::os::raw::c_int;
+use std::os::raw::{c_char, c_int};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
@@ -399,10 +399,12 @@ pub fn native<'py>(object: &Bound<'py, PyAny>, dtype: DType) -> PyResult<Bound<'
     if dtype != DType::BF16 {
         return descriptor(object.py(), dtype);
     }
-    // SAFETY: `object` was seen to be an array of bfloat16, whose descriptor is a live object.
+    // SAFETY: `object` was seen to be an array of bfloat16, whose descriptor is a live object; NumPy returns a new reference
+    // to one in this machine's byte order, or null with an exception set.
     unsafe {
         let descr = (*object.as_ptr().cast::<PyArrayObject>()).fields.descr;
-        Ok(Bound::from_borrowed_ptr(object.py(), descr.cast()))
+        let native = PY_ARRAY_API.PyArray_DescrNewByteorder(object.py(), descr, b'=' as c_char);
+        Bound::from_owned_ptr_or_err(object.py(), native.cast())
     }
 }
 
