@@ -82,6 +82,9 @@ fn mix(start: f64, end: f64, share: f64) -> f64 {
     if share == 1.0 {
         return start;
     }
+    if share == 0.0 {
+        return end; // half of the least number is none
+    }
     // Halves, since the difference of two numbers may overflow.
     let value = 2.0 * (end * 0.5 + (start * 0.5 - end * 0.5) * share);
     value.clamp(start.min(end), start.max(end))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -215,6 +215,7 @@ def test_values_lie_between_the_extremes(schedule: Schedule) -> None:
     t=st.integers(0, HUGE),
     power=st.floats(0.1, 10),
 )
+@example(start=-1.0, end=5e-324, steps=3, t=3, power=1.0)
 def test_what_goes_from_one_value_to_another_stays_between(
     start: float, end: float, steps: int, t: int, power: float
 ) -> None:
