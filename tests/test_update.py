@@ -4,7 +4,6 @@ import copy
 from dataclasses import dataclass
 
 import ml_dtypes
-import ml_dtypes
 import numpy as np
 import pytest
 
