@@ -11,7 +11,7 @@ import torch
 
 from .. import _core
 from ..tree import is_bfloat16
-from .parts import Array, Model, Parts, check_loss
+from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu
 
 
 class WithTorch:
@@ -114,16 +114,26 @@ class _Affine(torch.autograd.Function):
     """The affine layer in Rust."""
 
     @staticmethod
-    def forward(ctx: Any, W: Any, b: Any, x: Any) -> Any:
-        ctx.save_for_backward(W, x)
+    def forward(W: Any, b: Any, x: Any) -> Any:
         return torch.from_numpy(_core.affine_forward(W.numpy(), b.numpy(), x.numpy()))
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        W, _, x = inputs
+        ctx.save_for_backward(W, x)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        """One after the other, as under JAX's `vmap`."""
+        each = [[a] * info.batch_size if d is None else a.unbind(d) for a, d in zip(arguments, in_dims, strict=True)]
+        return torch.stack([_Affine.apply(*one) for one in zip(*each, strict=True)]), 0
+
+    @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
-        if torch.is_grad_enabled():  # `once_differentiable` lets pass what depends on W or x, but not on dy
-            raise RuntimeError("affine_forward cannot be differentiated twice")
-        W, x = (saved.detach().numpy() for saved in ctx.saved_tensors)
-        return tuple(map(torch.from_numpy, _core.affine_gradient(W, x, dy.resolve_neg().numpy())))
+        W, x = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient itself is differentiated
+            return affine_gradient(W, x, dy)
+        return tuple(map(torch.from_numpy, _core.affine_gradient(W.numpy(), x.numpy(), dy.resolve_neg().numpy())))
 
 
 def affine(W: Any, b: Any, x: Any) -> Any:
@@ -143,6 +153,6 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "gelu": lambda z: torch.nn.functional.gelu(z, approximate="tanh"),
+    "gelu": lambda z: gelu(z, z.clamp(-10, 10), torch.tanh),  # the slope of PyTorch's own overflows
     "softplus": torch.nn.functional.softplus,
 }
