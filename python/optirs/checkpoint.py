@@ -6,6 +6,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from . import _archive, _core
 from ._archive import Entry
 from ._core import Leaf
@@ -98,11 +100,23 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
 
 def _model_table(model: Any, entries: dict[str, Entry]) -> list[dict[str, Any]]:
     """The arrays of a model: how each is encoded, and the places where it stands."""
-    _, found, _ = arrays(model)
+    all_leaves, found, _ = arrays(model)
+    for path, leaf, _ in all_leaves:
+        _expect_part(("model", *path), leaf)
     return [
         encode_array(p.array, ("model", *p.path), entries, foreign=True) | {"places": _places("model", p)}
         for p in found
     ]
+
+
+def _expect_part(at: tuple[Any, ...], leaf: Any) -> None:
+    """Raises where a state stands for a model, or a model of which nothing would be saved."""
+    if isinstance(leaf, Leaf):
+        raise TypeError(
+            f"{_core.path_text(at)} is a Leaf, not a part of a model: write save(path, model=..., state=...)"
+        )
+    if len(at) == 1 and not isinstance(leaf, np.ndarray):
+        raise TypeError(f"model is a {type(leaf).__name__}, of which nothing would be saved: register it with functor")
 
 
 def _places(root: str, p: Parameter) -> list[list[Any]]:
