@@ -34,7 +34,7 @@ def affine_forward(W: npt.ArrayLike, b: npt.ArrayLike, x: npt.ArrayLike, /) -> A
         ValueError: shapes that do not fit.
         TypeError: an argument is not an array of real numbers.
 
-    Example:
+    Examples:
         >>> import optirs
         >>> optirs.affine_forward([[1.0, 2.0]], [0.5], [[1.0, 1.0], [2.0, 0.0]])
         array([[3.5],
