@@ -384,6 +384,15 @@ def test_layouts(bridge):
     assert all((x == 0).all() for x in new.values())
 
 
+@pytest.mark.parametrize("second", [lambda v: v, lambda v: v.T, lambda v: v.reshape(2, 2)])
+def test_gradients_that_are_equal_are_not_one(bridge, second):
+    """Of two arrays on one memory a tree would make one parameter."""
+    model = {"w": np.ones((2, 2)), "v": np.ones((2, 2)), "empty": np.ones((0, 2)), "no": np.ones((0, 2))}
+    _, grad = bridge.make(lambda m: ((m["w"] + second(m["v"])) ** 2).sum() + (m["empty"] + m["no"]).sum())(model)
+    assert len(optirs.trainables(grad)) == 4
+    assert not np.shares_memory(grad["w"], grad["v"])
+
+
 def test_a_parameter_that_is_not_used(bridge):
     model = {"used": np.ones(2), "not": np.ones(3)}
     _, grad = bridge.make(lambda model: model["used"].sum())(model)

@@ -37,7 +37,7 @@ class WithTorch:
             if not loss.requires_grad:
                 raise ValueError("with_torch: what the function returned does not depend on any parameter of the model")
             gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
-        return value, parts.gradient([_gradient(g, a) for g, a in zip(gradients, parts.arrays, strict=True)])
+        return value, parts.gradient(_apart([_gradient(g, a) for g, a in zip(gradients, parts.arrays, strict=True)]))
 
     def loss(self, model: Any, /, *batch: Any) -> float:
         """The loss alone, without the cost of the gradient; `train` logs with it."""
@@ -104,6 +104,17 @@ def _gradient(tensor: Any, parameter: Array) -> Array | None:
     if tensor.layout is torch.strided and 0 in tensor.stride():  # that of a sum is one number, seen many times
         tensor = tensor.contiguous()
     return array(tensor, parameter.dtype)
+
+
+def _apart(gradients: list[Array | None]) -> list[Array | None]:
+    """Each on memory of its own: PyTorch hands the gradient of a sum to both of its terms."""
+    taken: set[int] = set()
+    for i, gradient in enumerate(gradients):
+        if gradient is not None:
+            address = gradient.__array_interface__["data"][0]
+            gradients[i] = gradient.copy() if address in taken else gradient
+            taken.add(address)
+    return gradients
 
 
 def _transposed(tensor: Any) -> Any:
