@@ -34,7 +34,7 @@ class Event:
         model: the updated model. It is not changed later, so it may be kept as it is.
         state: the optimiser state that belongs to it.
 
-    Examples:
+    Example:
         >>> import optirs
         >>> event = optirs.Event(epoch=1, step=7, loss=0.5, model=None, state=None)
         >>> event.stop()
@@ -162,7 +162,7 @@ def train(
             or a rule other than the state's.
         TypeError: arguments of the wrong kind.
 
-    Examples:
+    Example:
         >>> import numpy as np, optirs
         >>> x = np.array([[0.0], [1.0], [2.0]])
         >>> model = optirs.Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
