@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 after an error (told on standard error), 130 after Ctrl-C, 141 if the output was closed.
 
-    Example:
+    Examples:
         >>> from optirs.__main__ import main
         >>> main(["--epochs", "50"])  # doctest: +ELLIPSIS
         epoch           loss    Julia 1.8.2     difference

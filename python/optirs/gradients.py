@@ -73,7 +73,7 @@ def supervised(loss: Loss) -> Supervised:
     Raises:
         TypeError: the loss has no `pullback`; when called, the model has none.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> model = optirs.Affine(np.array([[1.0, 2.0]]), np.array([0.0]))
         >>> loss, grad = optirs.supervised(optirs.mse)(model, [[1.0, 1.0]], [[0.0]])

@@ -20,12 +20,6 @@ class KeyPath(tuple[Any, ...]):
 
     Slices of it, and sums of it and tuples, are key paths too.
 
-    Args:
-        keys: The keys from the top down.
-
-    Raises:
-        TypeError: If `keys` is a string, or cannot be iterated over.
-
     Examples:
         >>> import optirs
         >>> path = optirs.KeyPath(("layers", 0, "W"))
@@ -36,6 +30,14 @@ class KeyPath(tuple[Any, ...]):
     __slots__ = ()
 
     def __new__(cls, keys: Iterable[Any] = (), /) -> Self:
+        """The path of these keys.
+
+        Args:
+            keys: The keys from the top down.
+
+        Raises:
+            TypeError: If `keys` is a string, or cannot be iterated over.
+        """
         if isinstance(keys, str):
             raise TypeError(f"KeyPath takes a tuple of keys, got the string {keys!r}: write KeyPath(({keys!r},))")
         if type(keys) is not tuple and not isinstance(keys, Iterable):
