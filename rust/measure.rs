@@ -35,18 +35,20 @@ unsafe impl Send for Measure {}
 /// The pointers are aligned, valid for their `n` elements, and nothing writes to them meanwhile.
 #[must_use]
 pub unsafe fn measure(measures: &[Measure]) -> Vec<f64> {
-    const BLOCKS: usize = 64; // of a task: 256 Ki elements
+    const BLOCKS: usize = 64; // of a task: 256 Ki elements at most
     let level = simd::level();
+    let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
+    let threads = pool::threads_for(bytes, PARALLEL_BYTES);
+    let all: usize = measures.iter().map(|m| m.n.div_ceil(BLOCK)).sum();
+    let share = if threads == 1 { BLOCKS } else { (all / (2 * threads)).clamp(1, BLOCKS) };
     let mut tasks = Vec::new();
     let mut total = 0;
     for (i, m) in measures.iter().enumerate() {
         let blocks = m.n.div_ceil(BLOCK);
-        tasks.extend((0..blocks).step_by(BLOCKS).map(|b| (i, b..blocks.min(b + BLOCKS), total)));
+        tasks.extend((0..blocks).step_by(share).map(|b| (i, b..blocks.min(b + share), total)));
         total += blocks;
     }
     let partial: Vec<AtomicU64> = (0..total).map(|_| AtomicU64::new(0)).collect();
-    let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
-    let threads = if bytes < PARALLEL_BYTES { 1 } else { pool::threads() };
     pool::run(threads, tasks.len(), &|t| {
         let (i, blocks, first) = &tasks[t];
         for b in blocks.clone() {
