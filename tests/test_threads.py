@@ -223,6 +223,58 @@ def test_endless_structures_are_errors(case):
         tree = tree.child
 
 
+def nested(wrap, depth, leaf):
+    for _ in range(depth):
+        leaf = wrap(leaf)
+    return leaf
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"k": x}, Node], ids=["list", "dict", "class"])
+@pytest.mark.parametrize("depth", [200, 990, 3000])
+def test_a_thread_with_a_small_stack(wrap, depth, tmp_path):
+    model = nested(wrap, depth, np.ones(1))
+    leaf = optirs.setup(optirs.Momentum(0.5), np.ones(1))
+    state = nested(wrap, depth, leaf)
+    acts = [
+        lambda: optirs.setup(optirs.Descent(), model),
+        lambda: optirs.trainables(model),
+        lambda: optirs.destructure(model)[1](np.ones(1)),
+        lambda: optirs.adjust(state, 0.1),
+        lambda: optirs.adjust_(state, 0.5),
+        lambda: optirs.freeze_(state),
+        lambda: optirs.thaw_(state),
+        lambda: optirs.update(state, model, model),
+        lambda: optirs.update_(state, model, model),
+        lambda: optirs.update([leaf, None], [np.ones(1), model], None),
+        lambda: optirs.save(tmp_path / "deep", model=model, state=state),
+    ]
+    outcomes = []
+
+    def run():
+        for act in acts:
+            try:
+                act()
+            except RecursionError as error:
+                outcomes.append(str(error))
+            else:
+                outcomes.append("done")
+
+    threading.stack_size(512 << 10)
+    try:
+        run_all(run)
+    finally:
+        threading.stack_size(0)
+    assert len(outcomes) == len(acts)
+    assert all(text == "done" or "nests deeper than" in text for text in outcomes)
+    if depth == 200:
+        assert set(outcomes) == {"done"}
+    if depth == 3000:
+        assert "done" not in outcomes
+    for tree in (model, state):  # else Python takes them apart recursively
+        while isinstance(tree, Node) and isinstance(tree.child, Node):
+            tree = tree.child
+
+
 def test_900_levels_are_fine():
     tree = np.ones(1)
     for _ in range(900):

@@ -20,6 +20,7 @@ mod path;
 mod program;
 mod replace;
 mod schedules;
+mod stack;
 mod steps;
 mod threads;
 mod tree;

@@ -9,7 +9,7 @@ use super::arena::List;
 use super::arrays::View;
 use super::leaf::Leaf;
 use super::lookalike::optional;
-use super::path::{MAX_DEPTH, Path};
+use super::path::{Path, too_deep};
 use super::tree::{Node, Registration, attribute, node};
 
 /// A place in the trees where a leaf stands.
@@ -85,7 +85,7 @@ fn search(tree: &Bound<'_, PyAny>, depth: usize, left: &mut usize) -> bool {
     if tree.is_exact_instance_of::<Leaf>() {
         return true;
     }
-    if depth > MAX_DEPTH || *left == 0 {
+    if *left == 0 || too_deep(depth) {
         return false;
     }
     *left -= 1;
