@@ -12,6 +12,7 @@ from . import _core
 C = TypeVar("C", bound=type)
 Trainable = Iterable[str] | Callable[[Any], Iterable[str]]
 
+_MADE_IN_PYTHON = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE
 _NUMERIC = "efdFD"  # NumPy's letters for float16, float32, float64, complex64 and complex128
 
 
@@ -86,7 +87,8 @@ def functor(
         The class itself.
 
     Raises:
-        TypeError: If there are no `children` and the class is not a dataclass, or `trainable` names others.
+        TypeError: If there are no `children` and the class is not a dataclass, `trainable` names others, or the class
+            derives from a built-in one such as `dict`, whose content is no attribute.
 
     Examples:
         >>> import numpy as np, optirs
@@ -105,6 +107,7 @@ def functor(
     def register(cls: C) -> C:
         if not isinstance(cls, type):
             raise TypeError(f"functor registers classes, got {cls!r}")
+        _check_plain(cls)
         names = _children(cls, children)
         chosen: Any = trainable
         if trainable is not None and not callable(trainable):
@@ -116,6 +119,15 @@ def functor(
         return cls
 
     return register if cls is None else register(cls)
+
+
+def _check_plain(cls: type) -> None:
+    """Instances are rebuilt of their attributes, which must be all that they hold."""
+    base = cls
+    while base.__flags__ & _MADE_IN_PYTHON and base.__base__ is not None:
+        base = base.__base__
+    if base is not object:
+        raise TypeError(f"functor: {cls.__name__} derives from {base.__name__}, whose content is no attribute")
 
 
 def _children(cls: type, children: Iterable[str] | None) -> tuple[str, ...]:
@@ -296,6 +308,25 @@ def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bo
         index.append(known[0])
     _check_overlap(found, list(_bystanders(all_leaves, index)))
     return all_leaves, found, index
+
+
+def origins(model: Any, found: list[Parameter]) -> tuple[list[Any], list[tuple[int, bool] | None]]:
+    """All leaves of `model`, and for each the parameter that stands there, also where it is not trained.
+
+    The parameter as its index in `found`, which `parameters` found in `model`, and whether it is transposed.
+    """
+    by_path = {path: (i, transposed) for i, p in enumerate(found) for path, transposed in p.places}
+    by_address = {_address(p.array): i for i, p in enumerate(found) if p.array.size}
+    whole = leaves(model, whole=True)
+
+    def origin(path: KeyPath, leaf: Any) -> tuple[int, bool] | None:
+        if path in by_path or not isnumeric(leaf):
+            return by_path.get(path)
+        i = by_address.get(_address(leaf))
+        transposed = None if i is None else tie(found[i].array, leaf)
+        return None if i is None or transposed is None else (i, transposed)
+
+    return [leaf for _, leaf, _ in whole], [origin(path, leaf) for path, leaf, _ in whole]
 
 
 def _span(x: NDArray[Any]) -> tuple[int, int]:

@@ -224,19 +224,19 @@ fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> PyRe
     let Some(trainable) = &class.trainable else { return Ok(vec![true; class.children.len()]) };
     let trainable = trainable.bind(py);
     let names = if trainable.is_callable() { trainable.call1((object,))? } else { trainable.clone() };
+    let wrong = |what: String| match object.get_type().name() {
+        Ok(class) => PyTypeError::new_err(format!("trainable of {class} at {} {what}", path.text(py))),
+        Err(error) => error,
+    };
+    let iterated = if names.is_instance_of::<PyString>() { None } else { names.try_iter().ok() };
+    let Some(iterated) = iterated else {
+        return Err(wrong(format!("returns {}, not names of children", names.repr()?)));
+    };
     let mut trained = vec![false; class.children.len()];
-    for name in names.try_iter()? {
+    for name in iterated {
         let name = name?;
         let found = class.children.iter().position(|c| c.bind(py).as_any().eq(&name).unwrap_or(false));
-        let Some(i) = found else {
-            let text = format!(
-                "trainable of {} at {} names {}, which is not a child",
-                object.get_type().name()?,
-                path.text(py),
-                name.repr()?
-            );
-            return Err(PyTypeError::new_err(text));
-        };
+        let Some(i) = found else { return Err(wrong(format!("names {}, which is not a child", name.repr()?))) };
         trained[i] = true;
     }
     Ok(trained)
