@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .rules import Descent
-from .tree import origins, parameters
+from .ties import origins, parameters
 
 Array = NDArray[Any]
 

@@ -9,8 +9,10 @@ use pyo3::types::{PyDict, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
-use super::arrays::{Layout, Place, View, allocate, numpy, shape_text};
+use super::arrays::{View, numpy, shape_text};
+use super::layout::Layout;
 use super::leaf::{Counts, Inner, Leaf, Moments, Slot, Slots};
+use super::memory::{Place, allocate};
 use super::path::place_text;
 use super::program::program;
 use super::update::{at, copied};

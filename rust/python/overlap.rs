@@ -5,9 +5,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::arena::List;
-use super::arrays::{Memory, View, allocate, numpy};
-use super::entry::{Entry, Gradient, Held, Names, Origin, tied};
+use super::arrays::{View, numpy};
+use super::entry::{Entry, Names, Origin, tied};
+use super::gradient::{Gradient, Held};
 use super::leaf::Moments;
+use super::memory::{Memory, allocate};
 use super::walk::bystander_name;
 use crate::job::Source;
 

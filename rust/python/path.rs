@@ -7,7 +7,7 @@ use pyo3::types::{PyInt, PyString, PyTuple};
 use super::stack::exhausted;
 
 /// Deeper structures are refused: a walk may not overflow the stack.
-const MAX_DEPTH: usize = 1000;
+pub const MAX_DEPTH: usize = 1000;
 
 /// From this depth on a walk asks how much of the stack is left: every thread has room for so many levels.
 const SAFE_DEPTH: usize = 32;

@@ -105,18 +105,21 @@ pub fn attribute<'py>(
     name: &Bound<'py, PyString>,
     path: &Path,
 ) -> PyResult<Bound<'py, PyAny>> {
-    object.getattr(name).map_err(|error| {
-        let py = object.py();
-        if !error.is_instance_of::<PyException>(py) {
-            return error; // Ctrl-C
-        }
-        let class = object.get_type();
-        let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
-        let text = format!("{class} at {} has no readable attribute {name}: {error}", path.text(py));
-        let wrapped = PyValueError::new_err(text);
-        wrapped.set_cause(py, Some(error));
-        wrapped
-    })
+    object.getattr(name).map_err(|error| unreadable(object, name, path, error))
+}
+
+/// The error of an attribute that raised `error`.
+pub fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, error: PyErr) -> PyErr {
+    let py = object.py();
+    if !error.is_instance_of::<PyException>(py) {
+        return error; // Ctrl-C
+    }
+    let class = object.get_type();
+    let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
+    let text = format!("{class} at {} has no readable attribute {name}: {error}", path.text(py));
+    let wrapped = PyValueError::new_err(text);
+    wrapped.set_cause(py, Some(error));
+    wrapped
 }
 
 /// The keys and values of a node's children; `None` for a leaf.
@@ -179,7 +182,12 @@ pub fn rebuild<'py>(
 }
 
 fn shallow_copy<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    object.py().import("copy")?.call_method1("copy", (object,))
+    let copy = object.py().import("copy")?.call_method1("copy", (object,))?;
+    if copy.is(object) {
+        let class = object.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("copy.copy of a {class} returns the object itself, not a copy")));
+    }
+    Ok(copy)
 }
 
 /// A new instance with these children: neither `__init__` nor any other method of the class runs.

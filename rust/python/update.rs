@@ -7,9 +7,11 @@ use pyo3::prelude::*;
 use smallvec::SmallVec;
 
 use super::arena::{List, with_arena};
-use super::arrays::{Place as Part, View, allocate, array, copy_into, native, numpy};
-use super::entry::{Entry, Gradient, Held, Names, Origin, entries};
+use super::arrays::{View, array, copy_into, native, numpy};
+use super::entry::{Entry, Names, Origin, entries};
+use super::gradient::{Gradient, Held};
 use super::leaf::{Inner, Leaf, Moments, Slot};
+use super::memory::{Place as Part, allocate};
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
