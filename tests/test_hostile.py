@@ -287,6 +287,49 @@ def test_adjusting_and_freezing_are_all_or_nothing_beside_an_update() -> None:
     assert not any(leaf.frozen for leaf in state.values())
 
 
+def fails(error: BaseException) -> Any:
+    raise error
+
+
+@optirs.functor(children=("W",))
+class One:
+    def __init__(self, W: Any) -> None:
+        self.W = W
+
+
+@STEPS
+def test_gradients_whose_attributes_raise_name_the_place(step: Any) -> None:
+    class Raising:
+        W = property(lambda self: fails(OSError("gone")))
+
+    model = {"layers": [One(np.ones(2))]}
+    state = optirs.setup(optirs.Descent(), model)
+    with pytest.raises(ValueError, match=r"Raising at layers\[0\] has no readable attribute W: OSError: gone"):
+        step(state, model, {"layers": [Raising()]})
+    late = Late(None, lambda: fails(OSError("gone")))
+    with pytest.raises(OSError, match="gone") as caught:
+        step(state, model, {"layers": [{"W": late}]})
+    assert caught.value.__notes__ == ["for the gradient at layers[0].W"]
+    assert (model["layers"][0].W == 1).all()
+
+
+def test_containers_that_cannot_be_copied_are_left_alone() -> None:
+    class Same(dict):  # type: ignore[type-arg]
+        def __copy__(self) -> Any:
+            return self
+
+    x = np.ones(2)
+    model = Same(w=x)
+    for act in (
+        lambda: optirs.setup(optirs.Descent(), model),
+        lambda: optirs.update({"w": optirs.setup(optirs.Descent(), x)}, model, {"w": x}),
+    ):
+        with pytest.raises(TypeError, match=r"copy\.copy of a Same returns the object itself"):
+            act()
+    assert model["w"] is x
+    assert (x == 1).all()
+
+
 class Cycle:
     """Garbage that only the collector finds, and that does something when it does."""
 

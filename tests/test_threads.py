@@ -136,6 +136,34 @@ def test_two_threads_on_different_trees():
         assert found[seed].tobytes() == expected[seed].tobytes()
 
 
+def test_an_update_lets_other_threads_work():
+    big, small = np.zeros(BIG, np.float32), np.zeros(2)
+    states = [optirs.setup(optirs.Adam(), x) for x in (big, small)]
+    stop, done, during = threading.Event(), [], 0
+
+    def beside():
+        while not stop.is_set():
+            optirs.update_(states[1], small, small)
+            done.append(1)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # the lock is only given away, not taken
+    other = threading.Thread(target=beside)
+    try:
+        other.start()
+        for _ in range(100):
+            before = len(done)
+            optirs.update_(states[0], big, big)
+            during = max(during, len(done) - before)
+            if during > 1:
+                break
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        other.join(60)
+    assert during > 1
+
+
 def test_two_threads_on_one_state():
     x = [np.zeros(BIG, np.float32), np.zeros(3)]
     rule = optirs.OptimiserChain(optirs.Momentum(1.0, 0.0), optirs.Adam(0.0))
@@ -200,16 +228,25 @@ def endless():
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_endless_structures_are_errors(case):
+def test_endless_structures_are_errors(case, tmp_path):
     tree = endless()[case]
+    keys = ((0, "me", "child", 0, "child")[case],) * 100_000
+    if case == 2:
+        keys = ("child", 0) * 50_000
     x = [np.ones(1)]
     state = optirs.setup(optirs.Descent(), x)
     for act in (
         lambda: optirs.setup(optirs.Descent(), tree),
         lambda: optirs.trainables(tree),
         lambda: optirs.destructure(tree),
+        lambda: optirs.getkeypath(tree, keys),
         lambda: optirs.adjust(tree, 0.1),
+        lambda: optirs.adjust_(tree, 0.1),
         lambda: optirs.freeze_(tree),
+        lambda: optirs.thaw_(tree),
+        lambda: optirs.save(tmp_path / "tree", model=tree),
+        lambda: optirs.save(tmp_path / "tree", state=tree),
+        lambda: optirs.train(lambda model, x: (1.0, tree), x, (np.ones(1),), optirs.Descent(), state=tree),
         lambda: optirs.update(tree, tree, tree),
         lambda: optirs.update_(tree, tree, None),
     ):

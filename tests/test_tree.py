@@ -307,6 +307,10 @@ def test_getkeypath():
         optirs.getkeypath(model, (3, 0))
     state = optirs.setup(HALF, model)
     assert optirs.getkeypath(state, ("layers", 0, "W")) is state["layers"][0].W
+    default = defaultdict(list)
+    with pytest.raises(KeyError, match="defaultdict at the top has no 'new'"):
+        optirs.getkeypath(default, ("new",))
+    assert not default
 
 
 def test_model_that_is_one_array_and_empty_models():
