@@ -1,25 +1,23 @@
 //! How much of the thread's stack is left: some threads have little, and a walk that overflows it ends the process.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::ops::Range;
 
 /// So much is left for what a walk calls on its way; a quarter, where stacks are small.
 const RESERVE: usize = 128 << 10;
 
 thread_local! {
-    /// The lowest address that a walk may reach. Asked for once: for the main thread it takes reading a file.
-    static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The last stretch of the stack. Asked for once: for the main thread it takes reading a file.
+    static RESERVED: RefCell<Option<Range<usize>>> = const { RefCell::new(None) };
 }
 
-/// Whether a walk should go no deeper. Stacks grow downwards wherever CPython runs.
+/// Whether a walk should go no deeper. Stacks grow downwards wherever CPython runs; one that is not the thread's own, as
+/// some coroutines have, is not watched.
 pub fn exhausted() -> bool {
     let local = 0_u8;
     let here = std::hint::black_box(&raw const local).addr();
-    let limit = |low, size: usize| low + RESERVE.min(size / 4);
-    LIMIT.with(|known| {
-        let low = known.get().unwrap_or_else(|| bounds().map_or(0, |(low, size)| limit(low, size)));
-        known.set(Some(low));
-        here < low
-    })
+    let last = |(low, size): (usize, usize)| low..low + RESERVE.min(size / 4);
+    RESERVED.with_borrow_mut(|known| known.get_or_insert_with(|| bounds().map_or(0..0, last)).contains(&here))
 }
 
 /// The lowest address of this thread's stack, and its size.
