@@ -19,8 +19,9 @@ from .losses import binary_crossentropy, crossentropy, huber, mae, mse
 from .rules import *  # noqa: F403
 from .state import adjust, adjust_, freeze_, setup, thaw_, update, update_
 from .threads import get_num_threads, release_memory, set_num_threads
+from .ties import trainables
 from .train import Event, NonFiniteLossError, Training, train
-from .tree import KeyPath, functor, getkeypath, isnumeric, trainables
+from .tree import KeyPath, functor, getkeypath, isnumeric
 
 __all__ = [
     "Affine",

@@ -14,7 +14,8 @@ from ._archive import Entry
 from ._core import Leaf
 from ._encoding import NUMBERS, Decoder, Encoder, encode_array
 from .rules import Rule
-from .tree import Parameter, arrays, leaves, parameters
+from .ties import Parameter, arrays, parameters
+from .tree import leaves
 
 FORMAT = 1
 """The version of what the text of a file means."""

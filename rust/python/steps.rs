@@ -9,9 +9,10 @@ use bumpalo::Bump;
 use pyo3::prelude::*;
 
 use super::arena::List;
-use super::arrays::too_large;
-use super::entry::{Entry, Gradient, Names};
+use super::entry::{Entry, Names};
+use super::gradient::Gradient;
 use super::leaf::{Counts, Moments, Slot};
+use super::memory::too_large;
 use super::update::{Output, refused};
 use crate::buffer::Buffer;
 use crate::chain::Program;

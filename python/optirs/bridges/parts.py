@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..tree import Parameter, is_bfloat16, parameters
+from ..ties import Parameter, parameters
+from ..tree import is_bfloat16
 
 Array = NDArray[Any]
 Role = tuple[int, bool]
