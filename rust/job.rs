@@ -135,6 +135,29 @@ impl Job<'_> {
 
     unsafe fn lone(&self, tables: Tables, start: usize, end: usize, way: Way) {
         let Some(y) = self.y else { return };
+        // SAFETY: the caller's promise; `start..end` lies within the arrays.
+        unsafe {
+            let head = self.head(tables, start).min(end - start);
+            if head > 0 && !way.stream {
+                self.lone_part(tables, y, start, start + head, way);
+            }
+            self.lone_part(tables, y, if way.stream { start } else { start + head }, end, way);
+        }
+    }
+
+    /// Elements from `start` to the first place where a cache line starts in all arrays at once; none if there is no such
+    /// place. Vectors of a whole line that lie across two of them take a seventh longer in the rules without state.
+    fn head(&self, tables: Tables, start: usize) -> usize {
+        const LINE: usize = 64;
+        let size = self.compute.dtype().size();
+        let off = |at: usize| (at + start * size) % LINE;
+        let first = off(self.x.ptr as usize);
+        let states = &tables.states[self.states.clone()];
+        let same = off(self.gradient.ptr as usize) == first && states.is_empty();
+        if same && first % size == 0 { (LINE - first) % LINE / size } else { 0 }
+    }
+
+    unsafe fn lone_part(&self, tables: Tables, y: Sink, start: usize, end: usize, way: Way) {
         let at = start * self.compute.dtype().size();
         let (mut s, mut o) = ([ptr::null_mut(); SLOTS], [ptr::null_mut(); SLOTS]);
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
