@@ -88,11 +88,11 @@ def batches(
 
     `who` has the word in errors.
     """
+    generator = _generator(rng)
     if isinstance(data, tuple):
         arrays = tuple(_array(who, index, array) for index, array in enumerate(data))
         rows = _common_rows(who, arrays)
-        generator = _generator(rng) if shuffle else None
-        return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator)
+        return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator if shuffle else None)
     if hasattr(data, "shape") or isinstance(data, (dict, str)) or not isinstance(data, Iterable):
         kind = type(data).__name__
         raise TypeError(f"{who}: data must be a tuple of arrays, such as (x, y), or an iterable of batches, got {kind}")
@@ -107,9 +107,11 @@ def batches(
 def _generator(rng: Any) -> np.random.Generator:
     try:
         return np.random.default_rng(rng)
-    except TypeError as error:
-        kind = type(rng).__name__
-        raise TypeError(f"train: rng must be a numpy.random.Generator or a seed for one, got {kind}") from error
+    except (TypeError, ValueError) as error:
+        wanted = "train: rng must be a numpy.random.Generator or a seed for one"
+        if isinstance(error, ValueError):
+            raise ValueError(f"{wanted}, got {rng!r}") from error
+        raise TypeError(f"{wanted}, got {type(rng).__name__}") from error
 
 
 def _array(who: str, index: int, array: Any) -> Any:
