@@ -8,7 +8,7 @@ use crate::chain::Program;
 use crate::drive::{Copy, Plan};
 use crate::dtype::DType;
 use crate::job::{Job, Sink, Source, State, Tables};
-use crate::measure::{Measure, measure};
+use crate::measure::{Measure, Norms};
 use crate::rule::{Rounding, Scalars};
 use std::ops::Range;
 use std::ptr;
@@ -94,7 +94,6 @@ struct Pending {
     job: usize,
     parameter: usize,
     link: usize,
-    measure: Measure,
 }
 
 /// Steps parameters; its lists are kept between steps.
@@ -106,7 +105,12 @@ pub struct Stepper<'a> {
     states: Vec<State>,
     copies: Vec<Copy>,
     pending: Vec<Pending>,
+    /// The norms that are waited for.
+    measures: Vec<Measure>,
+    norms: Norms,
     reached: Vec<usize>,
+    /// The scalars and state arrays of a segment that is not the last one.
+    staged: (Vec<Scalars>, Vec<State>),
     /// Room for the gradient of each parameter between two passes, where there are two.
     scratch: Vec<Option<Buffer>>,
 }
@@ -120,9 +124,19 @@ impl<'a> Stepper<'a> {
             let bytes = p.n * p.working().compute().dtype().size();
             scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
         }
-        let (jobs, scalars, states) = (Vec::new(), Vec::new(), Vec::new());
-        let (copies, pending, reached) = (Vec::new(), Vec::new(), Vec::new());
-        Some(Self { parameters, jobs, scalars, states, copies, pending, reached, scratch })
+        Some(Self {
+            parameters,
+            jobs: Vec::new(),
+            scalars: Vec::new(),
+            states: Vec::new(),
+            copies: Vec::new(),
+            pending: Vec::new(),
+            measures: Vec::new(),
+            norms: Norms::default(),
+            reached: Vec::new(),
+            staged: (Vec::new(), Vec::new()),
+            scratch,
+        })
     }
 
     /// One step of all parameters from set `from` to the other one. If it is refused, the counts are as they were.
@@ -136,6 +150,7 @@ impl<'a> Stepper<'a> {
         self.states.clear();
         self.copies.clear();
         self.pending.clear();
+        self.measures.clear();
         self.reached.clear();
         for i in 0..self.parameters.len() {
             self.schedule(i)?;
@@ -213,18 +228,20 @@ impl<'a> Stepper<'a> {
     ) -> Result<Source, Refused> {
         let p = &self.parameters[i];
         let compute = p.working().compute();
-        let (mut scalars, mut states) = (Vec::new(), Vec::new());
-        p.scalars(&links, &mut scalars);
-        p.states(&links, from, &mut states);
+        let (scalars, states) = &mut self.staged;
+        scalars.clear();
+        states.clear();
+        p.scalars(&links, scalars);
+        p.states(&links, from, states);
         if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
             let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
             // SAFETY: the caller's promise.
-            let norm = unsafe { measure(&[wanted]) }[0];
+            let norm = unsafe { self.norms.measure(&[wanted]) }[0];
             check(p.rule(), links.start, norm, i)?;
             scalars[0] = reduction.scalars(norm, Rounding::of(compute));
         }
         let scratch = self.scratch[i].as_ref().map_or(ptr::null_mut(), Buffer::ptr);
-        let tables = Tables { scalars: &scalars, states: &states };
+        let tables = Tables { scalars, states };
         let job = Job {
             links: &p.program.links[links],
             scalars: 0,
@@ -254,7 +271,8 @@ impl<'a> Stepper<'a> {
         p.states(&links, from, &mut self.states);
         if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
             let measure = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
-            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start, measure });
+            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start });
+            self.measures.push(measure);
         }
         let x = Sink { ptr: p.x[1 - from], dtype: p.dtype };
         let master = program.master.map(|_| Sink { ptr: p.slots[0].1[1 - from], dtype: working });
@@ -294,10 +312,9 @@ impl<'a> Stepper<'a> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let measures: Vec<Measure> = self.pending.iter().map(|p| p.measure).collect();
         // SAFETY: the caller's promise.
-        let norms = unsafe { measure(&measures) };
-        for (pending, norm) in self.pending.iter().zip(norms) {
+        let norms = unsafe { self.norms.measure(&self.measures) };
+        for (pending, &norm) in self.pending.iter().zip(norms) {
             let rule = self.parameters[pending.parameter].rule();
             check(rule, pending.link, norm, pending.parameter)?;
             if let Some(reduction) = rule.links[pending.link].reduction() {
