@@ -111,6 +111,31 @@ def test_a_real_ctrl_c_ends_the_training(built_in: bool) -> None:
     assert bits(again.model) == bits(training.model)
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals come from a timer")
+@pytest.mark.parametrize("built_in", [True, False])
+@pytest.mark.parametrize("options", [{}, {"log_every": 1}, {"shuffle": True, "rng": 0}], ids=str)
+def test_ctrl_c_at_any_time(built_in: bool, options: dict[str, Any]) -> None:
+    model, data = problem(20)
+    gradient: Any = GRADIENT if built_in else lambda *arguments: GRADIENT(*arguments)
+    delays = np.random.default_rng(0).uniform(0.002, 0.01, 40)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    returned = 0
+    try:
+        for delay in delays:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                training = optirs.train(gradient, model, data, optirs.Adam(), epochs=10**9, batch_size=8, **options)
+            except KeyboardInterrupt:  # before the first step
+                continue
+            returned += 1
+            counts = {layer.W.state["t"] for layer in training.state} | {layer.b.state["t"] for layer in training.state}
+            assert (training.interrupted, counts) == (True, {len(training.history)})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert returned > 0
+
+
 def stop_at(steps: int) -> Any:
     return lambda event: event.stop() if event.step == steps else None
 

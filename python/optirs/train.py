@@ -130,13 +130,13 @@ def train(
     source = batches(data, batch_size, shuffle, rng, readings)
     run = _Run(gradient, source, _start(rule, model, state), log_every, hooked(callbacks))
     interrupted = False
-    with Progress(progress, epochs, source.steps()) as run.bar:
-        try:
+    try:
+        with Progress(progress, epochs, source.steps()) as run.bar:
             run.loop(epochs)
-        except KeyboardInterrupt:
-            interrupted = True
-            run.complete()
-            logger.info("interrupted in epoch %d, after %d steps", run.epoch, len(run.history))
+    except KeyboardInterrupt:
+        interrupted = True
+        run.complete()
+        logger.info("interrupted in epoch %d, after %d steps", run.epoch, len(run.history))
     state, model = run.current
     return Training(model, state, run.history, interrupted)
 
