@@ -82,11 +82,16 @@ def _is_iterator(data: Any) -> bool:
 
 
 def batches(
-    data: Any, batch_size: int | None, shuffle: bool = False, rng: Any = None, readings: int = 1, who: str = "train"
+    data: Any,
+    batch_size: int | None,
+    shuffle: bool = False,
+    rng: Any = None,
+    readings: int | None = None,
+    who: str = "train",
 ) -> Batches:
     """The source of batches for the arguments of `train`, which goes through them so many times.
 
-    `who` has the word in errors.
+    None stands for at every evaluation. `who` has the word in errors.
     """
     generator = _generator(rng)
     if isinstance(data, tuple):
@@ -99,8 +104,9 @@ def batches(
     if batch_size is not None or shuffle:
         name = "batch_size" if batch_size is not None else "shuffle"
         raise ValueError(f"{who}: {name} needs data to be a tuple of arrays; an iterable gives its own batches")
-    if readings > 1 and _is_iterator(data):
-        raise ValueError(f"{who}: data is read {readings} times, once an epoch and once a log: {ONCE}")
+    if (readings is None or readings > 1) and _is_iterator(data):
+        when = "at every evaluation" if readings is None else f"{readings} times, once an epoch and once a log"
+        raise ValueError(f"{who}: data is read {when}: {ONCE}")
     return IterableBatches(data, who)
 
 
