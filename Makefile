@@ -10,7 +10,7 @@ DEEPSPEED := deepspeed==0.19.8
 SOURCES := $(shell find rust python -name '*.rs' -o -name '*.py' -o -name '*.pyi')
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint test vectorised bench-env bench scale peers docs fuzz kill
+.PHONY: help build fmt lint test vectorised bench-env bench scale means peers docs fuzz kill
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: bench-env ## time every rule against the limit of memory and the peers: m
 
 scale: bench-env ## time and peak memory from 10^5 to 10^9 parameters
 	$(BENCH_BIN)/python -m benches --scale
+
+means: bench-env ## time the package beside itself without each of its means of being fast
+	$(BENCH_BIN)/python -m benches --means
 
 peers: ## the tests that need PyTorch, JAX or optax (after `make bench-env`)
 	$(BENCH_BIN)/python -m pytest -m peers

@@ -4,9 +4,9 @@ import argparse
 import sys
 import time
 
-from . import plot, protocol, record, scale, table
+from . import means, plot, protocol, record, scale, table
 from .protocol import FULL, QUICK
-from .workloads import WORKLOADS, cases, rules
+from .workloads import TABLE, WORKLOADS, cases, rules
 
 # What `--quick` measures: the workloads that are not made of much the same, with the rules that everybody has.
 QUICK_WORKLOADS = ("a2", "b", "c", "d", "f", "g")
@@ -23,15 +23,19 @@ def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser("python -m benches", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="some rules, three rounds: under three minutes")
-    parser.add_argument("--only", type=names, default=list(WORKLOADS), metavar="WORKLOAD,...", help="some workloads")
+    parser.add_argument("--only", type=names, default=list(TABLE), metavar="WORKLOAD,...", help="some workloads")
     parser.add_argument("--rules", type=names, metavar="RULE,...", help="some rules")
     parser.add_argument("--peers", type=names, metavar="PEER,...", help="some contenders beside optirs and the limit")
     parser.add_argument("--threads", type=names, default=["1", "2"], metavar="N,...", help="threads (1,2)")
     parser.add_argument("--scale", action="store_true", help="time and memory from 10^5 parameters on, instead")
+    parser.add_argument("--means", nargs="?", type=names, const=list(means.MEANS), metavar="MEANS,...",
+                        help="the package beside itself without its means of being fast, instead")  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print today's record again, measuring nothing")
     args = parser.parse_args()
     if unknown := set(args.only) - set(WORKLOADS):
         parser.error(f"no workload {min(unknown)!r}; there are {', '.join(WORKLOADS)}")
+    if unknown := set(args.means or ()) - set(means.MEANS):
+        parser.error(f"no means {min(unknown)!r}; there are {', '.join(means.MEANS)}")
     if unknown := set(args.rules or ()) - set(rules()):
         parser.error(f"no rule {min(unknown)!r}; there are {', '.join(rules())}")
     return args
@@ -52,6 +56,10 @@ def main() -> int:
     file = record.path("-quick" if args.quick else "")
     if args.scale:
         whole = record.merge(file, "scale", scale.measure(), scale.KEY)
+    elif args.means:
+        whole = {}
+        for found in means.run(args.means):
+            whole = record.merge(file, "means", [found], means.KEY)
     elif args.table:
         whole = record.read(file)
     else:

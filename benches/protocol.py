@@ -34,24 +34,26 @@ class Effort:
 FULL, QUICK = Effort(11, 0.02, 240), Effort(3, 0.003, 60)
 
 
-def environment(threads: int) -> dict[str, str]:
-    """The environment of a contender that has so many threads."""
+def environment(threads: int, package: Path | None = None) -> dict[str, str]:
+    """The environment of a contender that has so many threads, and of ours if it is not the installed one."""
     found = {name: value for name, value in os.environ.items() if name not in UNSET}
     found |= {f"{library}_NUM_THREADS": str(threads) for library in COUNTS}
     flags = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     # Compilers that contenders call on at run time look for tools of their environment.
     found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", os.defpath)])
+    if package:
+        found["PYTHONPATH"] = str(package)
     return found | {"NPROC": str(threads), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "OMP_DYNAMIC": "false"}
 
 
 class Worker:
     """The process of a contender."""
 
-    def __init__(self, name: str, workload: str, threads: int, patience: float) -> None:
+    def __init__(self, name: str, workload: str, threads: int, patience: float, package: Path | None = None) -> None:
         command = [sys.executable, "-m", "benches.worker", name, workload, str(threads)]
         self.lost, self.patience = "", patience
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(threads), text=True, bufsize=1,
+            command, cwd=ROOT, env=environment(threads, package), text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 

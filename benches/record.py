@@ -17,6 +17,7 @@ from .contenders import PEERS
 FOLDER = Path(__file__).parent / "record"
 PACKAGES = ("optirs", "numpy", "torch", "jax", "optax", "numba", "deepspeed")
 KEY = ("workload", "threads", "case")
+PARTS = ("results", "scale", "means")
 
 
 def processor() -> str:
@@ -57,8 +58,8 @@ def read(file: Path) -> dict[str, Any]:
     """What the file holds; the frame of a new record if there is none."""
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text())
-        return found
-    return {"results": [], "scale": []}
+        return {part: [] for part in PARTS} | found
+    return {part: [] for part in PARTS}
 
 
 def short(value: Any) -> Any:
@@ -82,8 +83,8 @@ def merge(file: Path, part: str, new: Iterable[dict[str, Any]], key: tuple[str, 
         "versions": versions(),
     }
     record[part] = [r for r in record[part] if tuple(r[k] for k in key) not in keys] + new
-    head = {name: value for name, value in record.items() if name not in ("results", "scale")}
-    lines = [f'"{p}": [\n' + ",\n".join(json.dumps(r) for r in record[p]) + "\n]" for p in ("results", "scale")]
+    head = {name: value for name, value in record.items() if name not in PARTS}
+    lines = [f'"{p}": [\n' + ",\n".join(json.dumps(r) for r in record[p]) + "\n]" for p in PARTS]
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(head, indent=1)[:-2] + ",\n" + ",\n".join(lines) + "\n}\n")
     return record
@@ -96,6 +97,12 @@ class Ratio:
     median: float
     least: float
     greatest: float
+
+
+def ratio(times: Iterable[tuple[list[float], list[float]]]) -> Ratio | None:
+    """How many times as long as the second of each pair the first takes, in the rounds that both ran."""
+    ratios = [a / b for pair in times for a, b in zip(*pair, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
 
 @dataclass(frozen=True)
@@ -115,9 +122,7 @@ class Result:
 
     def ratio(self, name: str, to: str) -> Ratio | None:
         """How many times as long as `to` it takes, in the rounds that both ran."""
-        pairs = [zip(group[name], group[to], strict=True) for group in self.groups if name in group and to in group]
-        ratios = [a / b for pair in pairs for a, b in pair]
-        return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
+        return ratio([(group[name], group[to]) for group in self.groups if name in group and to in group])
 
     def best_peer(self, ours: str) -> tuple[str, Ratio] | None:
         """The peer that is fastest against us, and how many times as long as ours it takes."""

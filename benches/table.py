@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
+from . import means
 from .record import Result, results
 from .workloads import WORKLOADS, not_measured
 
@@ -98,4 +99,12 @@ def text(record: dict[str, Any]) -> str:
         for kind in kinds:
             if workloads := [w for w in kind if any(k[:2] == (w, threads) for k in found)]:
                 lines += [*block(found, workloads, threads), ""]
-    return "\n".join([*lines, *summary(found), "Left out:", *missing(found)])
+    if found:
+        lines += [*summary(found), "Left out:", *missing(found)]
+    if changes := means.lines(record):
+        lines += [
+            "",
+            "Time of a step with a means of being fast changed, over its time as it is:",
+        ]
+        lines += changes
+    return "\n".join(lines)

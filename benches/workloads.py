@@ -37,7 +37,7 @@ class Workload:
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
 
-WORKLOADS = {
+TABLE = {
     "a": Workload("one array of 2^25", "Steps", ((1 << 25,),)),
     "a2": Workload("one array of 33,000,000", "Steps", ((33_000_000,),)),
     "b": Workload("one array of 2^16, in cache", "Steps", ((1 << 16,),)),
@@ -47,6 +47,9 @@ WORKLOADS = {
     "f": Workload("the notebook's training, 500 epochs", "Training"),
     "g": Workload("the affine layer", "Affine"),
 }
+# Sizes around those from which threads are woken, for `--means`.
+SIZES = {f"2^{i}": Workload(f"one array of 2^{i}", "Steps", ((1 << i,),)) for i in (14, 18, 20)}
+WORKLOADS = TABLE | SIZES
 
 # What stands for a rule that takes rules or has no default, by the name under which it is reported.
 EXAMPLES: dict[str, dict[str, optirs.Rule]] = {

@@ -1,0 +1,179 @@
+"""What each means of being fast is worth: the package beside itself with that means taken away, or set otherwise.
+
+A means is a few words of the source. Each is replaced in a copy of the tree, which is compiled; both packages then run
+the same workloads in turn, by the protocol of the table. Words that are not there any more are an error.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .protocol import FULL, ROOT, Worker, measure
+from .record import ratio
+
+KEY = ("means", "workload", "threads", "case", "mode")
+WHOLE, CHANGED = "as it is", "changed"
+BUILD = "cargo build --locked --release --lib --features python --message-format json-render-diagnostics"
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "target", "site", "__pycache__", ".*_cache", ".hypothesis", "*.so")
+
+CHAIN, NORM = "ClipGrad > WeightDecay > Adam", "ClipNorm > AdamW"
+PREFETCH = """{
+                let ahead = |p: *const u8| (0..4 * TILE).step_by(64).for_each(|b| {
+                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                        p.wrapping_add(4 * (at + TILE) + b).cast())
+                });
+                ahead(self.gradient.ptr);
+                ahead(self.x.ptr);
+                tables.states[self.states.clone()].iter().for_each(|s| ahead(s.from));
+                self.tile(tables, at, &mut d[..n], &mut x[..n], way)
+            }"""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Words of a source file, what stands there instead, and where that is measured."""
+
+    file: str
+    old: str
+    new: str
+    workloads: tuple[str, ...]
+    cases: tuple[str, ...] = ("Adam",)
+    modes: tuple[str, ...] = ("optirs",)
+    threads: tuple[int, ...] = (1,)
+
+
+PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
+
+
+def tile(size: int) -> Means:
+    """Tiles of another size."""
+    return Means("job.rs", "pub const TILE: usize = 256;", f"pub const TILE: usize = {size};", ("b", "a2"), (CHAIN,))
+
+
+def border(shift: int) -> Means:
+    """Threads are woken for other sizes."""
+    old, new = (f"pub const PARALLEL_BYTES: usize = {n};" for n in ("8 << 20", f"1 << {shift}"))
+    return Means("drive.rs", old, new, ("2^14", "b", "2^18", "2^20"), threads=(2,))
+
+
+def level(name: str) -> Means:
+    """Narrower vectors at most."""
+    return Means(
+        "simd.rs", "let best = best();", f"let best = best().min(Level::{name});", ("b", "a2"), ("Adam", "Lion")
+    )
+
+
+MEANS = {
+    "nothing recycled": Means(
+        "buffer.rs", "kept.trim(in_use.max(FLOOR));", "kept.trim(0);", ("b", "c", "a2"), modes=PURE
+    ),
+    "no huge pages": Means("buffer.rs", "libc::MADV_HUGEPAGE", "libc::MADV_NOHUGEPAGE", ("a", "a2"), modes=BOTH),
+    "all streams at one place of a page": Means(
+        "buffer.rs",
+        "let offset = NEXT_STAGGER.fetch_add(1, Ordering::Relaxed) % repeat * distance;",
+        "let offset = 0;",
+        ("b", "c", "a", "a2"),
+        modes=BOTH,
+    ),
+    "no stores past the caches": Means(
+        "drive.rs",
+        "const STREAM_BYTES: usize = 64 << 20;",
+        "const STREAM_BYTES: usize = usize::MAX;",
+        ("a2",),
+        ("Descent", "Adam", CHAIN),
+        modes=PURE,
+        threads=(1, 2),
+    ),
+    "stores past the caches always": Means(
+        "drive.rs",
+        "const STREAM_BYTES: usize = 64 << 20;",
+        "const STREAM_BYTES: usize = 0;",
+        ("b", "c"),
+        modes=PURE,
+    ),
+    "tiles of 64": tile(64),
+    "tiles of 128": tile(128),
+    "tiles of 512": tile(512),
+    "tiles of 1024": tile(1024),
+    "threads from 1 MiB": border(20),
+    "threads from 32 MiB": border(25),
+    "AVX2 at most": level("Avx2"),
+    "SSE2 at most": level("Baseline"),
+    "the next tile prefetched": Means(
+        "job.rs",
+        "{ self.tile(tables, at, &mut d[..n], &mut x[..n], way) }",
+        PREFETCH,
+        ("b", "a2"),
+        (CHAIN, "WeightDecay > Momentum"),
+    ),
+}
+
+
+def build(means: Means | None, source: Path, folder: Path) -> Path:
+    """A folder with the package, changed or not; `source` is a copy of the tree that all builds share."""
+    file = source / "rust" / means.file if means else None
+    text = file.read_text() if file else ""
+    if file and means:
+        if text.count(means.old) != 1:
+            raise ValueError(f"rust/{means.file} does not have these words once: {means.old}")
+        file.write_text(text.replace(means.old, means.new))
+    place = os.environ | {"CARGO_TARGET_DIR": str(ROOT / "target" / "means"), "PYO3_PYTHON": sys.executable}
+    built = subprocess.run(BUILD.split(), cwd=source, env=place, stdout=subprocess.PIPE, text=True, check=True)
+    if file:
+        file.write_text(text)
+    artifacts = [m for m in map(json.loads, built.stdout.splitlines()) if m.get("target", {}).get("name") == "optirs"]
+    library = next(name for m in artifacts for name in m.get("filenames", ()) if Path(name).suffix == ".so")
+    shutil.copytree(source / "python", folder)
+    shutil.copy(library, folder / "optirs" / "_core.abi3.so")
+    return folder
+
+
+def compare(name: str, whole: Path, changed: Path) -> Iterator[dict[str, Any]]:
+    """The rounds of both packages, for every workload of a means."""
+    means = MEANS[name]
+    for workload in means.workloads:
+        for threads in means.threads:
+            for mode in means.modes:
+                with ExitStack() as stack:
+                    start = {WHOLE: whole, CHANGED: changed}
+                    workers = {
+                        who: stack.enter_context(Worker(mode, workload, threads, FULL.patience, path))
+                        for who, path in start.items()
+                    }
+                    for case in means.cases:
+                        times, missing = measure(list(workers), workload, case, threads, workers, FULL)
+                        if missing:
+                            raise RuntimeError(f"{name}: {missing}")
+                        base = {"means": name, "workload": workload, "threads": threads, "case": case, "mode": mode}
+                        yield base | {"seconds": times}
+
+
+def run(only: list[str]) -> Iterator[dict[str, Any]]:
+    """Compiles and compares, one means after the other."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary, "source")
+        shutil.copytree(ROOT, source, ignore=LEFT_OUT)
+        whole = build(None, source, Path(temporary, "whole"))
+        for i, (name, means) in enumerate(MEANS.items()):
+            if name in only:
+                print(f"{name}: compiles", file=sys.stderr, flush=True)
+                yield from compare(name, whole, build(means, source, Path(temporary, f"changed{i}")))
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """A line for each comparison: how many times as long a step takes with the change."""
+    found = []
+    for r in record["means"]:
+        if change := ratio([(r["seconds"][CHANGED], r["seconds"][WHOLE])]):
+            where = f"{r['case']} ({r['workload']}, {r['threads']}{', pure' if r['mode'].endswith('pure') else ''})"
+            took = f"{change.median:.2f} [{change.least:.2f} {change.greatest:.2f}]"
+            found.append(f"  {r['means']:<36}{where:<48}{took}")
+    return found
