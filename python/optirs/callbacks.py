@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .batches import batches, mean_over
+from .events import Event
 from .history import _new_axes
-from .train import Event
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

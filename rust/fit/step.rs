@@ -8,14 +8,18 @@ use crate::chain::Program;
 use crate::drive::{Copy, Plan};
 use crate::dtype::DType;
 use crate::job::{Job, Sink, Source, State, Tables};
-use crate::measure::{Measure, measure};
+use crate::measure::{Measure, Norms};
 use crate::rule::{Rounding, Scalars};
 use std::ops::Range;
+use std::ptr;
+use std::sync::Arc;
 
 /// One parameter, its rule and its state, in two sets.
 pub struct Parameter<'a> {
     /// Its rule.
     pub program: &'a Program,
+    /// The same with the hyper-parameters of the next step, where they follow schedules.
+    pub now: Option<Arc<Program>>,
     /// The type of its elements.
     pub dtype: DType,
     /// How many there are.
@@ -53,10 +57,16 @@ impl Parameter<'_> {
         self.program.slots_of(links.start).start..self.program.slots_of(links.end - 1).end
     }
 
+    /// The rule whose hyper-parameters are those of the next step. Its links compute as those of `program` do: they differ
+    /// in their scalars.
+    fn rule(&self) -> &Program {
+        self.now.as_deref().unwrap_or(self.program)
+    }
+
     /// Adds the scalars of `links` at their next step.
     fn scalars(&self, links: &Range<usize>, out: &mut Vec<Scalars>) {
-        let rounding = Rounding::of(self.working().compute());
-        out.extend(links.clone().map(|i| self.program.links[i].prepare(self.counts[i] + 1, rounding)));
+        let (rule, rounding) = (self.rule(), Rounding::of(self.working().compute()));
+        out.extend(links.clone().map(|i| rule.links[i].prepare(self.counts[i] + 1, rounding)));
     }
 
     fn states(&self, links: &Range<usize>, from: usize, out: &mut Vec<State>) {
@@ -84,7 +94,6 @@ struct Pending {
     job: usize,
     parameter: usize,
     link: usize,
-    measure: Measure,
 }
 
 /// Steps parameters; its lists are kept between steps.
@@ -96,7 +105,12 @@ pub struct Stepper<'a> {
     states: Vec<State>,
     copies: Vec<Copy>,
     pending: Vec<Pending>,
+    /// The norms that are waited for.
+    measures: Vec<Measure>,
+    norms: Norms,
     reached: Vec<usize>,
+    /// The scalars and state arrays of a segment that is not the last one.
+    staged: (Vec<Scalars>, Vec<State>),
     /// Room for the gradient of each parameter between two passes, where there are two.
     scratch: Vec<Option<Buffer>>,
 }
@@ -110,9 +124,19 @@ impl<'a> Stepper<'a> {
             let bytes = p.n * p.working().compute().dtype().size();
             scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
         }
-        let (jobs, scalars, states) = (Vec::new(), Vec::new(), Vec::new());
-        let (copies, pending, reached) = (Vec::new(), Vec::new(), Vec::new());
-        Some(Self { parameters, jobs, scalars, states, copies, pending, reached, scratch })
+        Some(Self {
+            parameters,
+            jobs: Vec::new(),
+            scalars: Vec::new(),
+            states: Vec::new(),
+            copies: Vec::new(),
+            pending: Vec::new(),
+            measures: Vec::new(),
+            norms: Norms::default(),
+            reached: Vec::new(),
+            staged: (Vec::new(), Vec::new()),
+            scratch,
+        })
     }
 
     /// One step of all parameters from set `from` to the other one. If it is refused, the counts are as they were.
@@ -126,8 +150,10 @@ impl<'a> Stepper<'a> {
         self.states.clear();
         self.copies.clear();
         self.pending.clear();
+        self.measures.clear();
         self.reached.clear();
         for i in 0..self.parameters.len() {
+            self.schedule(i)?;
             // SAFETY: the caller's promise.
             unsafe { self.add(i, from)? };
         }
@@ -141,6 +167,20 @@ impl<'a> Stepper<'a> {
             p.before.copy_from_slice(&p.counts);
             p.program.advance(&mut p.counts, reach);
         }
+        Ok(())
+    }
+
+    /// Gives parameter `i` the rule of its next step, if it is scheduled: that of the one before, if both are at one step.
+    fn schedule(&mut self, i: usize) -> Result<(), Refused> {
+        let (before, rest) = self.parameters.split_at_mut(i);
+        let p = &mut rest[0];
+        if !p.program.is_scheduled() {
+            return Ok(());
+        }
+        p.now = match before.last() {
+            Some(q) if ptr::eq(p.program, q.program) && p.counts == q.counts => q.now.clone(),
+            _ => Some(Arc::new(p.program.at(&p.counts).map_err(|reason| Refused { parameter: i, reason })?)),
+        };
         Ok(())
     }
 
@@ -188,18 +228,20 @@ impl<'a> Stepper<'a> {
     ) -> Result<Source, Refused> {
         let p = &self.parameters[i];
         let compute = p.working().compute();
-        let (mut scalars, mut states) = (Vec::new(), Vec::new());
-        p.scalars(&links, &mut scalars);
-        p.states(&links, from, &mut states);
-        if let Some(reduction) = p.program.links.get(links.start).and_then(|l| l.reduction()) {
+        let (scalars, states) = &mut self.staged;
+        scalars.clear();
+        states.clear();
+        p.scalars(&links, scalars);
+        p.states(&links, from, states);
+        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
             let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
             // SAFETY: the caller's promise.
-            let norm = unsafe { measure(&[wanted]) }[0];
-            check(p.program, links.start, norm, i)?;
+            let norm = unsafe { self.norms.measure(&[wanted]) }[0];
+            check(p.rule(), links.start, norm, i)?;
             scalars[0] = reduction.scalars(norm, Rounding::of(compute));
         }
-        let scratch = self.scratch[i].as_ref().map_or(std::ptr::null_mut(), Buffer::ptr);
-        let tables = Tables { scalars: &scalars, states: &states };
+        let scratch = self.scratch[i].as_ref().map_or(ptr::null_mut(), Buffer::ptr);
+        let tables = Tables { scalars, states };
         let job = Job {
             links: &p.program.links[links],
             scalars: 0,
@@ -227,9 +269,10 @@ impl<'a> Stepper<'a> {
         let p = &self.parameters[i];
         let first = self.states.len();
         p.states(&links, from, &mut self.states);
-        if let Some(reduction) = program.links.get(links.start).and_then(|l| l.reduction()) {
+        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
             let measure = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
-            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start, measure });
+            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start });
+            self.measures.push(measure);
         }
         let x = Sink { ptr: p.x[1 - from], dtype: p.dtype };
         let master = program.master.map(|_| Sink { ptr: p.slots[0].1[1 - from], dtype: working });
@@ -252,7 +295,7 @@ impl<'a> Stepper<'a> {
     fn scalars_of(&mut self, i: usize, links: &Range<usize>) -> usize {
         let p = &self.parameters[i];
         if let (Some(q), Some(job)) = (i.checked_sub(1).map(|j| &self.parameters[j]), self.jobs.last())
-            && std::ptr::eq(p.program, q.program)
+            && ptr::eq(p.program, q.program)
             && p.counts == q.counts
             && p.working() == q.working()
             && p.program.links.iter().all(|l| l.reduction().is_none())
@@ -269,13 +312,12 @@ impl<'a> Stepper<'a> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let measures: Vec<Measure> = self.pending.iter().map(|p| p.measure).collect();
         // SAFETY: the caller's promise.
-        let norms = unsafe { measure(&measures) };
-        for (pending, norm) in self.pending.iter().zip(norms) {
-            let program = self.parameters[pending.parameter].program;
-            check(program, pending.link, norm, pending.parameter)?;
-            if let Some(reduction) = program.links[pending.link].reduction() {
+        let norms = unsafe { self.norms.measure(&self.measures) };
+        for (pending, &norm) in self.pending.iter().zip(norms) {
+            let rule = self.parameters[pending.parameter].rule();
+            check(rule, pending.link, norm, pending.parameter)?;
+            if let Some(reduction) = rule.links[pending.link].reduction() {
                 let job = &self.jobs[pending.job];
                 self.scalars[job.scalars] = reduction.scalars(norm, Rounding::of(job.compute));
             }
@@ -284,7 +326,7 @@ impl<'a> Stepper<'a> {
     }
 }
 
-fn check(program: &Program, link: usize, norm: f64, parameter: usize) -> Result<(), Refused> {
-    let refusal = program.links[link].reduction().and_then(|r| r.refuse(norm));
+fn check(rule: &Program, link: usize, norm: f64, parameter: usize) -> Result<(), Refused> {
+    let refusal = rule.links[link].reduction().and_then(|r| r.refuse(norm));
     refusal.map_or(Ok(()), |reason| Err(Refused { parameter, reason }))
 }
