@@ -16,9 +16,9 @@ pub const PARALLEL_BYTES: Border = Border { awake: 384 << 10, asleep: 8 << 20 };
 const TASK_BYTES: (usize, usize) = (64 << 10, 2 << 20);
 /// Tasks of a thread where there is little to share.
 const TASKS: usize = 2;
-/// From so many bytes of traffic on, results that do not replace what was read go past the caches: with less, the next
-/// step finds some of them there.
-const STREAM_BYTES: usize = 64 << 20;
+/// From so many bytes of traffic on, results that do not replace what was read go past the caches, and tiles are asked for
+/// ahead: with less, the next step finds some of them there.
+const FAR_BYTES: usize = 64 << 20;
 
 /// Bytes to copy unchanged.
 #[derive(Clone, Copy)]
@@ -64,7 +64,7 @@ impl Plan<'_> {
         let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
         let threads = pool::threads_for(total, PARALLEL_BYTES);
-        let way = Way { level: simd::level(), stream: total >= STREAM_BYTES };
+        let way = Way { level: simd::level(), far: total >= FAR_BYTES };
         if threads == 1 {
             for job in self.jobs {
                 // SAFETY: the caller's promise.
@@ -137,7 +137,7 @@ impl Plan<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let (from, to) = (copy.from.add(start), copy.to.add(start));
-            if way.stream {
+            if way.far {
                 stream(way.level, from, to, end - start)
             } else {
                 ptr::copy_nonoverlapping(from, to, end - start)
