@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -93,9 +94,13 @@ class Worker:
         self.process.wait()
 
 
-def available() -> float:
-    """Bytes of memory that contenders may use together."""
-    return 0.6 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def available() -> int:
+    """Bytes of memory that programs can have, those of files that are merely remembered included."""
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def groups(names: list[str], workload: str, case: str) -> Iterator[list[str]]:
@@ -105,7 +110,7 @@ def groups(names: list[str], workload: str, case: str) -> Iterator[list[str]]:
         each *= 2 + len(initial(rules()[case]))
     need = {name: each * CONTENDERS[name].memory for name in names}
     always = [name for name in names if name in OURS]
-    room = available() - sum(need[name] for name in always)
+    room = 0.6 * available() - sum(need[name] for name in always)
     group: list[str] = []
     for name in names:
         if name in OURS:

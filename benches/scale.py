@@ -5,7 +5,6 @@ memory is free again: there would not be room for both.
 """
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -18,7 +17,7 @@ import numpy as np
 
 import optirs
 
-from .protocol import ROOT, environment
+from .protocol import ROOT, available, environment
 
 KEY = ("parameters", "threads", "mode")
 SIZES = [10**5, 10**6, 10**7, 10**8, 3 * 10**8, 10**9]
@@ -29,8 +28,7 @@ ROUNDS = 5
 
 def fits(n: int, mode: str) -> bool:
     """Whether there is memory for it, and for the limit beside it."""
-    room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 4 * n * (ARRAYS + (PURE if mode == "pure" else 0)) < 0.85 * room
+    return 4 * n * (ARRAYS + (PURE if mode == "pure" else 0)) < 0.85 * available()
 
 
 def measure(threads: tuple[int, ...] = (1, 2), sizes: list[int] | None = None) -> Iterator[dict[str, Any]]:
