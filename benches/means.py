@@ -62,13 +62,13 @@ def level(name: str) -> Means:
 
 MEANS = {
     "nothing recycled": Means(
-        "buffer.rs", "kept.trim(in_use.max(FLOOR));", "kept.trim(0);", ("b", "c", "a2"), modes=PURE
+        "buffer.rs", "kept.trim(in_use.max(FLOOR));", "kept.trim(0 * in_use.max(FLOOR));", ("b", "c", "a2"), modes=PURE
     ),
     "no huge pages": Means("buffer.rs", "libc::MADV_HUGEPAGE", "libc::MADV_NOHUGEPAGE", ("a", "a2"), modes=BOTH),
     "all streams at one place of a page": Means(
         "buffer.rs",
-        "let offset = NEXT_STAGGER.fetch_add(1, Ordering::Relaxed) % repeat * distance;",
-        "let offset = 0;",
+        "stream % repeat * distance",
+        "stream % repeat * distance * 0",
         ("b", "c", "a", "a2"),
         modes=BOTH,
     ),

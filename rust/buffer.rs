@@ -5,8 +5,9 @@
 //! two sets of blocks. What is kept is bounded by what is in use, or [`FLOOR`] if that is more: a program that drops its
 //! model gets its memory back.
 //!
-//! Large blocks start at different places of a page ([`STAGGER`], [`HUGE_STAGGER`]): streams that start at the same place share cache sets
-//! and slow each other down.
+//! Streams that start at the same place of a page share cache sets and slow each other down. Who has several asks for
+//! consecutive numbers ([`streams`]); buffers of different numbers start at different places ([`SMALL_STAGGER`],
+//! [`STAGGER`], [`HUGE_STAGGER`]), also in blocks that were used before.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::VecDeque;
@@ -21,13 +22,17 @@ const HUGE: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
 /// So much may be kept however little is in use.
 const FLOOR: usize = 64 << 20;
-/// Distances between the starts of consecutive blocks, and after how many they repeat: multiples of the cache line.
+/// A page of the system's.
+pub const PAGE: usize = 4 << 10;
+/// Distances between the starts of consecutive streams, and after how many they repeat: multiples of the cache line.
+pub const SMALL_STAGGER: (usize, usize) = (256, 16);
+/// The same for blocks that are recycled.
 const STAGGER: (usize, usize) = (1088, 32);
 /// The same for blocks with huge pages, whose streams come from memory and meet in more of the caches' sets.
 const HUGE_STAGGER: (usize, usize) = ((128 << 10) + 4160, 16);
 const ALIGN: usize = 64;
 
-static NEXT_STAGGER: AtomicUsize = AtomicUsize::new(0);
+static NEXT_STREAM: AtomicUsize = AtomicUsize::new(0);
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static KEPT: Mutex<Kept> = Mutex::new(Kept { blocks: VecDeque::new(), bytes: 0 });
 
@@ -41,15 +46,13 @@ struct Kept {
 struct Block {
     start: NonNull<u8>,
     layout: Layout,
-    offset: usize,
 }
 
 // SAFETY: a block is owned by whoever holds it, and has no thread of its own.
 unsafe impl Send for Block {}
 
 impl Block {
-    fn new(bytes: usize) -> Option<Self> {
-        let (layout, offset) = layout(bytes)?;
+    fn new(layout: Layout) -> Option<Self> {
         // SAFETY: the layout is not empty.
         let start = unsafe { alloc(layout) };
         let start = NonNull::new(start)?;
@@ -58,7 +61,7 @@ impl Block {
             // SAFETY: the range was just allocated; the call is advice and its failure harmless.
             unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
-        Some(Self { start, layout, offset })
+        Some(Self { start, layout })
     }
 
     fn free(self) {
@@ -67,26 +70,26 @@ impl Block {
     }
 }
 
-fn stagger(bytes: usize) -> (usize, usize) {
-    if bytes < HUGE { STAGGER } else { HUGE_STAGGER }
+/// The numbers of `n` streams: this one and the next.
+pub fn streams(n: usize) -> usize {
+    NEXT_STREAM.fetch_add(n, Ordering::Relaxed)
 }
 
-/// The layout of a block with room for `bytes`, and where in it they start.
-fn layout(bytes: usize) -> Option<(Layout, usize)> {
-    let (size, align, offset) = if bytes < LARGE {
-        (bytes.max(1), ALIGN, 0)
-    } else {
-        let align = if bytes < HUGE { 4096 } else { HUGE_PAGE };
-        let (distance, repeat) = stagger(bytes);
-        let offset = NEXT_STAGGER.fetch_add(1, Ordering::Relaxed) % repeat * distance;
-        (bytes.checked_add(distance * repeat)?, align, offset)
+/// The layout of a block with room for `bytes`, and where in it stream number `stream` starts.
+fn layout(bytes: usize, stream: usize) -> Option<(Layout, usize)> {
+    let (align, (distance, repeat)) = match bytes {
+        ..LARGE => (PAGE, SMALL_STAGGER),
+        LARGE..HUGE => (PAGE, STAGGER),
+        HUGE.. => (HUGE_PAGE, HUGE_STAGGER),
     };
-    Some((Layout::from_size_align(size, align).ok()?, offset))
+    let size = bytes.checked_add(distance * repeat)?;
+    Some((Layout::from_size_align(size, align).ok()?, stream % repeat * distance))
 }
 
 /// Some bytes, 64-byte aligned, not initialised.
 pub struct Buffer {
     block: Option<Block>,
+    offset: usize,
     bytes: usize,
 }
 
@@ -97,15 +100,30 @@ impl Buffer {
     /// Room for `bytes` bytes; `None` where the system has none.
     #[must_use]
     pub fn new(bytes: usize) -> Option<Self> {
-        let kept = if bytes < LARGE { None } else { recycled(bytes) };
+        if bytes < LARGE { Self::small(bytes) } else { Self::of_stream(bytes, streams(1)) }
+    }
+
+    fn small(bytes: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(bytes.max(1), ALIGN).ok()?;
+        Some(Self { block: Some(Block::new(layout)?), offset: 0, bytes })
+    }
+
+    /// The same; from a page on, it starts where no buffer of a number near `stream` does within a page.
+    #[must_use]
+    pub fn of_stream(bytes: usize, stream: usize) -> Option<Self> {
+        if bytes < PAGE {
+            return Self::small(bytes);
+        }
+        let (layout, offset) = layout(bytes, stream)?;
+        let kept = if bytes < LARGE { None } else { recycled(layout) };
         let block = match kept {
             Some(block) => block,
-            None => Block::new(bytes)?,
+            None => Block::new(layout)?,
         };
         if bytes >= LARGE {
-            IN_USE.fetch_add(block.layout.size(), Ordering::Relaxed);
+            IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
         }
-        Some(Self { block: Some(block), bytes })
+        Some(Self { block: Some(block), offset, bytes })
     }
 
     /// The first byte.
@@ -113,7 +131,7 @@ impl Buffer {
     pub fn ptr(&self) -> *mut u8 {
         match &self.block {
             // SAFETY: the offset lies within the block.
-            Some(block) => unsafe { block.start.as_ptr().add(block.offset) },
+            Some(block) => unsafe { block.start.as_ptr().add(self.offset) },
             None => NonNull::dangling().as_ptr(),
         }
     }
@@ -171,13 +189,11 @@ fn kept() -> Option<std::sync::MutexGuard<'static, Kept>> {
     }
 }
 
-fn recycled(bytes: usize) -> Option<Block> {
+fn recycled(layout: Layout) -> Option<Block> {
     let mut kept = kept()?;
-    let (distance, repeat) = stagger(bytes);
-    let size = bytes.checked_add(distance * repeat)?;
-    let i = kept.blocks.iter().rposition(|b| b.layout.size() == size)?;
+    let i = kept.blocks.iter().rposition(|b| b.layout == layout)?;
     let block = kept.blocks.remove(i)?;
-    kept.bytes -= size;
+    kept.bytes -= layout.size();
     Some(block)
 }
 
@@ -196,11 +212,11 @@ mod tests {
     #[test]
     fn large_blocks_are_recycled_aligned_and_released() {
         let size = (5 << 20) + 64;
-        let first = Buffer::new(size).unwrap();
+        let first = Buffer::of_stream(size, 3).unwrap();
         let at = first.ptr();
         assert_eq!(at as usize % ALIGN, 0);
         drop(first);
-        let again = Buffer::new(size).unwrap();
+        let again = Buffer::of_stream(size, 3).unwrap();
         assert_eq!(again.ptr(), at);
         drop(again);
         assert!(release() >= size);
@@ -209,16 +225,22 @@ mod tests {
     #[test]
     fn a_block_larger_than_the_floor_is_kept_while_as_much_is_in_use() {
         let size = FLOOR + 4096;
-        let (old, _new) = (Buffer::new(size).unwrap(), Buffer::new(size).unwrap());
+        let (old, _new) = (Buffer::of_stream(size, 0).unwrap(), Buffer::of_stream(size, 1).unwrap());
         let at = old.ptr();
         drop(old);
-        assert_eq!(Buffer::new(size).unwrap().ptr(), at);
+        assert_eq!(Buffer::of_stream(size, 0).unwrap().ptr(), at);
     }
 
     #[test]
-    fn buffers_start_at_different_places_of_a_page() {
-        let (a, b) = (Buffer::new(HUGE).unwrap(), Buffer::new(HUGE).unwrap());
-        assert_ne!(a.ptr() as usize % 4096, b.ptr() as usize % 4096);
+    fn streams_start_at_different_places_of_a_page() {
+        for bytes in [PAGE, LARGE, HUGE] {
+            let (old, first) = (streams(4), streams(4));
+            drop((0..4).map(|i| Buffer::of_stream(bytes, old + i).unwrap()).collect::<Vec<_>>());
+            let buffers: Vec<Buffer> = (0..4).map(|i| Buffer::of_stream(bytes, first + i).unwrap()).collect();
+            let mut places: Vec<usize> = buffers.iter().map(|b| b.ptr() as usize % PAGE).collect();
+            places.sort_unstable();
+            assert!(places.windows(2).all(|pair| pair[0] + ALIGN <= pair[1]), "{bytes}: {places:?}");
+        }
     }
 
     #[test]

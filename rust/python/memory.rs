@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, PAGE, SMALL_STAGGER, streams};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
 #[pyclass(frozen, module = "optirs._core")]
@@ -38,9 +38,10 @@ const SMALL: usize = 16 << 10;
 /// Memory for all of `requests`, each a group and a number of bytes.
 ///
 /// The groups are state slots: all first moments of small arrays lie together, then all second ones, which makes a
-/// thousand small arrays as fast as one large one.
+/// thousand small arrays as fast as one large one. No two groups start at the same place of a page.
 pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Place>> {
     let groups = requests.iter().map(|r| r.0 + 1).max().unwrap_or(0);
+    let first = streams(groups);
     let mut totals = vec![0; groups];
     for &(group, bytes) in requests.iter().filter(|r| r.1 < OWN) {
         totals[group] += bytes.next_multiple_of(64); // of less than `OWN` each
@@ -49,21 +50,21 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
     // The first group may be parameters, which never share memory with states.
     let rest: usize = totals.iter().skip(1).sum();
     if rest > 0 && rest <= SMALL {
-        let mut block = own(py, rest)?;
-        for (place, total) in shared.iter_mut().zip(&totals).skip(1).filter(|(_, total)| **total > 0) {
-            *place = Some(block.share(py));
-            block.ptr = block.ptr.wrapping_add(*total);
+        let (starts, bytes) = side_by_side(&totals[1..]);
+        let block = held(py, Buffer::of_stream(bytes, first + 1), bytes)?;
+        for (place, start) in shared[1..].iter_mut().zip(starts) {
+            *place = Some(Place { ptr: block.ptr.wrapping_add(start), ..block.share(py) });
         }
     }
     let mut places = Vec::with_capacity(requests.len());
     for &(group, bytes) in requests {
         if bytes >= OWN {
-            places.push(own(py, bytes)?);
+            places.push(held(py, Buffer::of_stream(bytes, first + group), bytes)?);
             continue;
         }
         let rest = match &mut shared[group] {
             Some(rest) => rest,
-            none => none.insert(own(py, totals[group])?),
+            none => none.insert(held(py, Buffer::of_stream(totals[group], first + group), totals[group])?),
         };
         places.push(rest.share(py));
         rest.ptr = rest.ptr.wrapping_add(bytes.next_multiple_of(64));
@@ -71,9 +72,28 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
     Ok(places)
 }
 
+/// Where groups of these sizes start in one block, no two at the same place of a page, nor at that of the stream before the
+/// block; and the size of the block.
+fn side_by_side(sizes: &[usize]) -> (Vec<usize>, usize) {
+    let (mut starts, mut end): (Vec<usize>, usize) = (Vec::with_capacity(sizes.len()), 0);
+    for size in sizes {
+        let meets = |end: usize| starts.iter().any(|start| (end - start).is_multiple_of(PAGE));
+        while meets(end) || (end + SMALL_STAGGER.0).is_multiple_of(PAGE) {
+            end += 64;
+        }
+        starts.push(end);
+        end += size;
+    }
+    (starts, end)
+}
+
 /// New memory of so many bytes.
 pub fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
-    let memory = Bound::new(py, Memory(Buffer::new(bytes).ok_or_else(|| too_large(bytes))?))?;
+    held(py, Buffer::new(bytes), bytes)
+}
+
+fn held(py: Python<'_>, buffer: Option<Buffer>, bytes: usize) -> PyResult<Place> {
+    let memory = Bound::new(py, Memory(buffer.ok_or_else(|| too_large(bytes))?))?;
     let ptr = memory.get().0.ptr();
     Ok(Place { memory: memory.unbind(), ptr })
 }
