@@ -1,0 +1,241 @@
+//! The plan of a step between the two sets of arrays. As long as the same links take part it stays the same but for the
+//! scalars, so it is kept.
+
+use super::step::{Parameter, Refused};
+use crate::buffer::Buffer;
+use crate::chain::Program;
+use crate::drive::{Copy, Plan};
+use crate::dtype::DType;
+use crate::job::{Job, Sink, Source, State, Tables};
+use crate::measure::{Measure, measure};
+use crate::rule::{Rounding, Scalars};
+use std::ops::Range;
+
+/// A job whose first link waits for a norm.
+struct Pending {
+    job: usize,
+    parameter: usize,
+    link: usize,
+    measure: Measure,
+}
+
+/// The step from one set to the other.
+#[derive(Default)]
+pub(super) struct Step<'a> {
+    jobs: Vec<Job<'a>>,
+    scalars: Vec<Scalars>,
+    states: Vec<State>,
+    copies: Vec<Copy>,
+    pending: Vec<Pending>,
+    /// Whose scalars stand one after the other in `scalars`: links of a parameter.
+    owners: Vec<(usize, Range<usize>)>,
+    /// How many links of each parameter take part, and whether the step reaches the parameter.
+    pub(super) reached: Vec<(usize, bool)>,
+}
+
+impl<'a> Step<'a> {
+    /// Plans the step of all parameters from set `from`, or renews the scalars of the plan that there is, if that is the
+    /// same. `scratch` is room for the gradient of each parameter between two passes, where there are two.
+    ///
+    /// # Safety
+    /// As for [`super::step::Stepper::step`].
+    pub(super) unsafe fn prepare(
+        &mut self,
+        parameters: &[Parameter<'a>],
+        scratch: &[Option<Buffer>],
+        from: usize,
+    ) -> Result<(), Refused> {
+        if self.is_kept(parameters, scratch) {
+            let mut scalars = self.scalars.iter_mut();
+            for (i, links) in &self.owners {
+                // The scalars first: `zip` takes from its left side one more than from its right one.
+                for (new, to) in parameters[*i].scalars(links).zip(&mut scalars) {
+                    *to = new;
+                }
+            }
+        } else {
+            *self = Self::default();
+            for (i, scratch) in scratch.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { self.add(parameters, i, scratch.as_ref(), from)? };
+            }
+        }
+        // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
+        unsafe { self.measure(parameters) }
+    }
+
+    /// Does it.
+    ///
+    /// # Safety
+    /// As for [`super::step::Stepper::step`].
+    pub(super) unsafe fn run(&self) {
+        let tables = Tables { scalars: &self.scalars, states: &self.states };
+        let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies };
+        // SAFETY: the caller's promise.
+        unsafe { plan.run() };
+    }
+
+    /// Whether the plan is that of the next step but for the scalars. Where a gradient takes two passes, the first one is
+    /// made while planning.
+    fn is_kept(&self, parameters: &[Parameter<'a>], scratch: &[Option<Buffer>]) -> bool {
+        let same = |(p, &reached): (&Parameter<'a>, &(usize, bool))| p.program.reach(&p.counts) == reached;
+        self.reached.len() == parameters.len()
+            && parameters.iter().zip(&self.reached).all(same)
+            && scratch.iter().all(Option::is_none)
+    }
+
+    /// Adds the step of parameter `i`.
+    unsafe fn add(
+        &mut self,
+        parameters: &[Parameter<'a>],
+        i: usize,
+        scratch: Option<&Buffer>,
+        from: usize,
+    ) -> Result<(), Refused> {
+        let p = &parameters[i];
+        let program = p.program;
+        let (reach, steps) = program.reach(&p.counts);
+        let skipped = if reach == program.links.len() { p.slots.len() } else { program.slots_of(reach).start };
+        self.carry(p, from, skipped..p.slots.len());
+        if !steps {
+            let bytes = p.n * p.dtype.size();
+            self.copies.push(Copy { from: p.x[from], to: p.x[1 - from], bytes });
+            self.carry(p, from, 0..usize::from(program.master.is_some()));
+        }
+        let mut source = Source { ptr: p.gradient.cast(), dtype: DType::F32 };
+        let mut links = program.segment(0, reach);
+        while links.end < reach {
+            let to = scratch.map_or(std::ptr::null_mut(), Buffer::ptr);
+            // SAFETY: the caller's promise; the scratch is ours, and there is some, since the rule has a segment before its
+            // last.
+            source = unsafe { staged(p, i, from, links.clone(), source, to)? };
+            links = program.segment(links.end, reach);
+        }
+        self.last_segment(parameters, i, from, links, source, steps);
+        self.reached.push((reach, steps));
+        Ok(())
+    }
+
+    /// Copies state arrays that are not stepped.
+    fn carry(&mut self, p: &Parameter<'a>, from: usize, range: Range<usize>) {
+        for (dtype, at) in &p.slots[range] {
+            self.copies.push(Copy { from: at[from], to: at[1 - from], bytes: p.n * dtype.size() });
+        }
+    }
+
+    /// Adds the segment that reaches the parameter (unless the step ends in an accumulator).
+    fn last_segment(
+        &mut self,
+        parameters: &[Parameter<'a>],
+        i: usize,
+        from: usize,
+        links: Range<usize>,
+        gradient: Source,
+        steps: bool,
+    ) {
+        let p = &parameters[i];
+        let (working, program) = (p.working(), p.program);
+        let compute = working.compute();
+        let scalars = self.scalars_of(parameters, i, &links);
+        let first = self.states.len();
+        p.states(&links, from, &mut self.states);
+        if let Some(reduction) = program.links.get(links.start).and_then(|l| l.reduction()) {
+            let measure = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
+            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start, measure });
+        }
+        let x = Sink { ptr: p.x[1 - from], dtype: p.dtype };
+        let master = program.master.map(|_| Sink { ptr: p.slots[0].1[1 - from], dtype: working });
+        self.jobs.push(Job {
+            links: &program.links[links],
+            scalars,
+            states: first..self.states.len(),
+            n: p.n,
+            compute,
+            gradient,
+            x: p.old(from),
+            y: steps.then_some(master.unwrap_or(x)),
+            rounded: master.filter(|_| steps).map(|_| x),
+            dx: None,
+        });
+    }
+
+    /// Where the scalars of `links` of parameter `i` start: those of the one before, if it has the same rule and counts and
+    /// waits for no norm. Equal counts stay equal while the plan is kept.
+    fn scalars_of(&mut self, parameters: &[Parameter<'a>], i: usize, links: &Range<usize>) -> usize {
+        let p = &parameters[i];
+        if let (Some(q), Some(job)) = (i.checked_sub(1).map(|j| &parameters[j]), self.jobs.last())
+            && std::ptr::eq(p.program, q.program)
+            && p.counts == q.counts
+            && p.working() == q.working()
+            && p.program.links.iter().all(|l| l.reduction().is_none())
+        {
+            return job.scalars;
+        }
+        let start = self.scalars.len();
+        self.scalars.extend(p.scalars(links));
+        self.owners.push((i, links.clone()));
+        start
+    }
+
+    /// Computes the norms that jobs wait for.
+    unsafe fn measure(&mut self, parameters: &[Parameter<'a>]) -> Result<(), Refused> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let measures: Vec<Measure> = self.pending.iter().map(|p| p.measure).collect();
+        // SAFETY: the caller's promise.
+        let norms = unsafe { measure(&measures) };
+        for (pending, norm) in self.pending.iter().zip(norms) {
+            let program = parameters[pending.parameter].program;
+            check(program, pending.link, norm, pending.parameter)?;
+            if let Some(reduction) = program.links[pending.link].reduction() {
+                let job = &self.jobs[pending.job];
+                self.scalars[job.scalars] = reduction.scalars(norm, Rounding::of(job.compute));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to `scratch`.
+unsafe fn staged(
+    p: &Parameter<'_>,
+    i: usize,
+    from: usize,
+    links: Range<usize>,
+    gradient: Source,
+    scratch: *mut u8,
+) -> Result<Source, Refused> {
+    let compute = p.working().compute();
+    let (mut scalars, mut states) = (p.scalars(&links).collect::<Vec<_>>(), Vec::new());
+    p.states(&links, from, &mut states);
+    if let Some(reduction) = p.program.links.get(links.start).and_then(|l| l.reduction()) {
+        let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
+        // SAFETY: the caller's promise.
+        let norm = unsafe { measure(&[wanted]) }[0];
+        check(p.program, links.start, norm, i)?;
+        scalars[0] = reduction.scalars(norm, Rounding::of(compute));
+    }
+    let tables = Tables { scalars: &scalars, states: &states };
+    let job = Job {
+        links: &p.program.links[links],
+        scalars: 0,
+        states: 0..states.len(),
+        n: p.n,
+        compute,
+        gradient,
+        x: p.old(from),
+        y: None,
+        rounded: None,
+        dx: Some(scratch),
+    };
+    let plan = Plan { jobs: &[job], tables, copies: &[] };
+    // SAFETY: the caller's promise.
+    unsafe { plan.run() };
+    Ok(Source { ptr: scratch, dtype: compute.dtype() })
+}
+
+fn check(program: &Program, link: usize, norm: f64, parameter: usize) -> Result<(), Refused> {
+    let refusal = program.links[link].reduction().and_then(|r| r.refuse(norm));
+    refusal.map_or(Ok(()), |reason| Err(Refused { parameter, reason }))
+}
