@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BENCH_VENV ?= .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
-EXAMPLES ?= 20000
+EXAMPLES ?= 200000
 KILLS ?= 2000
 DEEPSPEED := deepspeed==0.19.8
 SOURCES := $(shell find rust python -name '*.rs' -o -name '*.py' -o -name '*.pyi')
@@ -70,7 +70,7 @@ means: bench-env ## time the package beside itself without each of its means of 
 peers: ## the tests that need PyTorch, JAX or optax (after `make bench-env`)
 	$(BENCH_BIN)/python -m pytest -m peers
 
-fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=100000
+fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=1000000
 	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py
 
 kill: ## the test of killed processes for longer: make kill KILLS=10000

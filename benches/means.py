@@ -25,16 +25,6 @@ BUILD = "cargo build --locked --release --lib --features python --message-format
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "target", "site", "__pycache__", ".*_cache", ".hypothesis", "*.so")
 
 CHAIN, NORM = "ClipGrad > WeightDecay > Adam", "ClipNorm > AdamW"
-PREFETCH = """{
-                let ahead = |p: *const u8| (0..4 * TILE).step_by(64).for_each(|b| {
-                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                        p.wrapping_add(4 * (at + TILE) + b).cast())
-                });
-                ahead(self.gradient.ptr);
-                ahead(self.x.ptr);
-                tables.states[self.states.clone()].iter().for_each(|s| ahead(s.from));
-                self.tile(tables, at, &mut d[..n], &mut x[..n], way)
-            }"""
 
 
 @dataclass(frozen=True)
@@ -60,8 +50,7 @@ def tile(size: int) -> Means:
 
 def border(shift: int) -> Means:
     """Threads are woken for other sizes."""
-    old, new = (f"pub const PARALLEL_BYTES: usize = {n};" for n in ("8 << 20", f"1 << {shift}"))
-    return Means("drive.rs", old, new, ("2^14", "b", "2^18", "2^20"), threads=(2,))
+    return Means("drive.rs", "awake: 384 << 10", f"awake: 1 << {shift}", ("2^14", "b", "2^18", "2^20"), threads=(2,))
 
 
 def level(name: str) -> Means:
@@ -85,8 +74,8 @@ MEANS = {
     ),
     "no stores past the caches": Means(
         "drive.rs",
-        "const STREAM_BYTES: usize = 64 << 20;",
-        "const STREAM_BYTES: usize = usize::MAX;",
+        "const FAR_BYTES: usize = 64 << 20;",
+        "const FAR_BYTES: usize = usize::MAX;",
         ("a2",),
         ("Descent", "Adam", CHAIN),
         modes=PURE,
@@ -94,8 +83,8 @@ MEANS = {
     ),
     "stores past the caches always": Means(
         "drive.rs",
-        "const STREAM_BYTES: usize = 64 << 20;",
-        "const STREAM_BYTES: usize = 0;",
+        "const FAR_BYTES: usize = 64 << 20;",
+        "const FAR_BYTES: usize = 0;",
         ("b", "c"),
         modes=PURE,
     ),
@@ -103,16 +92,38 @@ MEANS = {
     "tiles of 128": tile(128),
     "tiles of 512": tile(512),
     "tiles of 1024": tile(1024),
-    "threads from 1 MiB": border(20),
-    "threads from 32 MiB": border(25),
+    "threads from 64 KiB": border(16),
+    "threads from 8 MiB": border(23),
     "AVX2 at most": level("Avx2"),
     "SSE2 at most": level("Baseline"),
-    "the next tile prefetched": Means(
+    "nothing asked for ahead": Means(
         "job.rs",
-        "{ self.tile(tables, at, &mut d[..n], &mut x[..n], way) }",
-        PREFETCH,
-        ("b", "a2"),
+        "fn ahead(&self, tables: Tables, at: usize, part: usize, parts: usize) {",
+        "fn ahead(&self, tables: Tables, at: usize, part: usize, parts: usize) { if parts > 0 { return; }",
+        ("a2",),
+        ("Adam", CHAIN, "WeightDecay > Momentum"),
+        modes=BOTH,
+    ),
+    "the next tile asked for at once": Means(
+        "job.rs",
+        ".skip(part).step_by(parts)",
+        ".skip(if part > 0 { usize::MAX } else { 0 })",
+        ("a2",),
         (CHAIN, "WeightDecay > Momentum"),
+    ),
+    "the same share for nobody": Means(
+        "pool.rs",
+        "crew.work(me);",
+        "crew.work(0);",
+        ("b", "2^18", "c"),
+        threads=(2,),
+    ),
+    "helpers sleep at once": Means(
+        "pool.rs",
+        "Duration::from_micros(100)",
+        "Duration::from_micros(0)",
+        ("b", "2^18", "2^20"),
+        threads=(2,),
     ),
 }
 

@@ -7,7 +7,7 @@ use optirs::buffer::Buffer;
 use optirs::drive::Plan;
 use optirs::dtype::{Compute, DType};
 use optirs::job::{Job, Sink, Source, State, Tables, fill};
-use optirs::measure::{Measure, measure};
+use optirs::measure::{Measure, Norms};
 use optirs::pool;
 use optirs::rule::{Entry, Kernel, Rounding, Scalars, Value};
 use optirs::rules::RULES;
@@ -105,8 +105,8 @@ impl Problem {
             };
             let measures: Vec<Measure> = self.arrays.iter().map(norm).collect();
             // SAFETY: the arrays hold `n` float32 and nobody writes to them.
-            let norms = unsafe { measure(&measures) };
-            self.scalars[0] = reduction.scalars(norms[0], Rounding::of(Compute::F32));
+            let norm = unsafe { Norms::default().measure(&measures)[0] };
+            self.scalars[0] = reduction.scalars(norm, Rounding::of(Compute::F32));
         }
         let in_place = |b: &Buffer| State { from: b.ptr(), to: b.ptr(), size: 4 };
         let states: Vec<State> = self.arrays.iter().flat_map(|a| a.states.iter().map(in_place)).collect();

@@ -5,18 +5,20 @@
 //! Nothing here can fail: whoever makes a [`Plan`] has checked everything before.
 
 use crate::job::{Job, TILE, Tables, Way};
-use crate::pool;
+use crate::pool::{self, Border};
 use crate::simd;
 use crate::stream::{fence, stream};
 use std::ptr;
 
-/// Below so many bytes of traffic no thread is woken: that costs more than it gains.
-pub const PARALLEL_BYTES: usize = 8 << 20;
-/// Bytes of traffic in a task of a thread.
-const TASK_BYTES: usize = 2 << 20;
-/// From so many bytes of traffic on, results that do not replace what was read go past the caches: with less, the next
-/// step finds some of them there.
-const STREAM_BYTES: usize = 64 << 20;
+/// From so many bytes of traffic on more than one thread pays.
+pub const PARALLEL_BYTES: Border = Border { awake: 384 << 10, asleep: 8 << 20 };
+/// Bytes of traffic in a task of a thread: at least, where there is little to share, and at most.
+const TASK_BYTES: (usize, usize) = (64 << 10, 2 << 20);
+/// Tasks of a thread where there is little to share.
+const TASKS: usize = 2;
+/// From so many bytes of traffic on, results that do not replace what was read go past the caches, and tiles are asked for
+/// ahead: with less, the next step finds some of them there.
+const FAR_BYTES: usize = 64 << 20;
 
 /// Bytes to copy unchanged.
 #[derive(Clone, Copy)]
@@ -61,8 +63,8 @@ impl Plan<'_> {
     pub unsafe fn run(&self) {
         let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
-        let threads = if total < PARALLEL_BYTES { 1 } else { pool::threads() };
-        let way = Way { level: simd::level(), stream: total >= STREAM_BYTES };
+        let threads = pool::threads_for(total, PARALLEL_BYTES);
+        let way = Way { level: simd::level(), far: total >= FAR_BYTES };
         if threads == 1 {
             for job in self.jobs {
                 // SAFETY: the caller's promise.
@@ -74,8 +76,9 @@ impl Plan<'_> {
             }
             return fence();
         }
-        let pieces = self.pieces();
-        let tasks = self.tasks(&pieces);
+        let task = (total / (TASKS * threads)).clamp(TASK_BYTES.0, TASK_BYTES.1);
+        let pieces = self.pieces(task);
+        let tasks = self.tasks(&pieces, task);
         pool::run(threads, tasks.len() - 1, &|i| {
             for &piece in &pieces[tasks[i]..tasks[i + 1]] {
                 // SAFETY: the caller's promise; the pieces are disjoint parts of the plan.
@@ -85,32 +88,33 @@ impl Plan<'_> {
         });
     }
 
-    /// The plan cut into pieces of at most [`TASK_BYTES`].
-    fn pieces(&self) -> Vec<Piece> {
+    /// The plan cut into pieces of at most `bytes`.
+    fn pieces(&self, bytes: usize) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for (job, j) in self.jobs.iter().enumerate() {
-            let step = (TASK_BYTES / j.traffic(self.tables)).max(TILE) / TILE * TILE;
+            let step = (bytes / j.traffic(self.tables)).max(TILE) / TILE * TILE;
             for start in (0..j.n).step_by(step) {
                 pieces.push(Piece::Job { job, start, end: j.n.min(start + step) });
             }
         }
         for (copy, c) in self.copies.iter().enumerate() {
-            for start in (0..c.bytes).step_by(TASK_BYTES / 2) {
-                pieces.push(Piece::Copy { copy, start, end: c.bytes.min(start + TASK_BYTES / 2) });
+            let step = (bytes / 2).next_multiple_of(64);
+            for start in (0..c.bytes).step_by(step) {
+                pieces.push(Piece::Copy { copy, start, end: c.bytes.min(start + step) });
             }
         }
         pieces
     }
 
-    /// Where in `pieces` each task starts, and the end: tasks of about [`TASK_BYTES`].
-    fn tasks(&self, pieces: &[Piece]) -> Vec<usize> {
-        let (mut starts, mut bytes) = (vec![0], 0);
+    /// Where in `pieces` each task starts, and the end: tasks of about `bytes`.
+    fn tasks(&self, pieces: &[Piece], bytes: usize) -> Vec<usize> {
+        let (mut starts, mut sum) = (vec![0], 0);
         for (i, piece) in pieces.iter().enumerate() {
-            if bytes >= TASK_BYTES {
+            if sum >= bytes {
                 starts.push(i);
-                bytes = 0;
+                sum = 0;
             }
-            bytes += match *piece {
+            sum += match *piece {
                 Piece::Job { job, start, end } => (end - start) * self.jobs[job].traffic(self.tables),
                 Piece::Copy { start, end, .. } => 2 * (end - start),
             };
@@ -133,7 +137,7 @@ impl Plan<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             let (from, to) = (copy.from.add(start), copy.to.add(start));
-            if way.stream {
+            if way.far {
                 stream(way.level, from, to, end - start)
             } else {
                 ptr::copy_nonoverlapping(from, to, end - start)

@@ -65,6 +65,18 @@ pub trait Real: Element<Real = Self> + PartialOrd + Mul<Self, Output = Self> + D
     /// The square root.
     fn sqrt(self) -> Self;
 
+    /// The same value, `bound` if it is less, NaN if it is NaN: one comparison, as `bound` is a number.
+    #[inline(always)]
+    fn at_least(self, bound: Self) -> Self {
+        if self <= bound { bound } else { self }
+    }
+
+    /// The same value, `bound` if it is greater, NaN if it is NaN.
+    #[inline(always)]
+    fn at_most(self, bound: Self) -> Self {
+        if self >= bound { bound } else { self }
+    }
+
     /// The greater one; NaN if either is.
     #[inline(always)]
     fn maximum(self, other: Self) -> Self {

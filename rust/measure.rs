@@ -8,6 +8,7 @@ use crate::pool;
 use crate::reduce::{BLOCK, Norm};
 use crate::simd::{self, Level};
 use num_complex::Complex;
+use std::ops::Range;
 use std::slice::from_raw_parts;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,40 +30,66 @@ unsafe impl Sync for Measure {}
 // SAFETY: as above.
 unsafe impl Send for Measure {}
 
-/// The norms of all arrays.
-///
-/// # Safety
-/// The pointers are aligned, valid for their `n` elements, and nothing writes to them meanwhile.
-#[must_use]
-pub unsafe fn measure(measures: &[Measure]) -> Vec<f64> {
-    const BLOCKS: usize = 64; // of a task: 256 Ki elements
-    let level = simd::level();
-    let mut tasks = Vec::new();
-    let mut total = 0;
-    for (i, m) in measures.iter().enumerate() {
-        let blocks = m.n.div_ceil(BLOCK);
-        tasks.extend((0..blocks).step_by(BLOCKS).map(|b| (i, b..blocks.min(b + BLOCKS), total)));
-        total += blocks;
-    }
-    let partial: Vec<AtomicU64> = (0..total).map(|_| AtomicU64::new(0)).collect();
-    let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
-    let threads = if bytes < PARALLEL_BYTES { 1 } else { pool::threads() };
-    pool::run(threads, tasks.len(), &|t| {
-        let (i, blocks, first) = &tasks[t];
-        for b in blocks.clone() {
-            // SAFETY: the caller's promise; the block lies within the array.
-            let value = unsafe { measures[*i].block(b, level) };
-            partial[first + b].store(value.to_bits(), Ordering::Relaxed);
+/// Blocks of a task at most: 256 Ki elements.
+const BLOCKS: usize = 64;
+
+/// Measures; its lists are kept between calls.
+#[derive(Default)]
+pub struct Norms {
+    tasks: Vec<Task>,
+    /// What each block contributes.
+    partial: Vec<AtomicU64>,
+    blocks: Vec<f64>,
+    found: Vec<f64>,
+}
+
+/// Some blocks of an array.
+struct Task {
+    measure: usize,
+    blocks: Range<usize>,
+    /// Where in the list of all arrays' blocks those of this array start.
+    first: usize,
+}
+
+impl Norms {
+    /// The norms of all arrays.
+    ///
+    /// # Safety
+    /// The pointers are aligned, valid for their `n` elements, and nothing writes to them meanwhile.
+    pub unsafe fn measure(&mut self, measures: &[Measure]) -> &[f64] {
+        let Self { tasks, partial, blocks, found } = self;
+        let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
+        let (level, threads) = (simd::level(), pool::threads_for(bytes, PARALLEL_BYTES));
+        let all: usize = measures.iter().map(|m| m.n.div_ceil(BLOCK)).sum();
+        let step = if threads == 1 { BLOCKS } else { (all / (2 * threads)).clamp(1, BLOCKS) };
+        tasks.clear();
+        let mut total = 0;
+        for (measure, m) in measures.iter().enumerate() {
+            let all = m.n.div_ceil(BLOCK);
+            let task = |b| Task { measure, blocks: b..all.min(b + step), first: total };
+            tasks.extend((0..all).step_by(step).map(task));
+            total += all;
         }
-    });
-    let partial: Vec<f64> = partial.into_iter().map(|p| f64::from_bits(p.into_inner())).collect();
-    let mut rest = &partial[..];
-    let norms = measures.iter().map(|m| {
-        let (blocks, tail) = rest.split_at(m.n.div_ceil(BLOCK));
-        rest = tail;
-        m.norm.finish(blocks)
-    });
-    norms.collect()
+        partial.resize_with(total, AtomicU64::default);
+        pool::run(threads, tasks.len(), &|t| {
+            let Task { measure, blocks, first } = &tasks[t];
+            for b in blocks.clone() {
+                // SAFETY: the caller's promise; the block lies within the array.
+                let value = unsafe { measures[*measure].block(b, level) };
+                partial[first + b].store(value.to_bits(), Ordering::Relaxed);
+            }
+        });
+        blocks.clear();
+        blocks.extend(partial.iter_mut().map(|p| f64::from_bits(*p.get_mut())));
+        let mut rest = &blocks[..];
+        found.clear();
+        found.extend(measures.iter().map(|m| {
+            let (blocks, tail) = rest.split_at(m.n.div_ceil(BLOCK));
+            rest = tail;
+            m.norm.finish(blocks)
+        }));
+        found
+    }
 }
 
 impl Measure {

@@ -3,16 +3,29 @@
 //! A pool that was used before a `fork` has no threads in the child and would wait for ever. Pools are therefore keyed by
 //! process and number of threads, made once, and never taken down: a child makes its own, and the parent's is leaked
 //! there. No lock is involved that a vanished thread could hold.
+//!
+//! To wake a sleeping thread takes longer than many a step. A helper that has finished therefore looks for more work for
+//! a while ([`LINGER`]) before it goes to sleep, and small work is shared out only where calls follow each other so
+//! closely that the helpers are awake ([`threads_for`]). Each thread starts with a share of its own, the same one at every
+//! call: what a step leaves in a core's cache, the next one finds there. Who is done takes from the others' shares.
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use std::ptr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a helper without work stays awake.
+const LINGER: Duration = Duration::from_micros(100);
+/// Calls that start within this time of each other follow each other: with the work of one between them, the helpers
+/// have hardly gone to sleep.
+const IN_A_ROW: Duration = Duration::from_micros(200);
 
 struct Entry {
     process: u32,
     workers: usize,
     pool: Option<ThreadPool>,
+    board: Board,
     next: *mut Entry,
 }
 
@@ -38,24 +51,53 @@ pub fn set_threads(n: usize) {
     THREADS.store(n.max(1), Ordering::Relaxed);
 }
 
-/// The pool of `workers` threads beside the calling one; `None` where the system refuses to make threads.
-fn pool(workers: usize) -> Option<&'static ThreadPool> {
+/// From how much work on more than one thread pays, in whatever the work is counted in.
+#[derive(Clone, Copy, Debug)]
+pub struct Border {
+    /// Where the helpers are awake.
+    pub awake: usize,
+    /// Where they have to be woken.
+    pub asleep: usize,
+}
+
+/// How many threads should share `work`.
+pub fn threads_for(work: usize, border: Border) -> usize {
+    let n = threads();
+    if n == 1 || work < border.awake {
+        return 1;
+    }
+    let close = in_a_row();
+    if close || work >= border.asleep { n } else { 1 }
+}
+
+/// Whether the last call that asked was just now.
+fn in_a_row() -> bool {
+    static START: OnceLock<Instant> = OnceLock::new();
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = START.get_or_init(Instant::now).elapsed().as_nanos() as u64;
+    let last = LAST.swap(now, Ordering::Relaxed);
+    last > 0 && now.saturating_sub(last) < IN_A_ROW.as_nanos() as u64
+}
+
+/// The pool of `workers` threads beside the calling one.
+fn entry(workers: usize) -> &'static Entry {
     let process = std::process::id();
     let mut at = POOLS.load(Ordering::Acquire);
     // SAFETY: entries are leaked boxes that are never changed once they stand in the list.
     while let Some(entry) = unsafe { at.as_ref() } {
         if entry.process == process && entry.workers == workers {
-            return entry.pool.as_ref();
+            return entry;
         }
         at = entry.next;
     }
+    // None where the system refuses to make threads.
     let pool = ThreadPoolBuilder::new().num_threads(workers).thread_name(|i| format!("optirs-{i}")).build().ok();
-    let entry = Box::leak(Box::new(Entry { process, workers, pool, next: ptr::null_mut() }));
+    let entry = Box::leak(Box::new(Entry { process, workers, pool, board: Board::default(), next: ptr::null_mut() }));
     loop {
         // Two threads may both make a pool here; the older one then idles.
         entry.next = POOLS.load(Ordering::Acquire);
         if POOLS.compare_exchange(entry.next, entry, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return entry.pool.as_ref();
+            return entry;
         }
     }
 }
@@ -65,30 +107,108 @@ fn pool(workers: usize) -> Option<&'static ThreadPool> {
 /// Nobody waits for a helper that comes too late: on a busy machine it may take milliseconds to wake up.
 pub fn run(threads: usize, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
     let helpers = threads.min(tasks).saturating_sub(1);
-    let Some(pool) = (if helpers == 0 { None } else { pool(threads - 1) }) else {
+    let entry = if helpers == 0 { None } else { Some(entry(threads - 1)) };
+    let Some((entry, pool)) = entry.and_then(|e| Some((e, e.pool.as_ref()?))) else {
         return (0..tasks).for_each(task);
     };
     // SAFETY: nobody calls it after `run` has returned: then the crew is closed and empty.
     let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
-    let crew = Arc::new(Crew { task, tasks, next: AtomicUsize::new(0), inside: AtomicUsize::new(0) });
-    for _ in 0..helpers {
-        let crew = crew.clone();
-        pool.spawn(move || {
-            if let Some(_inside) = crew.enter() {
-                crew.work();
-            }
-        });
+    let crew = Arc::new(Crew::new(task, tasks, helpers + 1));
+    let board = &entry.board;
+    for _ in 0..board.post(&crew, helpers, entry.workers) {
+        pool.spawn(|| board.serve());
     }
     // Dropped at the end, also if a task panics.
-    let _closing = Closing(&crew);
-    crew.work();
+    let _closing = Closing(&crew, board);
+    crew.work(0);
+}
+
+/// Where crews that may be joined are posted.
+#[derive(Default)]
+struct Board {
+    posted: Mutex<Vec<Arc<Crew>>>,
+    /// How many those are.
+    wanted: AtomicUsize,
+    /// Helpers that look here.
+    looking: AtomicUsize,
+    /// Helpers that look here, are at work, or are being woken.
+    awake: AtomicUsize,
+}
+
+impl Board {
+    fn posted(&self) -> MutexGuard<'_, Vec<Arc<Crew>>> {
+        self.posted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for `helpers`; how many of all `workers` are to be woken for that.
+    fn post(&self, crew: &Arc<Crew>, helpers: usize, workers: usize) -> usize {
+        let mut posted = self.posted();
+        posted.extend(std::iter::repeat_n(crew, helpers).cloned());
+        self.wanted.store(posted.len(), Ordering::SeqCst);
+        // Whoever stops looking does so before a last look, so that one of the two sees the other.
+        let missing = posted.len().saturating_sub(self.looking.load(Ordering::SeqCst));
+        let woken = missing.min(workers.saturating_sub(self.awake.load(Ordering::Relaxed)));
+        self.awake.fetch_add(woken, Ordering::Relaxed);
+        woken
+    }
+
+    /// A crew that wants a helper.
+    fn take(&self) -> Option<Arc<Crew>> {
+        if self.wanted.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let mut posted = self.posted();
+        let crew = posted.pop();
+        self.wanted.store(posted.len(), Ordering::SeqCst);
+        crew
+    }
+
+    /// Wants no more helpers for `crew`.
+    fn withdraw(&self, crew: &Arc<Crew>) {
+        if self.wanted.load(Ordering::Relaxed) > 0 {
+            let mut posted = self.posted();
+            posted.retain(|other| !Arc::ptr_eq(other, crew));
+            self.wanted.store(posted.len(), Ordering::SeqCst);
+        }
+    }
+
+    /// What a helper does while it is awake.
+    fn serve(&self) {
+        let me = rayon_core::current_thread_index().map_or(0, |i| i + 1);
+        loop {
+            self.looking.fetch_add(1, Ordering::SeqCst);
+            let crew = self.wait();
+            self.looking.fetch_sub(1, Ordering::SeqCst);
+            let Some(crew) = crew.or_else(|| self.take()) else { break };
+            if let Some(_inside) = crew.enter() {
+                crew.work(me);
+            }
+        }
+        self.awake.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits for a crew, but not long.
+    fn wait(&self) -> Option<Arc<Crew>> {
+        const SPINS: usize = 32; // between looks at the clock
+        let start = Instant::now();
+        while start.elapsed() < LINGER {
+            for _ in 0..SPINS {
+                if let Some(crew) = self.take() {
+                    return Some(crew);
+                }
+                std::hint::spin_loop();
+            }
+            std::thread::yield_now(); // whoever has something to do goes first
+        }
+        None
+    }
 }
 
 /// The threads that share some tasks.
 struct Crew {
     task: &'static (dyn Fn(usize) + Sync),
-    tasks: usize,
-    next: AtomicUsize,
+    /// For each share the next task, and where the share ends.
+    shares: Box<[(AtomicUsize, usize)]>,
     /// Twice the number of helpers at work, and 1 more once nobody may join.
     inside: AtomicUsize,
 }
@@ -97,6 +217,11 @@ const CLOSED: usize = 1;
 const ONE: usize = 2;
 
 impl Crew {
+    fn new(task: &'static (dyn Fn(usize) + Sync), tasks: usize, shares: usize) -> Self {
+        let share = |i: usize| (AtomicUsize::new(tasks * i / shares), tasks * (i + 1) / shares);
+        Self { task, shares: (0..shares).map(share).collect(), inside: AtomicUsize::new(0) }
+    }
+
     /// Joins, unless it is closed.
     fn enter(&self) -> Option<Inside<'_>> {
         let join = |n| if n & CLOSED == 0 { Some(n + ONE) } else { None };
@@ -104,13 +229,17 @@ impl Crew {
         Some(Inside(self))
     }
 
-    fn work(&self) {
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= self.tasks {
-                return;
+    /// Does the share of thread `me`, then what the others have left.
+    fn work(&self, me: usize) {
+        for i in 0..self.shares.len() {
+            let (next, end) = &self.shares[(me + i) % self.shares.len()];
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= *end {
+                    break;
+                }
+                (self.task)(task);
             }
-            (self.task)(i);
         }
     }
 }
@@ -125,14 +254,16 @@ impl Drop for Inside<'_> {
 }
 
 /// Closes a crew and waits for those inside.
-struct Closing<'a>(&'a Crew);
+struct Closing<'a>(&'a Arc<Crew>, &'a Board);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
         const SPINS: usize = 1000; // some microseconds
-        self.0.inside.fetch_or(CLOSED, Ordering::Relaxed);
+        let Self(crew, board) = self;
+        crew.inside.fetch_or(CLOSED, Ordering::Relaxed);
+        board.withdraw(crew);
         let mut waited = 0;
-        while self.0.inside.load(Ordering::Acquire) != CLOSED {
+        while crew.inside.load(Ordering::Acquire) != CLOSED {
             if waited < SPINS {
                 std::hint::spin_loop();
             } else {
@@ -156,5 +287,22 @@ mod tests {
             });
             assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn tasks_run_once_for_callers_that_share_the_helpers() {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..200 {
+                        let counts: Vec<_> = (0..n % 7).map(|_| AtomicUsize::new(0)).collect();
+                        run(3, counts.len(), &|i| {
+                            counts[i].fetch_add(1, Ordering::Relaxed);
+                        });
+                        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+                    }
+                });
+            }
+        });
     }
 }

@@ -49,6 +49,18 @@ unsafe fn sse2(from: *const u8, to: *mut u8, bytes: usize) -> usize {
     whole
 }
 
+/// Asks for `bytes` bytes from `at` on, which are about to be read.
+pub fn ahead(at: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees, whatever the address is.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, bytes);
+}
+
 /// Waits until all that this thread has streamed can be seen by others.
 pub fn fence() {
     #[cfg(target_arch = "x86_64")]

@@ -226,6 +226,37 @@ def test_the_rust_affine_between_other_layers(bridge):
     assert grad["fixed"].mean is None
 
 
+def gradient_by(bridge, f, x):
+    """The gradient of `f` at `x`, which can be differentiated again."""
+    if bridge.name != "torch":
+        return importlib.import_module(bridge.name).grad(f)(x)
+    x = x.clone().requires_grad_()
+    (gradient,) = bridge.xp.autograd.grad(f(x), x, create_graph=True)
+    return gradient
+
+
+@pytest.mark.parametrize("rows", [(5, 3), (1, 3), (3,)])
+def test_the_rust_affine_is_differentiated_twice(bridge, rows):
+    """As a penalty on the slope of a network asks for."""
+
+    def penalty(layer):
+        def f(model, x):
+            network = lambda x: (bridge.xp.tanh(layer(model["a"], bridge.xp.tanh(layer(model["b"], x))))).sum()  # noqa: E731
+            return (gradient_by(bridge, network, x) ** 2).sum()
+
+        return bridge.make(f)
+
+    random = optirs.Xoshiro(1)
+    model = {"b": optirs.Affine.random(3, 4, rng=random), "a": optirs.Affine.random(4, 2, rng=random)}
+    x = np.random.default_rng(1).normal(size=rows).astype("f")
+    loss, grad = penalty(lambda affine, x: affine(x))(model, x)
+    expected_loss, expected = penalty(lambda affine, x: x @ affine.W.T + affine.b)(model, x)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for g, e in zip(optirs.trainables(grad), optirs.trainables(expected), strict=True):
+        assert np.abs(e).max() > 1e-3
+        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5)
+
+
 ACTIVATIONS = ("identity", "relu", "tanh", "sigmoid", "gelu", "softplus")
 
 
@@ -351,6 +382,15 @@ def test_layouts(bridge):
     writable = {key: x.copy() if key == "read only" else x for key, x in model.items()}
     _, new = optirs.update_(optirs.setup(optirs.Descent(0.5), writable), writable, grad)
     assert all((x == 0).all() for x in new.values())
+
+
+@pytest.mark.parametrize("second", [lambda v: v, lambda v: v.T, lambda v: v.reshape(2, 2)])
+def test_gradients_that_are_equal_are_not_one(bridge, second):
+    """Of two arrays on one memory a tree would make one parameter."""
+    model = {"w": np.ones((2, 2)), "v": np.ones((2, 2)), "empty": np.ones((0, 2)), "no": np.ones((0, 2))}
+    _, grad = bridge.make(lambda m: ((m["w"] + second(m["v"])) ** 2).sum() + (m["empty"] + m["no"]).sum())(model)
+    assert len(optirs.trainables(grad)) == 4
+    assert not np.shares_memory(grad["w"], grad["v"])
 
 
 def test_a_parameter_that_is_not_used(bridge):

@@ -219,9 +219,12 @@ def test_what_is_no_number_and_data_that_is_used_up() -> None:
         optirs.HeldOut(lambda *batch: {}, held).evaluate(model)
     with pytest.raises(TypeError, match="HeldOut: the metric must be a number, got ndarray"):
         optirs.HeldOut(GRADIENT, held, metric=lambda m, x, y: x).evaluate(model)
-    once = optirs.HeldOut(GRADIENT, iter([held]))
-    with pytest.raises(ValueError, match="HeldOut: data gave no batch: an iterator can be read once only"):
-        optirs.train(GRADIENT, model, data, RULE, epochs=2, callbacks=[once])
+    with pytest.raises(
+        ValueError, match="HeldOut: data is read at every evaluation: an iterator can be read once only"
+    ):
+        optirs.HeldOut(GRADIENT, iter([held]))
+    with pytest.raises(ValueError, match="HeldOut: data gave no batch"):
+        optirs.train(GRADIENT, model, data, RULE, epochs=2, callbacks=[optirs.HeldOut(GRADIENT, [])])
 
 
 # --- EarlyStopping

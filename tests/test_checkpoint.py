@@ -230,6 +230,13 @@ REFUSED = [
     ({"model": {"a": W[1:], "b": W[:-1]}}, ValueError, "a and b share memory"),
     ({"model": SELF}, RecursionError, "contains itself"),
     ({"model": [W], "deep": SELF}, RecursionError, "metadata.deep nests deeper than 200 levels, or contains itself"),
+    (
+        {"model": optirs.setup(optirs.Adam(), {"a": [W]})},
+        TypeError,
+        r"model.a\[0\] is a Leaf, not a part of a model: write save\(path, model=..., state=...\)",
+    ),
+    ({"model": object()}, TypeError, "model is a object, of which nothing would be saved: register it with functor"),
+    ({"model": 3}, TypeError, "model is a int, of which nothing would be saved"),
     ({"state": [W]}, TypeError, r"state\[0\] is a ndarray, not a Leaf"),
     ({"state": optirs.setup(optirs.Adam(), [W]), "model": [W[:3]]}, ValueError, r"shape \(4,\) in the state, \(3,\)"),
     ({"state": optirs.setup(optirs.Adam(), [W]), "model": {"a": W}}, ValueError, r"state has a Leaf at state\[0\]"),

@@ -201,6 +201,10 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IsADirectoryError) as folder:
         save(Path("folder"), 1)
     assert folder.value.filename == "folder"
+    for path in (os.path.join("new", ""), os.path.join("new", "."), os.path.join("link", ""), ""):
+        with pytest.raises(IsADirectoryError if path else FileNotFoundError) as nothing:
+            optirs.save(path, model=version(1))
+        assert nothing.value.filename == path
     os.mkfifo("pipe")
     with pytest.raises(ValueError, match=r"^pipe is not a file that could be replaced"):
         save(Path("pipe"), 1)

@@ -65,7 +65,17 @@ def test_not_a_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [object(), {1, 2}, np.ones(2), [{"a": abs}], {"b": Pair(1, 2)}, range(3), np.str_("a")]
+    "value",
+    [
+        object(),
+        optirs.Checkpoint(None, None, {}),
+        {1, 2},
+        np.ones(2),
+        [{"a": abs}],
+        {"b": Pair(1, 2)},
+        range(3),
+        np.str_("a"),
+    ],
 )
 def test_metadata_of_other_types(value: Any, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"metadata\.bad.* cannot be saved"):
@@ -213,6 +223,9 @@ FORGERIES = {
     "function of ours": set_("rules", 0, {"$rule": "optirs.save", "path": "touched"}),
     "class of ours that is no rule": set_(
         "rules", 0, {"$rule": "optirs.Checkpoint", "model": 1, "state": 1, "metadata": 1}
+    ),
+    "class of ours in the metadata": set_(
+        "metadata", "x", {"$rule": "optirs.Checkpoint", "model": 1, "state": 1, "metadata": 1}
     ),
     "module to import": set_("rules", 0, {"$rule": "antigravity.Rule"}),
     "no rule": set_("rules", 0, 3),

@@ -367,13 +367,40 @@ def test_arrays_that_are_resized_between_two_epochs(loss: str, which: str, caplo
         logger.removeHandler(handler)
 
 
-def test_scheduled_rules_train_with_the_values_of_each_step() -> None:
+FALLING = optirs.schedules.Exponential(0.05, 0.9, limit=1e-3)
+SCHEDULED = [
+    optirs.Scheduled(optirs.Adam(), eta=FALLING),
+    optirs.Scheduled(optirs.OptimiserChain(optirs.ClipNorm(0.5), optirs.AdamW(lambda_=0.1)), eta=FALLING),
+    optirs.Scheduled(optirs.ClipNorm(), omega=FALLING, p=optirs.schedules.Piecewise((2.0, 1.0), boundaries=(3,))),
+    optirs.OptimiserChain(optirs.Momentum(), optirs.Scheduled(optirs.ClipNorm(), omega=FALLING)),
+    optirs.OptimiserChain(optirs.AccumGrad(3), optirs.Scheduled(optirs.Adam(), eta=FALLING)),
+    optirs.Scheduled(optirs.OptimiserChain(optirs.AccumGrad(3), optirs.Nesterov()), eta=FALLING, rho=FALLING),
+    optirs.MixedPrecision(optirs.Scheduled(optirs.AdamW(), eta=FALLING, beta=(0.8, FALLING)), "float64"),
+    optirs.Scheduled(optirs.Scheduled(optirs.AdamW(), lambda_=FALLING), eta=optirs.schedules.Cosine(0.1, steps=9)),
+]
+
+
+@pytest.mark.parametrize("rule", SCHEDULED, ids=range(len(SCHEDULED)))
+def test_scheduled_rules_train_with_the_values_of_each_step(started: list[bool], rule: optirs.Rule) -> None:
     x, y = data("mse", 12)
-    rule = optirs.Scheduled(optirs.Adam(), eta=optirs.schedules.Exponential(0.1, 0.9))
-    gradient = optirs.supervised(optirs.mse)
-    trained = optirs.train(gradient, network(), (x, y), rule, epochs=5)
+    options: dict[str, Any] = {"batch_size": 5, "shuffle": True}
+    both(started, "mse", network(), (x, y), rule, epochs=5, log_every=2, rng=3, **options)
+    gradient, rng = optirs.supervised(optirs.mse), np.random.default_rng(3)
+    whole = optirs.train(gradient, network(), (x, y), rule, epochs=4, rng=3, **options)
+    first = optirs.train(gradient, network(), (x, y), rule, epochs=1, rng=rng, **options)
+    rest = optirs.train(gradient, first.model, (x, y), state=first.state, epochs=3, rng=rng, **options)
+    assert (rest.state, rest.model) == (whole.state, whole.model)
+    assert started == [True] * 3
+
+
+def test_a_function_as_a_schedule_needs_python(started: list[bool]) -> None:
+    rule = optirs.Scheduled(optirs.Descent(), eta=lambda t: 0.1 / (t + 1))
+    both(started, "mse", network(), data("mse", 12), rule, epochs=5, batch_size=5, compiled=False)
+
+
+def test_a_norm_that_a_scheduled_rule_refuses_names_the_place(started: list[bool]) -> None:
     model = network()
-    state = optirs.setup(rule, model)
-    for _ in range(5):
-        state, model = optirs.update(state, model, gradient(model, x, y)[1])
-    assert (trained.state, trained.model) == (state, model)
+    model[2].W[:] *= 1e20
+    clip = optirs.Scheduled(optirs.ClipNorm(), omega=FALLING)
+    for rule in (clip, optirs.OptimiserChain(optirs.Momentum(), clip)):
+        assert "for the parameter at layers[0].W" in both(started, "mse", model, data("mse", 20), rule, epochs=5)

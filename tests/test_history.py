@@ -85,9 +85,12 @@ def test_progress_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys
         assert f"epoch 3/3, loss {training.history[-1]:.8g}"[:20] in err
 
 
-def test_progress_without_rich_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_without_rich_names_the_extra(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     model, data = problem()
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    optirs.train(GRADIENT, model, data, RULE, progress=True)
-    assert capsys.readouterr().err == ""
+    optirs.train(GRADIENT, model, data, RULE, progress=True)  # no terminal: no bar, no need for it
+    assert tuple(capfd.readouterr()) == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    optirs.train(GRADIENT, model, data, RULE)
+    with pytest.raises(ImportError, match=r"optirs\[progress\]"):
+        optirs.train(GRADIENT, model, data, RULE, progress=True)

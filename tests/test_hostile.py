@@ -2,8 +2,10 @@
 
 import gc
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +140,16 @@ def test_errors_of_own_rules_name_the_place() -> None:
     assert caught.value.__notes__ == ["for the parameter at layers[1]"]
 
 
+def test_errors_of_own_rules_at_setup_name_the_place() -> None:
+    class Fails(Own):
+        def init(self, x: Any) -> dict[str, Any]:
+            raise OSError("no state")
+
+    with pytest.raises(OSError, match="no state") as caught:
+        optirs.setup(Fails(), {"layers": [np.ones(2)]})
+    assert caught.value.__notes__ == ["for the parameter at layers[0]"]
+
+
 def test_own_states_are_not_shared() -> None:
     model = {"w": np.ones(2)}
     state = optirs.setup(Own(), model)
@@ -214,6 +226,52 @@ def test_ctrl_c_leaves_a_whole_step(delay: float) -> None:
     assert (run.stdout, run.stderr) == ("whole\n", "")
 
 
+LONG = """
+import signal, sys
+import numpy as np, optirs
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have switched off
+optirs.set_num_threads(1)
+rule = optirs.OptimiserChain(optirs.ClipNorm(1e9), optirs.Adam(), optirs.Momentum(1.0, rho=0.0))
+model = {"a": np.zeros(4_000_000, np.float32), "b": [np.zeros(4_000_000, np.float32), np.zeros(3)]}
+gradient = {"a": np.ones_like(model["a"]), "b": [np.ones_like(x) for x in model["b"]]}
+state = optirs.setup(rule, model)
+steps = 0
+print("started", flush=True)
+try:
+    while True:
+        state, new = getattr(optirs, sys.argv[1])(state, model, gradient)
+        steps, model = steps + 1, new
+except KeyboardInterrupt:
+    pass
+leaves = [state["a"], *state["b"]]
+counts = {leaf.state[1]["t"] for leaf in leaves}
+assert len(counts) == 1 and counts <= {steps, steps + 1}, (counts, steps)
+assert all(np.unique(x).size == 1 for x in (model["a"], *model["b"]))
+assert all(np.unique(leaf.state[1]["m"]).size == 1 for leaf in leaves)
+optirs.update_(state, model, gradient)
+assert {leaf.state[1]["t"] for leaf in leaves} == {counts.pop() + 1}
+print("whole")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT can be sent here")
+@pytest.mark.parametrize("step", ["update", "update_"])
+@pytest.mark.parametrize("delay", [0.02, 0.11, 0.23])
+def test_a_signal_from_outside_is_answered_promptly_and_leaves_a_whole_step(step: str, delay: float) -> None:
+    child = subprocess.Popen([sys.executable, "-c", LONG, step], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child:
+        assert child.stdout.readline() == "started\n"
+        time.sleep(delay)
+        child.send_signal(signal.SIGINT)
+        try:
+            rest, _ = child.communicate(timeout=10)  # a step takes a fraction of a second
+        finally:
+            child.kill()
+    assert (rest, child.returncode) == ("whole\n", 0)
+
+
 def test_adjusting_and_freezing_are_all_or_nothing_beside_an_update() -> None:
     model, state = pair()
 
@@ -227,6 +285,49 @@ def test_adjusting_and_freezing_are_all_or_nothing_beside_an_update() -> None:
     rules = {leaf.rule for leaf in state.values()}
     assert rules == {optirs.Momentum(0.1)}
     assert not any(leaf.frozen for leaf in state.values())
+
+
+def fails(error: BaseException) -> Any:
+    raise error
+
+
+@optirs.functor(children=("W",))
+class One:
+    def __init__(self, W: Any) -> None:
+        self.W = W
+
+
+@STEPS
+def test_gradients_whose_attributes_raise_name_the_place(step: Any) -> None:
+    class Raising:
+        W = property(lambda self: fails(OSError("gone")))
+
+    model = {"layers": [One(np.ones(2))]}
+    state = optirs.setup(optirs.Descent(), model)
+    with pytest.raises(ValueError, match=r"Raising at layers\[0\] has no readable attribute W: OSError: gone"):
+        step(state, model, {"layers": [Raising()]})
+    late = Late(None, lambda: fails(OSError("gone")))
+    with pytest.raises(OSError, match="gone") as caught:
+        step(state, model, {"layers": [{"W": late}]})
+    assert caught.value.__notes__ == ["for the gradient at layers[0].W"]
+    assert (model["layers"][0].W == 1).all()
+
+
+def test_containers_that_cannot_be_copied_are_left_alone() -> None:
+    class Same(dict):  # type: ignore[type-arg]
+        def __copy__(self) -> Any:
+            return self
+
+    x = np.ones(2)
+    model = Same(w=x)
+    for act in (
+        lambda: optirs.setup(optirs.Descent(), model),
+        lambda: optirs.update({"w": optirs.setup(optirs.Descent(), x)}, model, {"w": x}),
+    ):
+        with pytest.raises(TypeError, match=r"copy\.copy of a Same returns the object itself"):
+            act()
+    assert model["w"] is x
+    assert (x == 1).all()
 
 
 class Cycle:

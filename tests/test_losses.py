@@ -167,10 +167,10 @@ def test_predictions_are_rows(name: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("name", "y", "error", "message"),
     [
-        ("binary_crossentropy", [[0.0, 1.5]], ValueError, r"must lie in \[0, 1\], got 1.5"),
+        ("binary_crossentropy", [[0.0, 1.5]], ValueError, r"must lie in \[0, 1\], got 1.5 at y\[0, 1\]"),
         ("binary_crossentropy", [[0.0, -1.0]], ValueError, r"must lie in \[0, 1\]"),
         ("binary_crossentropy", [[0.0, math.nan]], ValueError, r"must lie in \[0, 1\], got NaN"),
-        ("crossentropy", [2], ValueError, "class number 2 is not in 0 <= class < 2"),
+        ("crossentropy", [2], ValueError, r"class number 2 at y\[0\] is not in 0 <= class < 2"),
         ("crossentropy", [-1], ValueError, "class number -1"),
         ("crossentropy", [0.0], TypeError, "class numbers must be integers, got float64"),
         ("crossentropy", [True], TypeError, "class numbers must be integers, got bool"),

@@ -136,6 +136,34 @@ def test_two_threads_on_different_trees():
         assert found[seed].tobytes() == expected[seed].tobytes()
 
 
+def test_an_update_lets_other_threads_work():
+    big, small = np.zeros(BIG, np.float32), np.zeros(2)
+    states = [optirs.setup(optirs.Adam(), x) for x in (big, small)]
+    stop, done, during = threading.Event(), [], 0
+
+    def beside():
+        while not stop.is_set():
+            optirs.update_(states[1], small, small)
+            done.append(1)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # the lock is only given away, not taken
+    other = threading.Thread(target=beside)
+    try:
+        other.start()
+        for _ in range(100):
+            before = len(done)
+            optirs.update_(states[0], big, big)
+            during = max(during, len(done) - before)
+            if during > 1:
+                break
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        other.join(60)
+    assert during > 1
+
+
 def test_two_threads_on_one_state():
     x = [np.zeros(BIG, np.float32), np.zeros(3)]
     rule = optirs.OptimiserChain(optirs.Momentum(1.0, 0.0), optirs.Adam(0.0))
@@ -200,16 +228,25 @@ def endless():
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_endless_structures_are_errors(case):
+def test_endless_structures_are_errors(case, tmp_path):
     tree = endless()[case]
+    keys = ((0, "me", "child", 0, "child")[case],) * 100_000
+    if case == 2:
+        keys = ("child", 0) * 50_000
     x = [np.ones(1)]
     state = optirs.setup(optirs.Descent(), x)
     for act in (
         lambda: optirs.setup(optirs.Descent(), tree),
         lambda: optirs.trainables(tree),
         lambda: optirs.destructure(tree),
+        lambda: optirs.getkeypath(tree, keys),
         lambda: optirs.adjust(tree, 0.1),
+        lambda: optirs.adjust_(tree, 0.1),
         lambda: optirs.freeze_(tree),
+        lambda: optirs.thaw_(tree),
+        lambda: optirs.save(tmp_path / "tree", model=tree),
+        lambda: optirs.save(tmp_path / "tree", state=tree),
+        lambda: optirs.train(lambda model, x: (1.0, tree), x, (np.ones(1),), optirs.Descent(), state=tree),
         lambda: optirs.update(tree, tree, tree),
         lambda: optirs.update_(tree, tree, None),
     ):
@@ -221,6 +258,58 @@ def test_endless_structures_are_errors(case):
     assert x[0] == 1
     while isinstance(tree, Node) and isinstance(tree.child, Node):  # else Python takes it apart recursively
         tree = tree.child
+
+
+def nested(wrap, depth, leaf):
+    for _ in range(depth):
+        leaf = wrap(leaf)
+    return leaf
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"k": x}, Node], ids=["list", "dict", "class"])
+@pytest.mark.parametrize("depth", [200, 990, 3000])
+def test_a_thread_with_a_small_stack(wrap, depth, tmp_path):
+    model = nested(wrap, depth, np.ones(1))
+    leaf = optirs.setup(optirs.Momentum(0.5), np.ones(1))
+    state = nested(wrap, depth, leaf)
+    acts = [
+        lambda: optirs.setup(optirs.Descent(), model),
+        lambda: optirs.trainables(model),
+        lambda: optirs.destructure(model)[1](np.ones(1)),
+        lambda: optirs.adjust(state, 0.1),
+        lambda: optirs.adjust_(state, 0.5),
+        lambda: optirs.freeze_(state),
+        lambda: optirs.thaw_(state),
+        lambda: optirs.update(state, model, model),
+        lambda: optirs.update_(state, model, model),
+        lambda: optirs.update([leaf, None], [np.ones(1), model], None),
+        lambda: optirs.save(tmp_path / "deep", model=model, state=state),
+    ]
+    outcomes = []
+
+    def run():
+        for act in acts:
+            try:
+                act()
+            except RecursionError as error:
+                outcomes.append(str(error))
+            else:
+                outcomes.append("done")
+
+    threading.stack_size(512 << 10)
+    try:
+        run_all(run)
+    finally:
+        threading.stack_size(0)
+    assert len(outcomes) == len(acts)
+    assert all(text == "done" or "nests deeper than" in text for text in outcomes)
+    if depth == 200:
+        assert set(outcomes) == {"done"}
+    if depth == 3000:
+        assert "done" not in outcomes
+    for tree in (model, state):  # else Python takes them apart recursively
+        while isinstance(tree, Node) and isinstance(tree.child, Node):
+            tree = tree.child
 
 
 def test_900_levels_are_fine():

@@ -255,6 +255,25 @@ def test_ctrl_c_returns_what_has_been_trained() -> None:
     assert_trained(training, by_hand(model, [data] * 3))
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_ctrl_c_leaves_one_loss_for_every_update(after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = problem()
+    append, presses = optirs.History.append, [3]
+
+    def interrupted(history: optirs.History, loss: float) -> None:
+        press = presses == [len(history) + 1] and presses.pop()
+        if press and not after:
+            raise KeyboardInterrupt
+        append(history, loss)
+        if press:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(optirs.History, "append", interrupted)
+    training = optirs.train(lambda *batch: GRADIENT(*batch), model, data, RULE, epochs=9)
+    assert (training.interrupted, presses) == (True, [])
+    assert_trained(training, by_hand(model, [data] * 3))
+
+
 def test_other_exceptions_go_through() -> None:
     model, data = problem()
 
@@ -273,6 +292,7 @@ def test_other_exceptions_go_through() -> None:
         ({"gradient": 3}, TypeError, "must be callable"),
         ({"gradient": lambda m, x, y: 1.0}, TypeError, r"must return \(loss, gradient\), got float"),
         ({"gradient": lambda m, x, y: ({}, 1.0)}, TypeError, "the loss is dict"),
+        ({"gradient": lambda m, x, y: ("1.0", None)}, TypeError, "the loss is str"),
         ({"epochs": -1}, ValueError, "epochs must be >= 0"),
         ({"epochs": 1.0}, TypeError, "epochs must be an integer"),
         ({"epochs": True}, TypeError, "epochs must be an integer"),
@@ -281,6 +301,7 @@ def test_other_exceptions_go_through() -> None:
         ({"log_every": 0}, ValueError, "log_every must be >= 1"),
         ({"callbacks": print}, TypeError, "callbacks must be a sequence"),
         ({"callbacks": [3]}, TypeError, "a callback must be callable"),
+        ({"callbacks": None}, TypeError, "callbacks must be a sequence of functions, got NoneType"),
         ({"data": np.ones((3, 3))}, TypeError, "data must be a tuple of arrays"),
         ({"data": {"x": 1}}, TypeError, "data must be a tuple of arrays"),
         ({"data": 3}, TypeError, "data must be a tuple of arrays"),
@@ -292,7 +313,12 @@ def test_other_exceptions_go_through() -> None:
         ({"data": [(np.ones((3, 3)), np.ones((3, 2)))], "batch_size": 2}, ValueError, "batch_size needs data to be a"),
         ({"data": [(np.ones((3, 3)), np.ones((3, 2)))], "shuffle": True}, ValueError, "shuffle needs data to be a"),
         ({"model": {"a": np.ones(3)}}, TypeError, r"must have a method pullback\(x\)"),
+        ({"data": (np.ones((3, 3)),) * 3}, TypeError, r"a batch must be \(x, y\), got 3 arrays"),
         ({"shuffle": True, "rng": optirs.Xoshiro(1)}, TypeError, "rng must be a numpy.random.Generator"),
+        ({"rng": optirs.Xoshiro(1)}, TypeError, "rng must be a numpy.random.Generator"),
+        ({"shuffle": True, "rng": -1}, ValueError, "train: rng must be .* a seed for one, got -1"),
+        ({"shuffle": np.random.default_rng(0)}, TypeError, "shuffle must be True or False, got Generator; .* as rng"),
+        ({"progress": "yes"}, TypeError, "progress must be True or False, got str"),
     ],
 )
 def test_wrong_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:

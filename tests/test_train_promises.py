@@ -105,12 +105,35 @@ def test_a_real_ctrl_c_ends_the_training(built_in: bool) -> None:
     assert training.interrupted
     steps = len(training.history)
     assert 0 < steps < 60_000_000
-    # What comes back is whole: model and state belong together, and are those of the last step in the history, or of
-    # the one after it if the signal came between the two.
-    count = training.state.layers[0].W.state[1]["t"]
-    assert count in (steps, steps + 1)
-    again = optirs.train(GRADIENT, model, data, RULE, epochs=-(-count // 6), batch_size=100, callbacks=[stop_at(count)])
+    # What comes back is whole: model and state are those of the last step in the history.
+    assert training.state.layers[0].W.state[1]["t"] == steps
+    again = optirs.train(GRADIENT, model, data, RULE, epochs=-(-steps // 6), batch_size=100, callbacks=[stop_at(steps)])
     assert bits(again.model) == bits(training.model)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals come from a timer")
+@pytest.mark.parametrize("built_in", [True, False])
+@pytest.mark.parametrize("options", [{}, {"log_every": 1}, {"shuffle": True, "rng": 0}], ids=str)
+def test_ctrl_c_at_any_time(built_in: bool, options: dict[str, Any]) -> None:
+    model, data = problem(20)
+    gradient: Any = GRADIENT if built_in else lambda *arguments: GRADIENT(*arguments)
+    delays = np.random.default_rng(0).uniform(0.002, 0.01, 40)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    returned = 0
+    try:
+        for delay in delays:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                training = optirs.train(gradient, model, data, optirs.Adam(), epochs=10**9, batch_size=8, **options)
+            except KeyboardInterrupt:  # before the first step
+                continue
+            returned += 1
+            counts = {layer.W.state["t"] for layer in training.state} | {layer.b.state["t"] for layer in training.state}
+            assert (training.interrupted, counts) == (True, {len(training.history)})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert returned > 0
 
 
 def stop_at(steps: int) -> Any:

@@ -86,6 +86,22 @@ def test_trainable_function_naming_no_child_is_an_error():
         optirs.setup(HALF, {"layers": Wrong()})
 
 
+@pytest.mark.parametrize("names", [None, "a", 3, np.ones])
+def test_trainable_function_without_names_is_an_error(names):
+    @optirs.functor(children=("a",), trainable=lambda self: names)
+    class Wrong:
+        a = np.ones(1)
+
+    with pytest.raises(TypeError, match=r"trainable of Wrong at layers returns .*, not names of children"):
+        optirs.setup(HALF, {"layers": Wrong()})
+
+
+@pytest.mark.parametrize("base", [dict, list, tuple, int, np.ndarray, ValueError])
+def test_classes_that_hold_more_than_attributes_are_not_registered(base):
+    with pytest.raises(TypeError, match=f"functor: Own derives from {base.__name__}, whose content is no attribute"):
+        optirs.functor(children=("a",))(type("Own", (base,), {}))
+
+
 @pytest.mark.parametrize("options", [{"children": "ab"}, {"children": ("a", "a")}, {"children": (1,)}, {}])
 def test_bad_registration(options):
     with pytest.raises(TypeError):
@@ -291,6 +307,10 @@ def test_getkeypath():
         optirs.getkeypath(model, (3, 0))
     state = optirs.setup(HALF, model)
     assert optirs.getkeypath(state, ("layers", 0, "W")) is state["layers"][0].W
+    default = defaultdict(list)
+    with pytest.raises(KeyError, match="defaultdict at the top has no 'new'"):
+        optirs.getkeypath(default, ("new",))
+    assert not default
 
 
 def test_model_that_is_one_array_and_empty_models():

@@ -101,13 +101,16 @@ def test_modules_beside_the_model(torch):
     assert layer.weight.grad is None
 
 
-def test_the_rust_affine_is_differentiated_once(torch):
-    def f(model, x):
-        (g,) = torch.autograd.grad((model["affine"](x) ** 2).sum(), [model["affine"].W], create_graph=True)
-        return (g**2).sum()
-
-    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
-        optirs.with_torch(f)({"affine": optirs.Affine.random(3, 2)}, np.ones((5, 3), "f"))
+def test_the_rust_affine_under_transforms(torch):
+    layer = optirs.Affine.random(3, 2, rng=optirs.Xoshiro(1))
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype("f")
+    rows = torch.from_numpy(x)
+    np.testing.assert_allclose(torch.func.vmap(layer)(rows), layer(x), rtol=1e-5)
+    np.testing.assert_allclose(torch.func.vmap(layer, in_dims=1)(rows.T), layer(x), rtol=1e-5)
+    np.testing.assert_allclose(torch.func.grad(lambda x: layer(x).sum())(rows[0]), layer.W.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(torch.func.jacrev(layer)(rows[0]), layer.W, rtol=1e-5)
+    squares = torch.func.vmap(torch.func.grad(lambda x: (layer(x) ** 2).sum()))(rows)
+    np.testing.assert_allclose(squares, 2 * layer(x) @ layer.W, rtol=1e-5)
 
 
 def test_compiled(torch):

@@ -1,4 +1,4 @@
-"""The reference: a page for every module, with its public names. Run by `mkdocs build`.
+"""The reference: pages for the modules, with their public names. Run by `mkdocs build`.
 
 Walks what `import optirs` shows; rules and schedules are left to their own pages.
 """
@@ -28,19 +28,22 @@ def home(name, member):
 
 
 def title(module):
-    return module.removeprefix("optirs").strip("._").capitalize() or "Package"
+    """What is imported from one folder shares a page: `optirs.layers.dense` is on that of the layers."""
+    _, *inner = module.split(".")
+    return inner[0].strip("_").capitalize() if inner else "Package"
 
 
 def main():
     pages = defaultdict(list)
     for name, member in public().items():
-        pages[home(name, member)].append(name)
-    for module, names in pages.items():
-        with mkdocs_gen_files.open(f"reference/{title(module).lower()}.md", "w") as file:
-            file.write(f"# {title(module)}\n")
-            file.writelines(f"\n::: {module}.{name}\n" for name in names)
+        module = home(name, member)
+        pages[title(module)].append(f"{module}.{name}")
+    for page, members in pages.items():
+        with mkdocs_gen_files.open(f"reference/{page.lower()}.md", "w") as file:
+            file.write(f"# {page}\n")
+            file.writelines(f"\n::: {member}\n" for member in members)
     with mkdocs_gen_files.open("reference/SUMMARY.md", "w") as file:
-        file.writelines(f"* [{title(module)}]({title(module).lower()}.md)\n" for module in pages)
+        file.writelines(f"* [{page}]({page.lower()}.md)\n" for page in pages)
 
 
 main()

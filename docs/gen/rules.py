@@ -148,7 +148,7 @@ def page(name, cls, drawn):
 
 def main():
     drawn = [cls for cls in optirs.RULES.values() if with_defaults(cls) is not None]
-    index = ["# Rules", "", "| rule | |", "|---|---|"]
+    index = ["# All rules", "", "| rule | |", "|---|---|"]
     for name, cls in optirs.RULES.items():
         page(name, cls, drawn)
         index.append(f"| [`{name}`]({name}.md) | {inspect.getdoc(cls).splitlines()[0]} |")
@@ -160,10 +160,10 @@ def main():
     for number, title in enumerate(PROBLEMS):
         overview(title, drawn, f"rules/overview-{number}.svg")
         index += ["", f"## {title}", "", f"![The loss of every rule, {title}](overview-{number}.svg)"]
-    with mkdocs_gen_files.open("rules/index.md", "w") as file:
+    with mkdocs_gen_files.open("rules/all.md", "w") as file:
         file.write("\n".join(index) + "\n")
     with mkdocs_gen_files.open("rules/SUMMARY.md", "w") as file:
-        file.writelines(["* [All rules](index.md)\n", *(f"* [{name}]({name}.md)\n" for name in optirs.RULES)])
+        file.writelines(["* [All rules](all.md)\n", *(f"* [{name}]({name}.md)\n" for name in optirs.RULES)])
 
 
 main()

@@ -11,6 +11,7 @@ from .affine import affine_forward
 from .bridges import with_autograd, with_jax, with_torch
 from .callbacks import EarlyStopping, Evaluation, HeldOut
 from .checkpoint import Checkpoint, load, save
+from .events import Event
 from .flat import Restructure, destructure
 from .gradients import supervised
 from .history import History
@@ -19,8 +20,9 @@ from .losses import binary_crossentropy, crossentropy, huber, mae, mse
 from .rules import *  # noqa: F403
 from .state import adjust, adjust_, freeze_, setup, thaw_, update, update_
 from .threads import get_num_threads, release_memory, set_num_threads
-from .train import Event, NonFiniteLossError, Training, train
-from .tree import KeyPath, functor, getkeypath, isnumeric, trainables
+from .ties import trainables
+from .train import NonFiniteLossError, Training, train
+from .tree import KeyPath, functor, getkeypath, isnumeric
 
 __all__ = [
     "Affine",

@@ -11,9 +11,10 @@ import numpy as np
 
 from . import _notebook as notebook
 from ._rule_expression import parse_rule
+from .events import Event
 from .history import History
 from .rules import Descent
-from .train import Event, Training
+from .train import Training
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 2 after an error (told on standard error), 130 after Ctrl-C, 141 if the output was closed.
 
-    Example:
+    Examples:
         >>> from optirs.__main__ import main
         >>> main(["--epochs", "50"])  # doctest: +ELLIPSIS
         epoch           loss    Julia 1.8.2     difference

@@ -100,11 +100,14 @@ def _chunks(x: Array) -> Iterator[memoryview]:
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[BinaryIO]:
     """A new file that becomes `path` when the block ends, and vanishes if it raises. A link at `path` stays one."""
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    folder = os.path.basename(path) in ("", os.curdir, os.pardir)  # `realpath` would make a file's name of it
     given, path = path, os.path.realpath(path)
     mode = None
     with contextlib.suppress(FileNotFoundError):
         mode = os.stat(path).st_mode
-    if mode is not None and stat.S_ISDIR(mode):
+    if folder or (mode is not None and stat.S_ISDIR(mode)):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), given)
     if mode is not None and not stat.S_ISREG(mode):
         raise ValueError(f"{given} is not a file that could be replaced")

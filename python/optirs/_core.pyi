@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "MAX_DEPTH",
     "Fit",
     "Leaf",
     "Xoshiro",
@@ -66,6 +67,9 @@ def init(rule: Any, x: _Array) -> Any: ...
 def loss(name: str, yhat: npt.ArrayLike, y: npt.ArrayLike, /) -> float: ...
 def loss_pullback(name: str, yhat: npt.ArrayLike, y: npt.ArrayLike, /) -> tuple[float, _Float32]: ...
 def make_leaves(items: Sequence[tuple[Any, _Array, tuple[Any, ...]]]) -> list[Leaf]: ...
+
+MAX_DEPTH: int
+
 def path_text(path: tuple[Any, ...]) -> str: ...
 def read_file_header(
     header: bytes,

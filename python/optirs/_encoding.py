@@ -1,8 +1,8 @@
 """Values, arrays and rules as JSON, and back: bit for bit, and without running anything that the file names.
 
 What JSON lacks is an object whose first key begins with `$`, such as `{"$tuple": [0.9, 0.999]}`. Arrays are entries of
-the file. A rule, or a schedule in one, is `{"$rule": "optirs.Descent", "eta": 0.1}`: the class is looked up among those
-frozen dataclasses of the process that are optirs' own or derive from its classes, and its constructor is called.
+the file. A rule, or a schedule in one, is `{"$rule": "optirs.Descent", "eta": 0.1}`: the class is looked up among the
+rules and schedules of the process that are frozen dataclasses, and its constructor is called.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import numpy as np
 from . import _core
 from ._archive import CODES, Array, Entry, dtype_named
 from .rules import Rule
+from .schedules import Schedule
 
 Path = tuple[Any, ...]
 
@@ -209,9 +210,9 @@ def _ordered(x: Array, order: list[int] | None) -> Array:
 
 
 def _known(cls: type[Any]) -> bool:
-    """Whether instances can be saved: a frozen dataclass of optirs, or one that derives from a class of optirs."""
+    """Whether instances can be saved: rules and schedules that are frozen dataclasses."""
     frozen = getattr(getattr(cls, "__dataclass_params__", None), "frozen", False)
-    return frozen and any(_ours(base.__module__) for base in cls.__mro__)
+    return frozen and issubclass(cls, (Rule, Schedule))
 
 
 def _ours(module: str) -> bool:
@@ -247,9 +248,7 @@ def _name(cls: type[Any]) -> str:
 
 def _classes() -> dict[str, type[Any]]:
     """The classes that a file may name. Of several with one name the last one defined."""
-    modules = [module for name, module in list(sys.modules.items()) if _ours(name)]
-    open_ = [cls for module in modules for cls in vars(module).values() if isinstance(cls, type)]
-    open_ = [cls for cls in open_ if _ours(cls.__module__)]
+    open_: list[type[Any]] = [Rule, Schedule]
     found: dict[type[Any], None] = {}
     while open_:
         cls = open_.pop(0)

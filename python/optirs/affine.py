@@ -25,7 +25,7 @@ def affine_forward(W: npt.ArrayLike, b: npt.ArrayLike, x: npt.ArrayLike, /) -> A
 
     C-contiguous float32 arrays are read directly, others through a converted copy. The GIL is released; the result
     does not depend on the number of threads. If an argument is a tensor of PyTorch or JAX, or autograd traces it, the
-    result is one too, and the library differentiates through it, once, with `affine_gradient`.
+    result is one too, and the library differentiates through it with `affine_gradient`.
 
     Returns:
         A new array, `(batch, n_out)` or `(n_out,)`.
@@ -34,7 +34,7 @@ def affine_forward(W: npt.ArrayLike, b: npt.ArrayLike, x: npt.ArrayLike, /) -> A
         ValueError: shapes that do not fit.
         TypeError: an argument is not an array of real numbers.
 
-    Example:
+    Examples:
         >>> import optirs
         >>> optirs.affine_forward([[1.0, 2.0]], [0.5], [[1.0, 1.0], [2.0, 0.0]])
         array([[3.5],

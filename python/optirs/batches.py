@@ -82,34 +82,42 @@ def _is_iterator(data: Any) -> bool:
 
 
 def batches(
-    data: Any, batch_size: int | None, shuffle: bool = False, rng: Any = None, readings: int = 1, who: str = "train"
+    data: Any,
+    batch_size: int | None,
+    shuffle: bool = False,
+    rng: Any = None,
+    readings: int | None = None,
+    who: str = "train",
 ) -> Batches:
     """The source of batches for the arguments of `train`, which goes through them so many times.
 
-    `who` has the word in errors.
+    None stands for at every evaluation. `who` has the word in errors.
     """
+    generator = _generator(rng)
     if isinstance(data, tuple):
         arrays = tuple(_array(who, index, array) for index, array in enumerate(data))
         rows = _common_rows(who, arrays)
-        generator = _generator(rng) if shuffle else None
-        return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator)
+        return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator if shuffle else None)
     if hasattr(data, "shape") or isinstance(data, (dict, str)) or not isinstance(data, Iterable):
         kind = type(data).__name__
         raise TypeError(f"{who}: data must be a tuple of arrays, such as (x, y), or an iterable of batches, got {kind}")
     if batch_size is not None or shuffle:
         name = "batch_size" if batch_size is not None else "shuffle"
         raise ValueError(f"{who}: {name} needs data to be a tuple of arrays; an iterable gives its own batches")
-    if readings > 1 and _is_iterator(data):
-        raise ValueError(f"{who}: data is read {readings} times, once an epoch and once a log: {ONCE}")
+    if (readings is None or readings > 1) and _is_iterator(data):
+        when = "at every evaluation" if readings is None else f"{readings} times, once an epoch and once a log"
+        raise ValueError(f"{who}: data is read {when}: {ONCE}")
     return IterableBatches(data, who)
 
 
 def _generator(rng: Any) -> np.random.Generator:
     try:
         return np.random.default_rng(rng)
-    except TypeError as error:
-        kind = type(rng).__name__
-        raise TypeError(f"train: rng must be a numpy.random.Generator or a seed for one, got {kind}") from error
+    except (TypeError, ValueError) as error:
+        wanted = "train: rng must be a numpy.random.Generator or a seed for one"
+        if isinstance(error, ValueError):
+            raise ValueError(f"{wanted}, got {rng!r}") from error
+        raise TypeError(f"{wanted}, got {type(rng).__name__}") from error
 
 
 def _array(who: str, index: int, array: Any) -> Any:

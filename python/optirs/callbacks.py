@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .batches import batches, mean_over
+from .events import Event
 from .history import _new_axes
-from .train import Event
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ class HeldOut:
         ValueError: sizes that do not fit, or a unit that there is not.
         TypeError: arguments of the wrong kind.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> model = optirs.Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
         >>> gradient = optirs.supervised(optirs.mse)
@@ -117,7 +117,7 @@ class HeldOut:
     def evaluate(self, model: Any) -> tuple[float, float | None]:
         """Loss and metric of a model, whether it is in training or not.
 
-        Example:
+        Examples:
             >>> import numpy as np, optirs
             >>> model = optirs.Affine(np.array([[2.0]]), np.zeros(1))
             >>> optirs.HeldOut(optirs.supervised(optirs.mse), ([[1.0]], [[1.0]])).evaluate(model)
@@ -147,7 +147,7 @@ class HeldOut:
         Raises:
             ImportError: matplotlib is missing; it comes with the extra `plot`.
 
-        Example:
+        Examples:
             >>> import numpy as np, optirs
             >>> from matplotlib.figure import Figure
             >>> held_out = optirs.HeldOut(optirs.supervised(optirs.mse), ([[1.0]], [[1.0]]))
@@ -192,7 +192,7 @@ class EarlyStopping:
         ValueError: a number out of range, a monitor or mode that there is not, or a metric that `held_out` has not.
         TypeError: arguments of the wrong kind.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> model = optirs.Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
         >>> gradient = optirs.supervised(optirs.mse)

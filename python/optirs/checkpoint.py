@@ -6,12 +6,16 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from . import _archive, _core
+from ._agreement import same, same_ties, seen_from
 from ._archive import Entry
 from ._core import Leaf
 from ._encoding import NUMBERS, Decoder, Encoder, encode_array
 from .rules import Rule
-from .tree import Parameter, arrays, leaves, parameters
+from .ties import Parameter, arrays, parameters
+from .tree import leaves
 
 FORMAT = 1
 """The version of what the text of a file means."""
@@ -98,11 +102,23 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
 
 def _model_table(model: Any, entries: dict[str, Entry]) -> list[dict[str, Any]]:
     """The arrays of a model: how each is encoded, and the places where it stands."""
-    _, found, _ = arrays(model)
+    all_leaves, found, _ = arrays(model)
+    for path, leaf, _ in all_leaves:
+        _expect_part(("model", *path), leaf)
     return [
         encode_array(p.array, ("model", *p.path), entries, foreign=True) | {"places": _places("model", p)}
         for p in found
     ]
+
+
+def _expect_part(at: tuple[Any, ...], leaf: Any) -> None:
+    """Raises where a state stands for a model, or a model of which nothing would be saved."""
+    if isinstance(leaf, Leaf):
+        raise TypeError(
+            f"{_core.path_text(at)} is a Leaf, not a part of a model: write save(path, model=..., state=...)"
+        )
+    if len(at) == 1 and not isinstance(leaf, np.ndarray):
+        raise TypeError(f"model is a {type(leaf).__name__}, of which nothing would be saved: register it with functor")
 
 
 def _places(root: str, p: Parameter) -> list[list[Any]]:
@@ -227,12 +243,10 @@ def _model(table: list[dict[str, Any]], like: Any, decoder: Decoder) -> Any:
             raise ValueError(f"like has an array at {at}, the file has none")
         encoded = first[at]
         transposed = dict(encoded["places"])  # as against the first place in the file, which may be another in `like`
-        _same_ties(at, _seen_from(at, encoded["places"]), places)
-        _same(
-            at, "dtype", encoded["dtype"], p.array.dtype.name if p.array.dtype.name in NUMBERS else str(p.array.dtype)
-        )
+        same_ties(at, seen_from(at, encoded["places"]), places)
+        same(at, "dtype", encoded["dtype"], p.array.dtype.name if p.array.dtype.name in NUMBERS else str(p.array.dtype))
         x = decoder.array(encoded, like=p.array)
-        _same(at, "shape", x.T.shape if transposed[at] else x.shape, p.array.shape)
+        same(at, "shape", x.T.shape if transposed[at] else x.shape, p.array.shape)
         made.append([x.T if transposed[place] else x for place, _ in places])
         for place, _ in places:
             del first[place]
@@ -272,37 +286,14 @@ def _fitted(
         fitted.append(leaf)
         if leaf is None:
             continue
-        _same_ties(at, _seen_from(at, [[place, False] for place in leaf["places"]]), places, one, other)
+        same_ties(at, seen_from(at, [[place, False] for place in leaf["places"]]), places, one, other)
         first = leaf["places"][0]
         if transposed[first]:  # what the rule remembers lies as the array does there
             raise ValueError(f"{at} is the transpose of {first}, which comes first in the {one}, but not in {other}")
-        _same(at, "shape", tuple(leaf["shape"]), p.array.shape, one, other)
-        _same(at, "dtype", leaf["dtype"], p.array.dtype.name, one, other)
+        same(at, "shape", tuple(leaf["shape"]), p.array.shape, one, other)
+        same(at, "dtype", leaf["dtype"], p.array.dtype.name, one, other)
         for place, _ in places:
             del by_place[place]
     if by_place:
         raise ValueError(f"the {one} has a Leaf at {next(iter(by_place))}, where {other} has no parameter")
     return fitted, index
-
-
-def _seen_from(at: str, places: list[list[Any]]) -> list[list[Any]]:
-    """The places of an array with `at` first, transposed or not as against it."""
-    here = dict(places)[at]
-    return [[at, False], *([place, transposed != here] for place, transposed in places if place != at)]
-
-
-def _same_ties(at: str, a: list[list[Any]], b: list[list[Any]], one: str = "file", other: str = "like") -> None:
-    """Raises unless both have the same places, in whatever order."""
-    if sorted(a) != sorted(b):
-        _same(at, "ties", _ties(a), _ties(b), one, other)
-
-
-def _ties(places: list[list[Any]]) -> str:
-    """The other places of an array, in words."""
-    return ", ".join(f"{place}{' (transposed)' if transposed else ''}" for place, transposed in places[1:]) or "none"
-
-
-def _same(at: str, what: str, a: Any, b: Any, one: str = "file", other: str = "like") -> None:
-    """Raises unless both sides agree."""
-    if a != b:
-        raise ValueError(f"{at} has {what} {a} in the {one}, {b} in {other}")

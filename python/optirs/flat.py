@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .rules import Descent
-from .tree import parameters
+from .ties import origins, parameters
 
 Array = NDArray[Any]
 
@@ -48,16 +48,14 @@ class Restructure:
     """Makes models of flat vectors; see `destructure`."""
 
     def __init__(self, model: Any) -> None:
-        leaves, found, self._index = parameters(model)
+        _, found, index = parameters(model)
         self._arrays = [p.array for p in found]
-        self._leaves = [leaf for _, leaf, _ in leaves]
-        transposed = {place: t for p in found for place, t in p.places}
-        self._transposed = [transposed.get(path, False) for path, _, _ in leaves]
+        self._leaves, self._origins = origins(model, found)
         # A copy of the structure: what is done to the model later does not matter here.
-        self._model = _core.unflatten(model, self._leaves, False, False)
+        self._model = _core.unflatten(model, self._leaves, True, False)
         descent = Descent()
         made = _core.make_leaves([(descent, p.array, p.path) for p in found])
-        self._state = _core.unflatten(model, [None if i is None else made[i] for i in self._index], False, True)
+        self._state = _core.unflatten(model, [None if i is None else made[i] for i in index], False, True)
         self._ends = np.cumsum([array.size for array in self._arrays], dtype=int)
         self._dtype = _promoted([a.dtype for a in self._arrays])
 
@@ -76,10 +74,10 @@ class Restructure:
             _filled(flat[end - like.size : end], like) for end, like in zip(self._ends, self._arrays, strict=True)
         ]
         values = [
-            leaf if i is None else arrays[i].T if transposed else arrays[i]
-            for leaf, i, transposed in zip(self._leaves, self._index, self._transposed, strict=True)
+            leaf if origin is None else arrays[origin[0]].T if origin[1] else arrays[origin[0]]
+            for leaf, origin in zip(self._leaves, self._origins, strict=True)
         ]
-        return _core.unflatten(self._model, values, False, False)
+        return _core.unflatten(self._model, values, True, False)
 
     def gradient(self, gradient: Any) -> Array:
         """The flat vector of a gradient tree: tied places summed, zero where there is none.

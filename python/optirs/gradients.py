@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 import numpy.typing as npt
 
@@ -25,14 +25,14 @@ class Supervised:
         """Whether the compiled module has the loss: on its own layers, one call does it all."""
         return type(self.criterion) is Loss
 
-    def __call__(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike = _MISSING) -> tuple[float, Any]:
+    def __call__(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike = _MISSING, *more: Never) -> tuple[float, Any]:
         """The loss of `model` on the batch, and its gradient: a tree like the model.
 
         Raises:
-            TypeError: the model has no `pullback`, or `y` is left out.
+            TypeError: the model has no `pullback`, or the batch is not `x` and `y`.
             ValueError: shapes that do not fit.
         """
-        self._check(y)
+        self._check(y, more)
         answer = _core.supervised(self.criterion.__name__, model, x, y) if self._built_in else None
         if answer is not None:
             return answer
@@ -40,16 +40,18 @@ class Supervised:
         loss, dyhat = self.criterion.pullback(yhat, y)
         return loss, back(dyhat)[0]
 
-    def loss(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike = _MISSING) -> float:
+    def loss(self, model: Layer, x: npt.ArrayLike, y: npt.ArrayLike = _MISSING, *more: Never) -> float:
         """The loss alone, without the cost of the gradient; `train` logs with it."""
-        self._check(y)
+        self._check(y, more)
         answer = _core.supervised_loss(self.criterion.__name__, model, x, y) if self._built_in else None
         if answer is not None:
             return answer
         yhat, _ = _pullback(model)(x)
         return self.criterion(yhat, y)
 
-    def _check(self, y: Any) -> None:
+    def _check(self, y: Any, more: tuple[Any, ...]) -> None:
+        if more:
+            raise TypeError(f"supervised: a batch must be (x, y), got {2 + len(more)} arrays")
         if y is _MISSING:
             raise TypeError(
                 "supervised: a batch must be (x, y), got x alone; the data of train is a tuple of arrays, (x, y), or a "
@@ -73,7 +75,7 @@ def supervised(loss: Loss) -> Supervised:
     Raises:
         TypeError: the loss has no `pullback`; when called, the model has none.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> model = optirs.Affine(np.array([[1.0, 2.0]]), np.array([0.0]))
         >>> loss, grad = optirs.supervised(optirs.mse)(model, [[1.0, 1.0]], [[0.0]])

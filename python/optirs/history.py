@@ -18,7 +18,7 @@ class History(Sequence[float]):
     Attributes:
         logged: pairs `(epoch, loss)` of the updated model, as `train(log_every=...)` logs them.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> history = optirs.History([4.0, 2.0, 1.0])
         >>> len(history), history[-1], np.asarray(history).sum()
@@ -75,7 +75,7 @@ class History(Sequence[float]):
         Raises:
             ImportError: matplotlib is missing; it comes with the extra `plot`.
 
-        Example:
+        Examples:
             >>> import optirs
             >>> from matplotlib.figure import Figure
             >>> axes = optirs.History([4.0, 2.0, 1.0]).plot(Figure().subplots())

@@ -39,7 +39,7 @@ class Loss:
         Raises:
             ValueError, TypeError: as the loss itself.
 
-        Example:
+        Examples:
             >>> import optirs
             >>> optirs.mse.pullback([[1.0, 2.0]], [[0.0, 0.0]])
             (5.0, array([[2., 4.]], dtype=float32))
@@ -77,7 +77,7 @@ def mse(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
         ValueError: the shapes differ, or are not 1-D or 2-D.
         TypeError: an argument is not an array of real numbers.
 
-    Example:
+    Examples:
         >>> import optirs
         >>> optirs.mse([[1.0, 2.0], [3.0, 4.0]], [[1.0, 1.0], [3.0, 2.0]])
         2.5
@@ -100,7 +100,7 @@ def mae(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
         ValueError: the shapes differ, or are not 1-D or 2-D.
         TypeError: an argument is not an array of real numbers.
 
-    Example:
+    Examples:
         >>> import optirs
         >>> optirs.mae([[1.0, 2.0], [3.0, 4.0]], [[1.0, 1.0], [3.0, 2.0]])
         1.5
@@ -124,7 +124,7 @@ def huber(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
         ValueError: the shapes differ, or are not 1-D or 2-D.
         TypeError: an argument is not an array of real numbers.
 
-    Example:
+    Examples:
         >>> import optirs
         >>> optirs.huber([[0.5, 3.0]], [[0.0, 0.0]])
         2.625
@@ -150,7 +150,7 @@ def binary_crossentropy(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
         ValueError: the shapes differ, or are not 1-D or 2-D, or a target lies outside of [0, 1].
         TypeError: an argument is not an array of real numbers.
 
-    Example:
+    Examples:
         >>> import optirs
         >>> optirs.binary_crossentropy([[1000.0], [-1000.0]], [[1.0], [1.0]])
         500.0
@@ -178,7 +178,7 @@ def crossentropy(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
             outside of [0, 1] or does not sum to 1.
         TypeError: class numbers that are not integers, or an argument that is not an array of real numbers.
 
-    Example:
+    Examples:
         >>> import optirs
         >>> loss = optirs.crossentropy([[0.0, 0.0], [1000.0, 0.0]], [0, 1])
         >>> print(f"{loss:.6f}")

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Progress:
-    """A bar over the steps of a training; without a terminal, without `rich`, or if not wanted, nothing at all."""
+    """A bar over the steps of a training; without a terminal, or if not wanted, nothing at all."""
 
     def __init__(self, wanted: bool, epochs: int, steps: int | None) -> None:
         self._bar: Any = _bar() if wanted and sys.stderr is not None and sys.stderr.isatty() else None
@@ -35,6 +35,6 @@ def _bar() -> Any:
     try:
         from rich.console import Console
         from rich.progress import Progress as Bar
-    except ImportError:
-        return None
+    except ImportError as error:
+        raise ImportError("train: the progress bar needs rich: pip install 'optirs[progress]'") from error
     return Bar(console=Console(stderr=True))

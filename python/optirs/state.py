@@ -7,7 +7,8 @@ from typing import Any
 from . import _core
 from ._core import Leaf
 from .rules import Rule, adjusted, fields
-from .tree import KeyPath, parameters
+from .ties import parameters
+from .tree import KeyPath
 
 RuleFunction = Callable[[KeyPath, Any], Rule | None]
 

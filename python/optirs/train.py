@@ -5,70 +5,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ._compiled import Compiled
 from ._core import Leaf
 from .batches import Batch, Batches, batches, mean_over
+from .events import HOOKS, Callback, Event, hooked, hooks
 from .history import History
 from .progress import Progress
 from .state import setup, update
 from .tree import leaves
 
 logger = logging.getLogger("optirs")
-
-HOOKS = ("on_step_end", "on_epoch_end")
-
-
-@dataclass
-class Event:
-    """What a callback of `train` is called with, after every step or epoch.
-
-    Attributes:
-        epoch: number of the epoch, from 1.
-        step: number of the step over all epochs, from 1.
-        loss: loss of this step's batch, before its update; after an epoch, the mean of its steps' losses.
-        model: the updated model. It is not changed later, so it may be kept as it is.
-        state: the optimiser state that belongs to it.
-
-    Example:
-        >>> import optirs
-        >>> event = optirs.Event(epoch=1, step=7, loss=0.5, model=None, state=None)
-        >>> event.stop()
-        >>> event.stopped
-        True
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    model: Any
-    state: Any
-    stopped: bool = field(default=False, init=False)
-
-    def stop(self) -> None:
-        """Ends the training after this step."""
-        self.stopped = True
-
-
-class StepHook(Protocol):
-    """An object that `train` calls after every step; None stands for not at all."""
-
-    @property
-    def on_step_end(self) -> Callable[[Event], object] | None: ...
-
-
-class EpochHook(Protocol):
-    """An object that `train` calls after every epoch; None stands for not at all."""
-
-    @property
-    def on_epoch_end(self) -> Callable[[Event], object] | None: ...
-
-
-Callback = Callable[[Event], object] | StepHook | EpochHook
 
 
 @dataclass(frozen=True)
@@ -152,8 +103,8 @@ def train(
         callbacks: functions called after every step with an `Event`; `event.stop()` ends the training. What they
             return is ignored. An object is called by its methods `on_step_end(event)` and `on_epoch_end(event)`, as
             far as it has them: `HeldOut` and `EarlyStopping` are two.
-        progress: whether a bar is drawn on standard error, if `rich` is installed (extra `progress`) and it is a
-            terminal.
+        progress: whether a bar is drawn on standard error, by `rich` (extra `progress`). Where that is no terminal,
+            nothing is drawn, and `rich` is not needed.
 
     Raises:
         FloatingPointError: the loss is not finite. The exception has the last good `model` and `state`, the `history`,
@@ -161,8 +112,9 @@ def train(
         ValueError: sizes that do not fit, data without a batch, an iterator that would have to be read more than once,
             or a rule other than the state's.
         TypeError: arguments of the wrong kind.
+        ImportError: a bar is to be drawn, and `rich` is missing.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> x = np.array([[0.0], [1.0], [2.0]])
         >>> model = optirs.Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
@@ -173,16 +125,18 @@ def train(
     Source: the training loop of the Optimisers.jl tutorial.
     """
     _check_arguments(gradient, model, epochs, batch_size, log_every)
+    _check_switches(shuffle, progress)
     readings = epochs if log_every is None else epochs + epochs // log_every
     source = batches(data, batch_size, shuffle, rng, readings)
-    run = _Run(gradient, source, _start(rule, model, state), log_every, _callbacks(callbacks))
+    run = _Run(gradient, source, _start(rule, model, state), log_every, hooked(callbacks))
     interrupted = False
-    with Progress(progress, epochs, source.steps()) as run.bar:
-        try:
+    try:
+        with Progress(progress, epochs, source.steps()) as run.bar:
             run.loop(epochs)
-        except KeyboardInterrupt:
-            interrupted = True
-            logger.info("interrupted in epoch %d, after %d steps", run.epoch, len(run.history))
+    except KeyboardInterrupt:
+        interrupted = True
+        run.complete()
+        logger.info("interrupted in epoch %d, after %d steps", run.epoch, len(run.history))
     state, model = run.current
     return Training(model, state, run.history, interrupted)
 
@@ -190,8 +144,8 @@ def train(
 class _Run:
     """One training under way.
 
-    State and model change together, in one assignment, so that an interrupt between two bytecodes finds a pair that
-    belongs together. `update` is pure, so `good` stays as it was when its loss was finite.
+    State, model, and the number and loss of their step change together, in one assignment after the last call, so that
+    an interrupt finds what belongs together. `update` is pure, so `good` stays as it was when its loss was finite.
     """
 
     def __init__(
@@ -203,10 +157,11 @@ class _Run:
         callbacks: list[Callback],
     ) -> None:
         self.gradient, self.source, self.log_every = gradient, source, log_every
-        self.after_step, self.after_epoch = (_hooks(callbacks, hook) for hook in HOOKS)
+        self.after_step, self.after_epoch = (hooks(callbacks, hook) for hook in HOOKS)
         self.current = self.good = start
         self.history = History()
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.done = 0
+        self.loss = math.nan
         self.bar: Progress
 
     def loop(self, epochs: int) -> None:
@@ -229,10 +184,15 @@ class _Run:
         state, model = self.current
         loss, grad = _loss_and_gradient(self.gradient(model, *batch))
         self.check(loss)
-        self.current = update(state, model, grad)
+        self.current, self.done, self.loss = update(state, model, grad), self.step, loss
         self.history.append(loss)
         self.bar.advance(self.epoch, loss)
         return bool(self.after_step) and self.tell(self.after_step, loss)
+
+    def complete(self) -> None:
+        """Adds the loss of the last step to the history, if an interrupt came between the two."""
+        if len(self.history) < self.done:
+            self.history.append(self.loss)
 
     def tell(self, hooks: list[Callable[[Event], object]], loss: float) -> bool:
         """Calls the hooks; whether one of them has asked to stop."""
@@ -272,6 +232,8 @@ def _loss_and_gradient(answer: Any) -> tuple[float, Any]:
         raise TypeError(f"train: the gradient function must return (loss, gradient), got {type(answer).__name__}")
     loss, grad = answer
     try:
+        if isinstance(loss, str):
+            raise TypeError("text is no number, also where it reads like one")
         return float(loss), grad
     except (TypeError, ValueError) as error:
         kind = type(loss).__name__
@@ -300,31 +262,6 @@ def _rules(state: Any) -> list[Any]:
     return [leaf.rule for _, leaf, _ in leaves(state, whole=True) if isinstance(leaf, Leaf)]
 
 
-def _callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
-    if callable(callbacks):
-        raise TypeError("train: callbacks must be a sequence of functions, got one function: write [function]")
-    if any(hasattr(callbacks, hook) for hook in HOOKS):
-        kind = type(callbacks).__name__
-        raise TypeError(f"train: callbacks must be a sequence, got one {kind}: write [callback]")
-    found = list(callbacks)
-    for callback in found:
-        if isinstance(callback, type) or not (callable(callback) or any(hasattr(callback, hook) for hook in HOOKS)):
-            kind = callback.__name__ if isinstance(callback, type) else type(callback).__name__
-            raise TypeError(f"train: a callback must be callable, or have on_step_end or on_epoch_end, got {kind}")
-    return found
-
-
-def _hooks(callbacks: list[Callback], hook: str) -> list[Callable[[Event], object]]:
-    """What is to be called there; a function is called after every step."""
-    found = []
-    for callback in callbacks:
-        plain = callback if hook == "on_step_end" and callable(callback) else None
-        function = getattr(callback, hook, plain)
-        if function is not None:
-            found.append(function)
-    return found
-
-
 def _check_arguments(gradient: Any, model: Any, epochs: Any, batch_size: Any, log_every: Any) -> None:
     if not callable(gradient):
         raise TypeError(f"train: the gradient function must be callable, got {type(gradient).__name__}")
@@ -341,3 +278,10 @@ def _check_arguments(gradient: Any, model: Any, epochs: Any, batch_size: Any, lo
             raise TypeError(f"train: {name} must be an integer, got {type(value).__name__}")
         if value < least:
             raise ValueError(f"train: {name} must be >= {least}, got {value}")
+
+
+def _check_switches(shuffle: Any, progress: Any) -> None:
+    for name, value in (("shuffle", shuffle), ("progress", progress)):
+        if not isinstance(value, (bool, np.bool_)):
+            hint = "; a generator is given as rng" if isinstance(value, np.random.Generator) else ""
+            raise TypeError(f"train: {name} must be True or False, got {type(value).__name__}{hint}")

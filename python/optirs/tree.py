@@ -1,17 +1,17 @@
 """Models as trees: registration, key paths, leaves."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import _core
 
 C = TypeVar("C", bound=type)
 Trainable = Iterable[str] | Callable[[Any], Iterable[str]]
 
+_MADE_IN_PYTHON = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE
 _NUMERIC = "efdFD"  # NumPy's letters for float16, float32, float64, complex64 and complex128
 
 
@@ -19,12 +19,6 @@ class KeyPath(tuple[Any, ...]):
     """Where something stands in a tree: a tuple of keys, printed as one would write it.
 
     Slices of it, and sums of it and tuples, are key paths too.
-
-    Args:
-        keys: The keys from the top down.
-
-    Raises:
-        TypeError: If `keys` is a string, or cannot be iterated over.
 
     Examples:
         >>> import optirs
@@ -36,6 +30,14 @@ class KeyPath(tuple[Any, ...]):
     __slots__ = ()
 
     def __new__(cls, keys: Iterable[Any] = (), /) -> Self:
+        """The path of these keys.
+
+        Args:
+            keys: The keys from the top down.
+
+        Raises:
+            TypeError: If `keys` is a string, or cannot be iterated over.
+        """
         if isinstance(keys, str):
             raise TypeError(f"KeyPath takes a tuple of keys, got the string {keys!r}: write KeyPath(({keys!r},))")
         if type(keys) is not tuple and not isinstance(keys, Iterable):
@@ -86,7 +88,8 @@ def functor(
         The class itself.
 
     Raises:
-        TypeError: If there are no `children` and the class is not a dataclass, or `trainable` names others.
+        TypeError: If there are no `children` and the class is not a dataclass, `trainable` names others, or the class
+            derives from a built-in one such as `dict`, whose content is no attribute.
 
     Examples:
         >>> import numpy as np, optirs
@@ -105,6 +108,7 @@ def functor(
     def register(cls: C) -> C:
         if not isinstance(cls, type):
             raise TypeError(f"functor registers classes, got {cls!r}")
+        _check_plain(cls)
         names = _children(cls, children)
         chosen: Any = trainable
         if trainable is not None and not callable(trainable):
@@ -116,6 +120,15 @@ def functor(
         return cls
 
     return register if cls is None else register(cls)
+
+
+def _check_plain(cls: type) -> None:
+    """Instances are rebuilt of their attributes, which must be all that they hold."""
+    base = cls
+    while base.__flags__ & _MADE_IN_PYTHON and base.__base__ is not None:
+        base = base.__base__
+    if base is not object:
+        raise TypeError(f"functor: {cls.__name__} derives from {base.__name__}, whose content is no attribute")
 
 
 def _children(cls: type, children: Iterable[str] | None) -> tuple[str, ...]:
@@ -195,6 +208,7 @@ def getkeypath(model: Any, path: Iterable[Any]) -> Any:
 
     Raises:
         KeyError: If there is none; the text names the part of the path that exists.
+        RecursionError: If it is longer than trees may be deep.
         TypeError: If `path` is a string, or cannot be iterated over.
 
     Examples:
@@ -206,153 +220,37 @@ def getkeypath(model: Any, path: Iterable[Any]) -> Any:
         raise TypeError(f"getkeypath takes a KeyPath or a tuple of keys, got the string {path!r}")
     if not isinstance(path, Iterable):
         raise TypeError(f"getkeypath takes a KeyPath or a tuple of keys, got {type(path).__name__}")
-    at = KeyPath()
+    at: list[Any] = []
     for key in path:
-        model = _child(model, key, at)
-        at = KeyPath((*at, key))
+        if len(at) == _core.MAX_DEPTH:
+            head = KeyPath(at[:6])
+            raise RecursionError(f"the structure at {head}... nests deeper than {len(at)} levels, or contains itself")
+        child = _child(model, key)
+        if child is _MISSING:
+            raise KeyError(f"{type(model).__name__} at {str(KeyPath(at)) or 'the top'} has no {key!r}")
+        model = child
+        at.append(key)
     return model
 
 
-def _child(node: Any, key: Any, at: KeyPath) -> Any:
+_MISSING = object()
+
+
+def _child(node: Any, key: Any) -> Any:
     children = _core.registered(type(node))
-    missing = KeyError(f"{type(node).__name__} at {str(at) or 'the top'} has no {key!r}")
-    if children is not None:
-        if key not in children:
-            raise missing
-        return getattr(node, key)
-    if isinstance(node, tuple) and key in getattr(node, "_fields", ()):
+    if children is None and isinstance(node, tuple):
+        children = list(getattr(node, "_fields", ()))
+    if children and key in children:
         return getattr(node, key)
     if not isinstance(node, (dict, list, tuple)):
-        raise missing
+        return _MISSING
     try:
-        return node[key]
+        # Past `__missing__`, which may add a key.
+        return dict.get(node, key, _MISSING) if isinstance(node, dict) else node[key]
     except (LookupError, TypeError):
-        raise missing from None
+        return _MISSING
 
 
 def leaves(tree: Any, *, whole: bool = False) -> list[tuple[KeyPath, Any, bool]]:
     """All leaves: key path, leaf, and whether it may be trained. A child that is not is one leaf, unless `whole`."""
     return [(KeyPath(path), leaf, trained) for path, leaf, trained in _core.flatten(tree, whole)]
-
-
-def tie(a: NDArray[Any], b: NDArray[Any]) -> bool | None:
-    """Whether `b` is `a` (False), its full transpose (True), or neither (None)."""
-    if a is b:
-        return False
-    if a.size == 0 or a.dtype != b.dtype or _address(a) != _address(b):
-        return None
-    if a.shape == b.shape and a.strides == b.strides:
-        return False
-    return True if a.shape == b.shape[::-1] and a.strides == b.strides[::-1] else None
-
-
-def _address(x: NDArray[Any]) -> int:
-    address: int = x.__array_interface__["data"][0]
-    return address
-
-
-@dataclasses.dataclass
-class Parameter:
-    """An array, once however many places it stands at."""
-
-    path: KeyPath
-    array: NDArray[Any]
-    places: list[tuple[KeyPath, bool]]
-    """Where it stands, and whether transposed."""
-
-
-Tied = tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]
-
-
-def parameters(model: Any) -> Tied:
-    """The leaves of `model`, its parameters in order, and for each leaf the index of its parameter.
-
-    Raises:
-        ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
-    """
-    return _tied(leaves(model), lambda leaf, trained: trained and isnumeric(leaf))
-
-
-def arrays(tree: Any) -> Tied:
-    """As `parameters`, with all arrays of whatever type, also those that are not trained."""
-    return _tied(leaves(tree, whole=True), lambda leaf, _: isinstance(leaf, np.ndarray))
-
-
-def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
-    found: list[Parameter] = []
-    by_address: dict[int, list[int]] = {}
-    index: list[int | None] = []
-    for path, leaf, trained in all_leaves:
-        if not wanted(leaf, trained):
-            index.append(None)
-            continue
-        candidates = by_address.setdefault(_address(leaf), [])
-        known = next(((i, t) for i in candidates if (t := tie(found[i].array, leaf)) is not None), None)
-        if known is None:
-            candidates.append(len(found))
-            found.append(Parameter(path, leaf, []))
-            known = len(found) - 1, False
-        found[known[0]].places.append((path, known[1]))
-        index.append(known[0])
-    _check_overlap(found, list(_bystanders(all_leaves, index)))
-    return all_leaves, found, index
-
-
-def _span(x: NDArray[Any]) -> tuple[int, int]:
-    """The addresses of the first byte and of the one behind the last."""
-    if x.flags.forc:
-        low = _address(x)
-        return low, low + x.nbytes
-    return np.lib.array_utils.byte_bounds(x)
-
-
-def _bystanders(
-    all_leaves: list[tuple[KeyPath, Any, bool]], index: list[int | None]
-) -> Iterator[tuple[KeyPath, NDArray[Any]]]:
-    """The arrays that are not trained, and where they stand."""
-    for (path, leaf, trained), i in zip(all_leaves, index, strict=True):
-        if i is None and not trained:
-            below = ((KeyPath((*path, *rest)), x) for rest, x, _ in leaves(leaf, whole=True))
-            yield from ((place, x) for place, x in below if isinstance(x, np.ndarray))
-        elif i is None and isinstance(leaf, np.ndarray):
-            yield path, leaf
-
-
-def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
-    arrays = [*((p.path, p.array) for p in found), *bystanders]
-    spans = sorted((*_span(x), i) for i, (_, x) in enumerate(arrays) if x.size)
-    open_: list[tuple[int, int, int]] = []
-    for low, high, i in spans:
-        open_ = [o for o in open_ if o[1] > low]
-        for _, _, j in open_:
-            (first, x), (second, y) = arrays[min(i, j)], arrays[max(i, j)]
-            if min(i, j) >= len(found) or (max(i, j) >= len(found) and tie(x, y) is not None):
-                continue
-            if np.shares_memory(x, y):
-                raise ValueError(f"{first} and {second} share memory without being the same array or its transpose")
-        open_.append((low, high, i))
-
-
-def trainables(model: Any, path: bool = False) -> list[Any]:
-    """The trainable arrays of `model`, tied ones once, in its order.
-
-    Args:
-        model: A tree.
-        path: Whether to return pairs with the key path of the first place.
-
-    Returns:
-        A list of arrays, or of `(KeyPath, array)`. They are the model's own arrays, not copies.
-
-    Raises:
-        ValueError: If two of them share elements without being tied.
-
-    Examples:
-        >>> import numpy as np, optirs
-        >>> W = np.zeros((2, 3))
-        >>> [x.shape for x in optirs.trainables({"encoder": W, "decoder": W.T, "name": "tied"})]
-        [(2, 3)]
-
-    As `Optimisers.trainables` in Julia.
-    """
-    _, found, _ = parameters(model)
-    return [(p.path, p.array) for p in found] if path else [p.array for p in found]

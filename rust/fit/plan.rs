@@ -7,7 +7,7 @@ use crate::chain::Program;
 use crate::drive::{Copy, Plan};
 use crate::dtype::DType;
 use crate::job::{Job, Sink, Source, State, Tables};
-use crate::measure::{Measure, measure};
+use crate::measure::{Measure, Norms};
 use crate::rule::{Rounding, Scalars};
 use std::ops::Range;
 
@@ -16,7 +16,6 @@ struct Pending {
     job: usize,
     parameter: usize,
     link: usize,
-    measure: Measure,
 }
 
 /// The step from one set to the other.
@@ -27,6 +26,11 @@ pub(super) struct Step<'a> {
     states: Vec<State>,
     copies: Vec<Copy>,
     pending: Vec<Pending>,
+    /// The norms that are waited for.
+    measures: Vec<Measure>,
+    norms: Norms,
+    /// The scalars and state arrays of a segment that is not the last one.
+    staged: (Vec<Scalars>, Vec<State>),
     /// Whose scalars stand one after the other in `scalars`: links of a parameter.
     owners: Vec<(usize, Range<usize>)>,
     /// How many links of each parameter take part, and whether the step reaches the parameter.
@@ -53,8 +57,12 @@ impl<'a> Step<'a> {
                     *to = new;
                 }
             }
+            for (pending, measure) in self.pending.iter().zip(&mut self.measures) {
+                let link = &parameters[pending.parameter].rule().links[pending.link];
+                measure.norm = link.reduction().map_or(measure.norm, |reduction| reduction.norm());
+            }
         } else {
-            *self = Self::default();
+            self.clear();
             for (i, scratch) in scratch.iter().enumerate() {
                 // SAFETY: the caller's promise.
                 unsafe { self.add(parameters, i, scratch.as_ref(), from)? };
@@ -73,6 +81,18 @@ impl<'a> Step<'a> {
         let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies };
         // SAFETY: the caller's promise.
         unsafe { plan.run() };
+    }
+
+    /// Empties the lists, whose memory is used again.
+    fn clear(&mut self) {
+        self.jobs.clear();
+        self.scalars.clear();
+        self.states.clear();
+        self.copies.clear();
+        self.pending.clear();
+        self.measures.clear();
+        self.owners.clear();
+        self.reached.clear();
     }
 
     /// Whether the plan is that of the next step but for the scalars. Where a gradient takes two passes, the first one is
@@ -108,7 +128,7 @@ impl<'a> Step<'a> {
             let to = scratch.map_or(std::ptr::null_mut(), Buffer::ptr);
             // SAFETY: the caller's promise; the scratch is ours, and there is some, since the rule has a segment before its
             // last.
-            source = unsafe { staged(p, i, from, links.clone(), source, to)? };
+            source = unsafe { self.staged(p, i, from, links.clone(), source, to)? };
             links = program.segment(links.end, reach);
         }
         self.last_segment(parameters, i, from, links, source, steps);
@@ -121,6 +141,48 @@ impl<'a> Step<'a> {
         for (dtype, at) in &p.slots[range] {
             self.copies.push(Copy { from: at[from], to: at[1 - from], bytes: p.n * dtype.size() });
         }
+    }
+
+    /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to `scratch`.
+    unsafe fn staged(
+        &mut self,
+        p: &Parameter<'a>,
+        i: usize,
+        from: usize,
+        links: Range<usize>,
+        gradient: Source,
+        scratch: *mut u8,
+    ) -> Result<Source, Refused> {
+        let compute = p.working().compute();
+        let (scalars, states) = &mut self.staged;
+        scalars.clear();
+        states.clear();
+        scalars.extend(p.scalars(&links));
+        p.states(&links, from, states);
+        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
+            let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
+            // SAFETY: the caller's promise.
+            let norm = unsafe { self.norms.measure(&[wanted]) }[0];
+            check(p.rule(), links.start, norm, i)?;
+            scalars[0] = reduction.scalars(norm, Rounding::of(compute));
+        }
+        let tables = Tables { scalars, states };
+        let job = Job {
+            links: &p.program.links[links],
+            scalars: 0,
+            states: 0..states.len(),
+            n: p.n,
+            compute,
+            gradient,
+            x: p.old(from),
+            y: None,
+            rounded: None,
+            dx: Some(scratch),
+        };
+        let plan = Plan { jobs: &[job], tables, copies: &[] };
+        // SAFETY: the caller's promise.
+        unsafe { plan.run() };
+        Ok(Source { ptr: scratch, dtype: compute.dtype() })
     }
 
     /// Adds the segment that reaches the parameter (unless the step ends in an accumulator).
@@ -139,9 +201,9 @@ impl<'a> Step<'a> {
         let scalars = self.scalars_of(parameters, i, &links);
         let first = self.states.len();
         p.states(&links, from, &mut self.states);
-        if let Some(reduction) = program.links.get(links.start).and_then(|l| l.reduction()) {
-            let measure = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
-            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start, measure });
+        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
+            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start });
+            self.measures.push(Measure { norm: reduction.norm(), of: gradient, n: p.n, compute });
         }
         let x = Sink { ptr: p.x[1 - from], dtype: p.dtype };
         let master = program.master.map(|_| Sink { ptr: p.slots[0].1[1 - from], dtype: working });
@@ -182,13 +244,12 @@ impl<'a> Step<'a> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let measures: Vec<Measure> = self.pending.iter().map(|p| p.measure).collect();
         // SAFETY: the caller's promise.
-        let norms = unsafe { measure(&measures) };
-        for (pending, norm) in self.pending.iter().zip(norms) {
-            let program = parameters[pending.parameter].program;
-            check(program, pending.link, norm, pending.parameter)?;
-            if let Some(reduction) = program.links[pending.link].reduction() {
+        let norms = unsafe { self.norms.measure(&self.measures) };
+        for (pending, &norm) in self.pending.iter().zip(norms) {
+            let rule = parameters[pending.parameter].rule();
+            check(rule, pending.link, norm, pending.parameter)?;
+            if let Some(reduction) = rule.links[pending.link].reduction() {
                 let job = &self.jobs[pending.job];
                 self.scalars[job.scalars] = reduction.scalars(norm, Rounding::of(job.compute));
             }
@@ -197,45 +258,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to `scratch`.
-unsafe fn staged(
-    p: &Parameter<'_>,
-    i: usize,
-    from: usize,
-    links: Range<usize>,
-    gradient: Source,
-    scratch: *mut u8,
-) -> Result<Source, Refused> {
-    let compute = p.working().compute();
-    let (mut scalars, mut states) = (p.scalars(&links).collect::<Vec<_>>(), Vec::new());
-    p.states(&links, from, &mut states);
-    if let Some(reduction) = p.program.links.get(links.start).and_then(|l| l.reduction()) {
-        let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
-        // SAFETY: the caller's promise.
-        let norm = unsafe { measure(&[wanted]) }[0];
-        check(p.program, links.start, norm, i)?;
-        scalars[0] = reduction.scalars(norm, Rounding::of(compute));
-    }
-    let tables = Tables { scalars: &scalars, states: &states };
-    let job = Job {
-        links: &p.program.links[links],
-        scalars: 0,
-        states: 0..states.len(),
-        n: p.n,
-        compute,
-        gradient,
-        x: p.old(from),
-        y: None,
-        rounded: None,
-        dx: Some(scratch),
-    };
-    let plan = Plan { jobs: &[job], tables, copies: &[] };
-    // SAFETY: the caller's promise.
-    unsafe { plan.run() };
-    Ok(Source { ptr: scratch, dtype: compute.dtype() })
-}
-
-fn check(program: &Program, link: usize, norm: f64, parameter: usize) -> Result<(), Refused> {
-    let refusal = program.links[link].reduction().and_then(|r| r.refuse(norm));
+fn check(rule: &Program, link: usize, norm: f64, parameter: usize) -> Result<(), Refused> {
+    let refusal = rule.links[link].reduction().and_then(|r| r.refuse(norm));
     refusal.map_or(Ok(()), |reason| Err(Refused { parameter, reason }))
 }

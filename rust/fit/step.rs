@@ -10,11 +10,15 @@ use crate::dtype::DType;
 use crate::job::{Source, State};
 use crate::rule::{Rounding, Scalars};
 use std::ops::Range;
+use std::ptr;
+use std::sync::Arc;
 
 /// One parameter, its rule and its state, in two sets.
 pub struct Parameter<'a> {
     /// Its rule.
     pub program: &'a Program,
+    /// The same with the hyper-parameters of the next step, where they follow schedules.
+    pub now: Option<Arc<Program>>,
     /// The type of its elements.
     pub dtype: DType,
     /// How many there are.
@@ -52,10 +56,16 @@ impl Parameter<'_> {
         self.program.slots_of(links.start).start..self.program.slots_of(links.end - 1).end
     }
 
+    /// The rule whose hyper-parameters are those of the next step. Its links compute as those of `program` do: they differ
+    /// in their scalars.
+    pub(super) fn rule(&self) -> &Program {
+        self.now.as_deref().unwrap_or(self.program)
+    }
+
     /// The scalars of `links` at their next step.
     pub(super) fn scalars(&self, links: &Range<usize>) -> impl Iterator<Item = Scalars> {
-        let rounding = Rounding::of(self.working().compute());
-        links.clone().map(move |i| self.program.links[i].prepare(self.counts[i] + 1, rounding))
+        let (rule, rounding) = (self.rule(), Rounding::of(self.working().compute()));
+        links.clone().map(move |i| rule.links[i].prepare(self.counts[i] + 1, rounding))
     }
 
     pub(super) fn states(&self, links: &Range<usize>, from: usize, out: &mut Vec<State>) {
@@ -106,6 +116,9 @@ impl<'a> Stepper<'a> {
     /// The pointers of the parameters are aligned and valid for their `n` elements, no two of what is written overlap or
     /// overlap a gradient, and nobody else uses any of it meanwhile.
     pub unsafe fn step(&mut self, from: usize) -> Result<(), Refused> {
+        for i in 0..self.parameters.len() {
+            self.schedule(i)?;
+        }
         let step = &mut self.steps[from];
         // SAFETY: the caller's promise.
         unsafe {
@@ -116,6 +129,19 @@ impl<'a> Stepper<'a> {
             p.before.copy_from_slice(&p.counts);
             p.program.advance(&mut p.counts, reach);
         }
+        Ok(())
+    }
+    /// Gives parameter `i` the rule of its next step, if it is scheduled: that of the one before, if both are at one step.
+    fn schedule(&mut self, i: usize) -> Result<(), Refused> {
+        let (before, rest) = self.parameters.split_at_mut(i);
+        let p = &mut rest[0];
+        if !p.program.is_scheduled() {
+            return Ok(());
+        }
+        p.now = match before.last() {
+            Some(q) if ptr::eq(p.program, q.program) && p.counts == q.counts => q.now.clone(),
+            _ => Some(Arc::new(p.program.at(&p.counts).map_err(|reason| Refused { parameter: i, reason })?)),
+        };
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use crate::kernel::per_level;
 use crate::math::double::exp;
 use crate::simd::{self, Level};
+use std::cell::Cell;
 
 /// Elements for which there is room on the stack.
 pub(super) const ROOM: usize = 1024;
@@ -37,14 +38,24 @@ per_level! {
 /// The sum over rows of `-sum over k of p[k] log softmax(logits)[k]`, for `logits[rows, n]`; with `out`, `weight` times its
 /// gradient `softmax(logits) - p` is written there.
 pub(super) fn rows(n: usize, logits: &[f32], target: Target<'_>, out: Option<(f64, &mut [f32])>) -> f64 {
-    let (mut on_stack, mut on_heap);
-    let scratch = if logits.len() <= ROOM {
-        on_stack = [0.0_f64; ROOM];
-        &mut on_stack[..logits.len()]
-    } else {
-        on_heap = vec![0.0_f64; logits.len()];
-        &mut on_heap[..]
-    };
+    if logits.len() <= ROOM {
+        return rows_in(&mut [0.0; ROOM][..logits.len()], n, logits, target, out);
+    }
+    // Taken, not borrowed: nothing can be in its way.
+    let mut scratch = SCRATCH.take();
+    scratch.resize(scratch.len().max(logits.len()), 0.0);
+    let total = rows_in(&mut scratch[..logits.len()], n, logits, target, out);
+    SCRATCH.set(scratch);
+    total
+}
+
+thread_local! {
+    /// Room for a row that is too long for the stack, kept for the next one.
+    static SCRATCH: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+}
+
+/// [`rows`] with room for as many numbers as there are logits.
+fn rows_in(scratch: &mut [f64], n: usize, logits: &[f32], target: Target<'_>, out: Option<(f64, &mut [f32])>) -> f64 {
     // With the largest logit of a row taken out, no exponential overflows.
     for (row, shifted) in logits.chunks_exact(n).zip(scratch.chunks_exact_mut(n)) {
         let largest = largest(row);

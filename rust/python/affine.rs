@@ -25,7 +25,7 @@ pub type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
 ///     ValueError: shapes that do not fit.
 ///     TypeError: an argument is not an array of real numbers.
 ///
-/// Example:
+/// Examples:
 ///     >>> import optirs
 ///     >>> optirs.affine_forward([[1.0, 2.0]], [0.5], [[1.0, 1.0], [2.0, 0.0]])
 ///     array([[3.5],
@@ -71,7 +71,7 @@ pub fn affine_forward<'py>(
 ///     ValueError: shapes that do not fit.
 ///     TypeError: an argument is not an array of real numbers.
 ///
-/// Example:
+/// Examples:
 ///     >>> import optirs
 ///     >>> optirs.affine_gradient([[1.0, 2.0]], [3.0, 4.0], [10.0])
 ///     (array([[30., 40.]], dtype=float32), array([10.], dtype=float32), array([10., 20.], dtype=float32))

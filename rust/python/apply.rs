@@ -8,10 +8,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::arrays::{Layout, View, allocate, array, descriptor};
+use super::arrays::{View, array, descriptor};
 use super::entry::{Names, entries};
+use super::layout::Layout;
 use super::leaf::Moments;
 use super::make::{make_leaves, restored};
+use super::memory::allocate;
 use super::schedules::schedule;
 use super::steps::Steps;
 use super::update::Output;

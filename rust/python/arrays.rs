@@ -1,7 +1,5 @@
-//! NumPy arrays in and out: what an array is made of, read once, and arrays over our own memory.
+//! NumPy arrays in and out: what an array is made of, read once, and new ones over our own memory.
 
-use crate::buffer::Buffer;
-use crate::dtype::DType;
 use numpy::npyffi::{
     NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Check,
     PyArray_Descr, PyArrayObject, PyDataType_ELSIZE, get_type_object,
@@ -12,83 +10,9 @@ use pyo3::types::PyTuple;
 use std::os::raw::{c_char, c_int};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-/// Memory of ours, kept alive by the leaves and arrays that use it.
-#[pyclass(frozen, module = "optirs._core")]
-pub struct Memory(pub Buffer);
-
-/// A part of a [`Memory`].
-pub struct Place {
-    /// The whole.
-    pub memory: Py<Memory>,
-    /// The first byte of the part.
-    pub ptr: *mut u8,
-}
-
-// SAFETY: plain memory, kept alive by `memory`; who may write to it when is decided where it is used.
-unsafe impl Send for Place {}
-// SAFETY: as above.
-unsafe impl Sync for Place {}
-
-impl Place {
-    /// Another handle on the same part.
-    pub fn share(&self, py: Python<'_>) -> Self {
-        Self { memory: self.memory.clone_ref(py), ptr: self.ptr }
-    }
-}
-
-/// Parts larger than this get memory of their own; smaller ones of the same group share it, one after the other.
-pub const OWN: usize = 256 << 10;
-
-/// Up to so many bytes in all, the groups behind the first share one block.
-const SMALL: usize = 16 << 10;
-
-/// Memory for all of `requests`, each a group and a number of bytes.
-///
-/// The groups are state slots: all first moments of small arrays lie together, then all second ones, which makes a
-/// thousand small arrays as fast as one large one.
-pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Place>> {
-    let groups = requests.iter().map(|r| r.0 + 1).max().unwrap_or(0);
-    let mut totals = vec![0; groups];
-    for &(group, bytes) in requests.iter().filter(|r| r.1 < OWN) {
-        totals[group] += bytes.next_multiple_of(64); // of less than `OWN` each
-    }
-    let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
-    // The first group may be parameters, which never share memory with states.
-    let rest: usize = totals.iter().skip(1).sum();
-    if rest > 0 && rest <= SMALL {
-        let mut block = own(py, rest)?;
-        for (place, total) in shared.iter_mut().zip(&totals).skip(1).filter(|(_, total)| **total > 0) {
-            *place = Some(block.share(py));
-            block.ptr = block.ptr.wrapping_add(*total);
-        }
-    }
-    let mut places = Vec::with_capacity(requests.len());
-    for &(group, bytes) in requests {
-        if bytes >= OWN {
-            places.push(own(py, bytes)?);
-            continue;
-        }
-        let rest = match &mut shared[group] {
-            Some(rest) => rest,
-            none => none.insert(own(py, totals[group])?),
-        };
-        places.push(rest.share(py));
-        rest.ptr = rest.ptr.wrapping_add(bytes.next_multiple_of(64));
-    }
-    Ok(places)
-}
-
-/// New memory of so many bytes.
-pub fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
-    let memory = Bound::new(py, Memory(Buffer::new(bytes).ok_or_else(|| too_large(bytes))?))?;
-    let ptr = memory.get().0.ptr();
-    Ok(Place { memory: memory.unbind(), ptr })
-}
-
-/// The error of memory that the system does not have.
-pub fn too_large(bytes: usize) -> PyErr {
-    PyMemoryError::new_err(format!("cannot allocate {bytes} bytes"))
-}
+use super::layout::Layout;
+use super::memory::Place;
+use crate::dtype::DType;
 
 /// What a NumPy array is made of.
 pub struct View<'a> {
@@ -105,7 +29,7 @@ pub struct View<'a> {
     /// Whether elements may be written.
     pub writeable: bool,
     /// Whether they lie gapless in C order.
-    c_order: bool,
+    pub c_order: bool,
 }
 
 /// NumPy's class `ndarray`, once one was seen: most arrays are of that class itself.
@@ -243,91 +167,6 @@ fn dtype(py: Python<'_>, num: c_int, scalar: *mut pyo3::ffi::PyTypeObject) -> Op
             Some(DType::BF16)
         }
         _ => None,
-    }
-}
-
-/// The shape of an array and the order in which its elements lie, without gaps.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Layout {
-    /// The lengths of the dimensions.
-    pub shape: Vec<isize>,
-    /// The distances between neighbours, in elements.
-    pub strides: Vec<isize>,
-    /// The number of elements.
-    pub len: usize,
-    /// Whether that is C order.
-    pub c_order: bool,
-}
-
-impl Layout {
-    /// The gapless layout of this shape in C order.
-    pub fn row_major(shape: &[isize]) -> Self {
-        Self::in_order(shape, 0..shape.len())
-    }
-
-    /// The layout of a gapless copy of `view` that keeps its order: C, Fortran, or any other.
-    pub fn of(view: &View) -> Self {
-        let nd = view.shape.len();
-        let mut axes: Vec<usize> = (0..nd).collect();
-        // Stable, so that C order wins where strides are equal.
-        axes.sort_by_key(|&a| std::cmp::Reverse(if view.shape[a] == 1 { isize::MAX } else { view.strides[a].abs() }));
-        let fortran = Self::in_order(view.shape, (0..nd).rev());
-        if Self::in_order(view.shape, 0..nd).matches(view) {
-            axes.sort_unstable();
-        } else if fortran.matches(view) {
-            return fortran;
-        }
-        Self::in_order(view.shape, axes.into_iter())
-    }
-
-    /// A layout from outside, if it is gapless.
-    pub fn checked(shape: Vec<isize>, strides: Vec<isize>) -> Option<Self> {
-        if shape.len() != strides.len() || shape.iter().any(|&n| n < 0) {
-            return None;
-        }
-        let mut axes: Vec<usize> = (0..shape.len()).collect();
-        axes.sort_by_key(|&a| std::cmp::Reverse((strides[a], shape[a])));
-        shape.iter().try_fold(1_isize, |a, &n| a.checked_mul(n.max(1)))?;
-        let layout = Self::in_order(&shape, axes.into_iter());
-        let same = (0..shape.len()).all(|a| shape[a] <= 1 || strides[a] == layout.strides[a]);
-        (same || layout.len == 0).then_some(layout)
-    }
-
-    /// The gapless layout in which the last of `axes` varies fastest.
-    fn in_order(shape: &[isize], axes: impl DoubleEndedIterator<Item = usize>) -> Self {
-        let mut strides = vec![0; shape.len()];
-        let mut step = 1;
-        for a in axes.rev() {
-            strides[a] = step;
-            step *= shape[a].max(1);
-        }
-        let mut c_step = 1;
-        let c_order = (0..shape.len()).rev().all(|a| {
-            let same = shape[a] <= 1 || strides[a] == c_step;
-            c_step *= shape[a].max(1);
-            same
-        });
-        Self { shape: shape.to_vec(), strides, len: shape.iter().product::<isize>() as usize, c_order }
-    }
-
-    /// Whether `shape` is this one: a loop, since calling `memcmp` takes longer than comparing two or three lengths.
-    pub fn has_shape(&self, shape: &[isize]) -> bool {
-        self.shape.len() == shape.len() && self.shape.iter().zip(shape).all(|(a, b)| a == b)
-    }
-
-    /// Whether the elements of `view`, which has this shape, lie just so.
-    pub fn matches(&self, view: &View) -> bool {
-        if self.len == 0 {
-            return true;
-        }
-        if !self.has_shape(view.shape) {
-            return false;
-        }
-        if self.c_order && view.c_order {
-            return true; // without a look at the strides
-        }
-        let Some(size) = view.dtype.map(|d| d.size() as isize) else { return false };
-        (0..self.shape.len()).all(|a| self.shape[a] <= 1 || view.strides[a] == self.strides[a] * size)
     }
 }
 

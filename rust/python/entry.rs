@@ -1,4 +1,4 @@
-//! One parameter of an update: its leaf, its array and its gradient, checked.
+//! One parameter of an update: its leaf and its array, checked.
 
 use std::sync::Arc;
 
@@ -6,18 +6,19 @@ use bumpalo::Bump;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
 use rustc_hash::FxHashMap;
 
 use super::arena::List;
-use super::arrays::{Layout, Memory, View, array, copy_into, descriptor, native, overlaps_itself, shape_text};
-use super::leaf::{Guard, Leaf, Moments, busy};
+use super::arrays::{View, array, copy_into, native, overlaps_itself, shape_text};
+use super::gradient::Gradient;
+use super::layout::Layout;
+use super::leaf::{Guard, Leaf, busy};
+use super::memory::allocate;
 use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
 use crate::chain::Program;
 use crate::dtype::DType;
-use crate::job::Source;
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {
@@ -34,13 +35,13 @@ pub struct Entry<'a, 'py> {
     /// The program of this step, where the leaf's own has schedules.
     pub scheduled: Option<Arc<Program>>,
     /// The gradient at the first place that has one.
-    gradient: Option<Part<'a, 'py>>,
+    pub gradient: Option<Part<'a, 'py>>,
     /// Those at its other places.
-    others: Vec<Part<'a, 'py>>,
+    pub others: Vec<Part<'a, 'py>>,
 }
 
 /// A gradient, whether it is that of the transpose, and at which place.
-type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool, usize);
+pub type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool, usize);
 
 /// Where a place's array comes from: an entry, transposed or not.
 #[derive(Clone, Copy)]
@@ -179,112 +180,7 @@ pub fn tied(a: &View, b: &View) -> Option<bool> {
     (reversed(a.shape, b.shape) && reversed(a.strides, b.strides)).then_some(true)
 }
 
-/// A gradient ready to be read: gapless, in the order of the leaf.
-pub struct Gradient<'a, 'py> {
-    /// Where it is.
-    pub source: Source,
-    /// The array.
-    pub array: Held<'a, 'py>,
-}
-
-/// An array that keeps what is read alive.
-pub enum Held<'a, 'py> {
-    /// The caller's.
-    Given(&'a Bound<'py, PyAny>),
-    /// One made for the step, which took Python code.
-    Made(Bound<'py, PyAny>),
-    /// A copy of the elements, which nobody else knows.
-    Copied { _memory: Py<Memory> },
-}
-
-impl<'py> Held<'_, 'py> {
-    /// The array that somebody else may know, too.
-    pub fn array(&self) -> Option<&Bound<'py, PyAny>> {
-        match self {
-            Self::Given(array) => Some(array),
-            Self::Made(array) => Some(array),
-            Self::Copied { .. } => None,
-        }
-    }
-}
-
-impl<'a, 'py> Entry<'a, 'py> {
-    /// The type in which the parameter is stepped: the master's, if there is one.
-    pub fn working(&self) -> DType {
-        match &self.guard.get().moments {
-            Moments::Compiled { program, .. } => program.working(self.leaf().dtype),
-            Moments::Own(_) => self.leaf().dtype,
-        }
-    }
-
-    /// The type to which gradients are converted: as [`Entry::working`], also where a master copy is a rule's in Python.
-    fn wanted(&self, py: Python<'py>) -> PyResult<DType> {
-        let inner = self.guard.get();
-        let master = match inner.moments {
-            Moments::Own(_) => inner.rule.bind(py).getattr(intern!(py, "_master"))?,
-            Moments::Compiled { .. } => return Ok(self.working()),
-        };
-        let Some(master) = master.extract::<Option<String>>()? else { return Ok(self.working()) };
-        Ok(match DType::from_name(&master) {
-            Some(DType::F64) if self.leaf().dtype.is_complex() => DType::C128,
-            Some(_) if self.leaf().dtype.is_complex() => DType::C64,
-            Some(dtype) => dtype,
-            None => self.leaf().dtype,
-        })
-    }
-
-    /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
-    pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
-        let gradient = self.checked_gradient(py, names)?;
-        Ok(gradient.filter(|_| !self.guard.get().frozen))
-    }
-
-    fn checked_gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
-        let own = matches!(self.guard.get().moments, Moments::Own(_));
-        match self.gradient {
-            None => Ok(None),
-            Some((g, false, _)) if !own && self.others.is_empty() => match self.as_is(g) {
-                Some(gradient) => Ok(Some(gradient)),
-                None => self.converted(py, names).map(Some),
-            },
-            Some(_) => self.converted(py, names).map(Some),
-        }
-    }
-
-    /// The gradient where it lies, if the driver can read it there.
-    fn as_is(&self, g: &'a Bound<'py, PyAny>) -> Option<Gradient<'a, 'py>> {
-        let view = View::of(g)?;
-        let (dtype, working) = (view.dtype?, self.working());
-        let readable = dtype == working
-            || match working {
-                DType::F32 | DType::F64 => !dtype.is_complex(),
-                DType::C64 | DType::C128 => dtype.is_complex(),
-                DType::F16 | DType::BF16 => false,
-            };
-        let layout = &self.leaf().layout;
-        let fits = readable && view.plain && layout.has_shape(view.shape) && layout.matches(&view);
-        fits.then(|| Gradient { source: Source { ptr: view.data, dtype }, array: Held::Given(g) })
-    }
-
-    /// The gradient converted, summed and laid out by NumPy.
-    fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'a, 'py>> {
-        let working = self.wanted(py)?;
-        let layout = &self.leaf().layout;
-        let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
-        let dtype = if working == self.leaf().dtype { native(self.array, working)? } else { descriptor(py, working)? };
-        let helpers = py.import(intern!(py, "optirs._gradient"))?;
-        let convert = helpers.getattr(intern!(py, "converted"))?;
-        let parts = PyList::empty(py);
-        for &(g, transposed, place) in self.gradient.iter().chain(&self.others) {
-            let part = convert.call1((g, &dtype, &layout.shape, transposed));
-            parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
-        }
-        let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, order))?;
-        let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
-        let dtype = view.dtype.unwrap_or(working);
-        Ok(Gradient { source: Source { ptr: view.data, dtype }, array: Held::Made(array.clone()) })
-    }
-
+impl<'py> Entry<'_, 'py> {
     /// A gapless copy of the parameter in the leaf's own order.
     pub fn gapless(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let copy = new_array(py, &native(self.array, self.leaf().dtype)?, self.leaf().dtype, &self.leaf().layout)?;
@@ -320,23 +216,12 @@ impl<'a, 'py> Entry<'a, 'py> {
     }
 }
 
-/// An error whose text starts with what is wrong, with the place put before it.
-fn placed(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
-    if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
-        return error;
-    }
-    let text = format!("gradient at {place} {}", error.value(py));
-    let placed = PyErr::from_type(error.get_type(py), text);
-    placed.set_cause(py, error.cause(py));
-    placed
-}
-
 fn new_array<'py>(
     py: Python<'py>,
     descr: &Bound<'py, PyAny>,
     dtype: DType,
     layout: &Layout,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let place = super::arrays::allocate(py, &[(0, layout.len * dtype.size())])?.remove(0);
+    let place = allocate(py, &[(0, layout.len * dtype.size())])?.remove(0);
     array(py, &place, descr, dtype.size(), layout)
 }

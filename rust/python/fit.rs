@@ -258,8 +258,8 @@ fn arrays<'py>(
 fn is_plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<bool> {
     let guard = leaf.reading()?;
     let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(false) };
-    if program.is_scheduled() {
-        return Ok(false); // its hyper-parameters are another step's each time: the loop in Python asks for them
+    if program.asks_python {
+        return Ok(false); // a schedule is a function of the user's
     }
     let takes = match program.working(leaf.dtype) {
         DType::F32 => true,
@@ -396,6 +396,7 @@ fn parameter<'a>(
     let slots = sets[0].0.iter().zip(sets[1].0).map(|(a, b)| (a.dtype, [a.place.ptr, b.place.ptr]));
     Ok(Parameter {
         program,
+        now: None,
         dtype: leaf.dtype,
         n: leaf.layout.len,
         x: [data(0)?, data(1)?],

@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::IntoPyDict;
 use std::os::raw::c_int;
 
-use super::arrays::{OWN, View, own, set_base};
+use super::arrays::{View, set_base};
+use super::memory::{OWN, own};
 use crate::dtype::DType;
 
 /// A C-contiguous, aligned float32 array that can be read as a slice.

@@ -22,8 +22,9 @@ pub fn activation(name: &Bound<'_, PyAny>) -> PyResult<Activation> {
         let kind = name.get_type().name()?;
         return Err(PyTypeError::new_err(format!("Dense: activation must be a name, got {kind}")));
     };
-    let text = text.to_string();
-    Activation::from_name(&text).ok_or_else(|| {
+    // Not `to_string`, where Python handles signals: what a handler raises would be lost.
+    let text = text.to_str()?;
+    Activation::from_name(text).ok_or_else(|| {
         let all = activations().join(", ");
         PyValueError::new_err(format!("Dense: there is no activation {text:?}; there are: {all}"))
     })

@@ -9,8 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use smallvec::SmallVec;
 
-use super::arrays::{Layout, Place, array, descriptor, shape_text};
+use super::arrays::{array, descriptor, shape_text};
+use super::layout::Layout;
 use super::make::restored;
+use super::memory::Place;
 use super::program::program;
 use crate::chain::{Form, Program};
 use crate::dtype::DType;

@@ -6,8 +6,10 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, 
 
 use super::arrays::View;
 use super::leaf::Leaf;
-use super::tree::fields;
-use super::walk::{Object, Walk, has_leaf};
+use super::order::has_leaf;
+use super::path::Path;
+use super::tree::{fields, unreadable};
+use super::walk::{Object, Walk};
 
 impl<'py> Walk<'_, 'py> {
     /// The gradient of a named tuple if it is not one by position.
@@ -52,7 +54,7 @@ impl<'py> Walk<'_, 'py> {
                 (None, Some(dict)) => dict.cast::<PyDict>()?.keys().iter().collect(),
                 (None, None) => Vec::new(),
             };
-            values = names.iter().map(|n| optional(gradient, n)).collect::<PyResult<_>>()?;
+            values = names.iter().map(|n| optional(gradient, n, &self.path)).collect::<PyResult<_>>()?;
             let opaque = gradient.is_callable() || dict.is_none_or(|d| d.len().unwrap_or(0) > 0);
             if given.is_empty() && values.iter().all(Option::is_none) && opaque {
                 return self.differ_from_gradient(model, gradient);
@@ -99,7 +101,7 @@ fn is_value(object: &Object<'_>) -> PyResult<bool> {
         || object.hasattr(intern!(py, "__dlpack__"))?)
 }
 
-/// An attribute, or `None` if there is none.
-pub fn optional<'py>(object: &Object<'py>, name: &Bound<'py, PyString>) -> PyResult<Option<Object<'py>>> {
-    object.getattr_opt(name)
+/// An attribute of a gradient, or `None` if there is none.
+pub fn optional<'py>(object: &Object<'py>, name: &Bound<'py, PyString>, path: &Path) -> PyResult<Option<Object<'py>>> {
+    object.getattr_opt(name).map_err(|error| unreadable(object, name, path, error))
 }

@@ -87,7 +87,7 @@ fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyR
         return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
     }
     if loss == Pointwise::BinaryCrossentropy {
-        check_unit(name, y.as_slice()?)?;
+        check_unit(name, &y)?;
     }
     Ok(Targets::Pointwise(loss, y))
 }
@@ -98,7 +98,7 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {
         let rows = Float32::new(&format!("{name}: y"), y)?;
-        check_unit(name, rows.as_slice()?)?;
+        check_unit(name, &rows)?;
         check_row_sums(name, columns, rows.as_slice()?)?;
         return Ok(Targets::Rows(rows));
     }
@@ -113,24 +113,33 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
         let found = array.dtype().str()?.to_string();
         return Err(PyTypeError::new_err(format!("{name}: class numbers must be integers, got {found}")));
     }
-    int64(&array)?
-        .into_iter()
-        .map(|class| class_number(name, class, columns))
-        .collect::<PyResult<_>>()
-        .map(Targets::Classes)
+    let classes = int64(&array)?;
+    let class = |(i, class): (usize, i64)| {
+        usize::try_from(class).ok().filter(|&class| class < columns).ok_or_else(|| {
+            let at = place(one_a_row, i);
+            PyValueError::new_err(format!("{name}: class number {class}{at} is not in 0 <= class < {columns}"))
+        })
+    };
+    classes.into_iter().enumerate().map(class).collect::<PyResult<_>>().map(Targets::Classes)
 }
 
-fn class_number(name: &str, class: i64, columns: usize) -> PyResult<usize> {
-    usize::try_from(class)
-        .ok()
-        .filter(|&class| class < columns)
-        .ok_or_else(|| PyValueError::new_err(format!("{name}: class number {class} is not in 0 <= class < {columns}")))
+/// Where in targets of this shape element `i` stands.
+fn place(shape: &[usize], i: usize) -> String {
+    match *shape {
+        [] => String::new(),
+        [_, columns] => format!(" at y[{}, {}]", i / columns, i % columns),
+        _ => format!(" at y[{i}]"),
+    }
 }
 
-fn check_unit(name: &str, targets: &[f32]) -> PyResult<()> {
-    match targets.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+fn check_unit(name: &str, targets: &Float32<'_>) -> PyResult<()> {
+    let mut elements = targets.as_slice()?.iter().enumerate();
+    match elements.find(|(_, value)| !(0.0..=1.0).contains(*value)) {
         None => Ok(()),
-        Some(value) => Err(PyValueError::new_err(format!("{name}: targets must lie in [0, 1], got {value}"))),
+        Some((i, value)) => {
+            let at = place(targets.shape(), i);
+            Err(PyValueError::new_err(format!("{name}: targets must lie in [0, 1], got {value}{at}")))
+        }
     }
 }
 

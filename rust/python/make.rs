@@ -9,10 +9,13 @@ use pyo3::types::{PyDict, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
-use super::arrays::{Layout, Place, View, allocate, numpy, shape_text};
+use super::arrays::{View, numpy, shape_text};
+use super::layout::Layout;
 use super::leaf::{Counts, Inner, Leaf, Moments, Slot, Slots};
+use super::memory::{Place, allocate};
 use super::path::place_text;
 use super::program::program;
+use super::update::{at, copied};
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
 use crate::job::fill;
@@ -42,9 +45,9 @@ pub fn make_leaves(
     }
     let mut places = allocate(py, &requests)?.into_iter();
     let mut leaves = Vec::with_capacity(items.len());
-    for ((rule, x, _), (compiled, dtype, layout, slots)) in items.iter().zip(drafts) {
+    for ((rule, x, path), (compiled, dtype, layout, slots)) in items.iter().zip(drafts) {
         let moments = match compiled {
-            None => Moments::Own(own_state(py, rule, x)?),
+            None => Moments::Own(own_state(py, rule, x).map_err(|error| at(py, error, &place_text(path)))?),
             Some(program) => {
                 let counts = smallvec![0; program.counters()];
                 let places = places.by_ref().take(slots.len());
@@ -177,7 +180,7 @@ fn filled(
         return Ok(Leaf::new(
             dtype,
             layout,
-            Inner { rule, moments: Moments::Own(super::update::copied(py, &state.clone().unbind())?), frozen: false },
+            Inner { rule, moments: Moments::Own(copied(py, &state.clone().unbind())?), frozen: false },
         ));
     };
     suits(&program, dtype, || "the top".into())?;

@@ -8,18 +8,23 @@ mod differ;
 mod entry;
 mod files;
 mod fit;
+mod gradient;
 mod inputs;
 mod layers;
+mod layout;
 mod leaf;
 mod lookalike;
 mod losses;
 mod make;
+mod memory;
 mod network;
+mod order;
 mod overlap;
 mod path;
 mod program;
 mod replace;
 mod schedules;
+mod stack;
 mod steps;
 mod threads;
 mod tree;
@@ -49,6 +54,8 @@ mod _core {
     use super::make::{make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::network::{forward, supervised, supervised_loss};
+    #[pymodule_export]
+    const MAX_DEPTH: usize = super::path::MAX_DEPTH;
     #[pymodule_export]
     use super::path::path_text;
     #[pymodule_export]

@@ -11,10 +11,12 @@ use pyo3::types::{PyTuple, PyType};
 use std::slice::from_raw_parts_mut;
 
 use super::affine::{Array, with_columns};
-use super::arrays::{Layout, View, allocate, array, descriptor};
+use super::arrays::{View, array, descriptor};
 use super::inputs::{Float32, empty, rows, shape_error, shape_text};
 use super::layers::activation;
+use super::layout::Layout;
 use super::losses::Targets;
+use super::memory::allocate;
 use super::tree::unflatten;
 use crate::dtype::DType;
 use crate::layers::activation::Activation;

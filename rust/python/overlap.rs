@@ -5,9 +5,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::arena::List;
-use super::arrays::{Memory, View, allocate, numpy};
-use super::entry::{Entry, Gradient, Held, Names, tied};
+use super::arrays::{View, numpy};
+use super::entry::{Entry, Names, Origin, tied};
+use super::gradient::{Gradient, Held};
 use super::leaf::Moments;
+use super::memory::{Memory, allocate};
 use super::walk::bystander_name;
 use crate::job::Source;
 
@@ -52,12 +54,13 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
     /// Refuses parameters that share elements without being tied, or with what is not trained; in place, copies
     /// gradients that share memory with what is written, so that the result is as if all had been copied first.
     ///
-    /// Whether Python code may have run.
+    /// Whether Python code may have run. Bystanders that are parameters themselves are added to `elsewhere`.
     pub fn separate(
         &self,
         py: Python<'py>,
         arena: &Bump,
         gradients: &mut [Option<Gradient<'a, 'py>>],
+        elsewhere: &mut Vec<(usize, Origin)>,
     ) -> PyResult<bool> {
         let mut spans = self.spans(arena, gradients);
         spans.retain(|s| s.low < s.high);
@@ -69,7 +72,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         for &b in &spans {
             open.retain(|a| a.high > b.low);
             for &a in &open {
-                self.meet(py, arena, a, b, gradients)?;
+                self.meet(py, arena, a, b, gradients, elsewhere)?;
             }
             open.push(b);
         }
@@ -122,6 +125,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         a: Span,
         b: Span,
         gradients: &mut [Option<Gradient<'a, 'py>>],
+        elsewhere: &mut Vec<(usize, Origin)>,
     ) -> PyResult<()> {
         let names = Names(self.state);
         match (a.whose, b.whose) {
@@ -139,9 +143,12 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
             }
             (Whose::Parameter(i), Whose::Bystander(j)) | (Whose::Bystander(j), Whose::Parameter(i)) => {
                 let (entry, other) = (&self.entries[i as usize], &self.bystanders[j as usize]);
-                let same = View::of(entry.array).zip(View::of(other)).is_some_and(|(a, b)| tied(&a, &b).is_some());
-                if same || !shares(py, entry.array, other)? {
-                    return Ok(()); // the same array where it is not trained: it is shared, as all such
+                if let Some(transposed) = View::of(entry.array).zip(View::of(other)).and_then(|(a, b)| tied(&a, &b)) {
+                    elsewhere.push((j as usize, Origin { entry: i, transposed }));
+                    return Ok(());
+                }
+                if !shares(py, entry.array, other)? {
+                    return Ok(());
                 }
                 let (a, b) = (names.of(entry.place), bystander_name(arena, self.state, self.model, j as usize));
                 Err(overlap(&a, &b))

@@ -4,8 +4,27 @@ use pyo3::exceptions::PyRecursionError;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString, PyTuple};
 
+use super::stack::exhausted;
+
 /// Deeper structures are refused: a walk may not overflow the stack.
 pub const MAX_DEPTH: usize = 1000;
+
+/// From this depth on a walk asks how much of the stack is left: every thread has room for so many levels.
+const SAFE_DEPTH: usize = 32;
+
+/// Whether a walk at this depth may not go deeper.
+pub fn too_deep(depth: usize) -> bool {
+    depth >= MAX_DEPTH || (depth >= SAFE_DEPTH && exhausted())
+}
+
+/// The error of a structure that is too deep, whose printed path starts with `head`.
+pub fn nests_too_deep(depth: usize, head: &str) -> PyErr {
+    let most = if depth < MAX_DEPTH { " that this thread's stack has room for" } else { "" };
+    let levels = depth.min(MAX_DEPTH);
+    PyRecursionError::new_err(format!(
+        "the structure at {head}... nests deeper than {levels} levels{most}, or contains itself"
+    ))
+}
 
 /// Where a walk is: the keys from the root down.
 #[derive(Default)]
@@ -39,10 +58,10 @@ impl Path {
     }
 
     fn go(&mut self, py: Python<'_>, key: Key) -> PyResult<()> {
-        if self.keys.len() >= MAX_DEPTH {
+        let depth = self.keys.len();
+        if too_deep(depth) {
             let head = text(self.keys.iter().take(6).map(|k| k.object(py)));
-            let text = format!("the structure at {head}... nests deeper than {MAX_DEPTH} levels, or contains itself");
-            return Err(PyRecursionError::new_err(text));
+            return Err(nests_too_deep(depth, &head));
         }
         self.keys.push(key);
         Ok(())

@@ -2,9 +2,11 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
 
+use super::arrays::View;
 use super::leaf::Leaf;
-use super::path::Path;
+use super::path::{Path, nests_too_deep, too_deep};
 use super::tree::{Node, children, node, rebuild};
 use super::walk::Place;
 
@@ -13,51 +15,84 @@ type Object<'py> = Bound<'py, PyAny>;
 type Pair<'py> = (Object<'py>, Object<'py>);
 
 /// New trees like `state` and `model` with these leaves and arrays at `places`, which [`super::walk::walk`] found there.
+///
+/// `elsewhere`: by their numbers, the arrays beside the leaves that are parameters, too, and what they become.
 pub fn replace<'py>(
     state: &Object<'py>,
     model: &Object<'py>,
     places: &[Place<'py>],
     new: impl Iterator<Item = PyResult<Pair<'py>>>,
+    elsewhere: FxHashMap<usize, Object<'py>>,
 ) -> PyResult<(Object<'py>, Object<'py>)> {
-    let mut rest = places.iter().zip(new);
-    let made = replaced(state, model, &mut rest)?;
-    if rest.next().is_some() { Err(changed()) } else { Ok(made) }
+    let mut replacing = Replacing { new: places.iter().zip(new), elsewhere, bystanders: 0 };
+    let made = replacing.both(state, model, 0)?;
+    if replacing.new.next().is_some() { Err(changed()) } else { Ok(made) }
 }
 
 fn changed() -> PyErr {
     PyValueError::new_err("the trees changed during the update")
 }
 
-fn replaced<'a, 'py: 'a>(
-    state: &Object<'py>,
-    model: &Object<'py>,
-    new: &mut impl Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>,
-) -> PyResult<(Object<'py>, Object<'py>)> {
-    if state.is_none() {
-        return Ok((state.clone(), model.clone()));
+/// A replacement under way.
+struct Replacing<'py, I> {
+    /// The places to come.
+    new: I,
+    elsewhere: FxHashMap<usize, Object<'py>>,
+    /// How many arrays beside the leaves it has met.
+    bystanders: usize,
+}
+
+impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Replacing<'py, I> {
+    fn both(&mut self, state: &Object<'py>, model: &Object<'py>, depth: usize) -> PyResult<Pair<'py>> {
+        if state.is_none() {
+            let model = if self.elsewhere.is_empty() { model.clone() } else { self.beside(model, depth)? };
+            return Ok((state.clone(), model));
+        }
+        if state.is_exact_instance_of::<Leaf>() {
+            let (place, made) = self.new.next().ok_or_else(changed)?;
+            return if place.leaf.is(state) && place.array.is(model) { made } else { Err(changed()) };
+        }
+        if too_deep(depth) {
+            return Err(nests_too_deep(depth, "the top"));
+        }
+        let py = state.py();
+        let (kind, model_kind) = (node(state)?, node(model)?);
+        let (mut keys, mut states, mut models) = (Vec::new(), Vec::new(), Vec::new());
+        let children = children(state, &kind, &Path::default())?.unwrap_or_default();
+        for (i, (key, child)) in children.into_iter().enumerate() {
+            let value = match &model_kind {
+                Node::Dict(dict) => dict.as_any().get_item(&key)?,
+                Node::List(list) => list.get_item(i)?,
+                Node::Tuple(tuple, _) => tuple.get_item(i)?,
+                Node::Object(class) => model.getattr(class.get().children[i].bind(py))?,
+                Node::Leaf => return Err(changed()),
+            };
+            let (s, m) = self.both(&child, &value, depth + 1)?;
+            keys.push(key);
+            states.push(s);
+            models.push(m);
+        }
+        let new_state = rebuild(state, &kind, keys.iter().cloned(), states, true)?;
+        let new_model = rebuild(model, &model_kind, keys.into_iter(), models, false)?;
+        Ok((new_state, new_model))
     }
-    if state.is_exact_instance_of::<Leaf>() {
-        let (place, made) = new.next().ok_or_else(changed)?;
-        return if place.leaf.is(state) && place.array.is(model) { made } else { Err(changed()) };
+
+    /// What stands where there are no leaves: the same object, unless a parameter is in it.
+    fn beside(&mut self, model: &Object<'py>, depth: usize) -> PyResult<Object<'py>> {
+        if View::of(model).is_some() {
+            let new = self.elsewhere.remove(&self.bystanders);
+            self.bystanders += 1;
+            return Ok(new.unwrap_or_else(|| model.clone()));
+        }
+        if too_deep(depth) {
+            return Err(nests_too_deep(depth, "the top"));
+        }
+        let kind = node(model)?;
+        let Some(old) = children(model, &kind, &Path::default())? else { return Ok(model.clone()) };
+        let new = old.iter().map(|(_, child)| self.beside(child, depth + 1)).collect::<PyResult<Vec<_>>>()?;
+        if old.iter().zip(&new).all(|((_, a), b)| a.is(b)) {
+            return Ok(model.clone());
+        }
+        rebuild(model, &kind, old.into_iter().map(|(key, _)| key), new, false)
     }
-    let py = state.py();
-    let (kind, model_kind) = (node(state)?, node(model)?);
-    let path = Path::default();
-    let (mut keys, mut states, mut models) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, (key, child)) in children(state, &kind, &path)?.unwrap_or_default().into_iter().enumerate() {
-        let value = match &model_kind {
-            Node::Dict(dict) => dict.as_any().get_item(&key)?,
-            Node::List(list) => list.get_item(i)?,
-            Node::Tuple(tuple, _) => tuple.get_item(i)?,
-            Node::Object(class) => model.getattr(class.get().children[i].bind(py))?,
-            Node::Leaf => return Err(changed()),
-        };
-        let (s, m) = replaced(&child, &value, new)?;
-        keys.push(key);
-        states.push(s);
-        models.push(m);
-    }
-    let new_state = rebuild(state, &kind, keys.iter().cloned(), states, true)?;
-    let new_model = rebuild(model, &model_kind, keys.into_iter(), models, false)?;
-    Ok((new_state, new_model))
 }

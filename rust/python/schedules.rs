@@ -8,7 +8,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::entry::{Entry, Gradient, Names};
+use super::entry::{Entry, Names};
+use super::gradient::Gradient;
 use super::leaf::{Counts, Inner, Moments};
 use super::program::program;
 use super::update::at;

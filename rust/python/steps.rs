@@ -9,16 +9,17 @@ use bumpalo::Bump;
 use pyo3::prelude::*;
 
 use super::arena::List;
-use super::arrays::too_large;
-use super::entry::{Entry, Gradient, Names};
+use super::entry::{Entry, Names};
+use super::gradient::Gradient;
 use super::leaf::{Counts, Moments, Slot};
+use super::memory::too_large;
 use super::update::{Output, refused};
 use crate::buffer::Buffer;
 use crate::chain::Program;
 use crate::drive::{Copy, Plan};
 use crate::dtype::{Compute, DType};
 use crate::job::{Job, Sink, Source, State, Tables};
-use crate::measure::{Measure, measure};
+use crate::measure::{Measure, Norms};
 use crate::rule::{Rounding, Scalars};
 
 /// A step whose first link waits for the norm of its gradient.
@@ -191,7 +192,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         let compute = entry.working().compute();
         let wanted = Measure { norm: reduction.norm(), of: gradient, n: entry.leaf().layout.len, compute };
         // SAFETY: the gradient is kept alive by its array or in `kept`, and nothing writes to it before the plan runs.
-        let norm = self.py.detach(|| unsafe { measure(&[wanted]) })[0];
+        let norm = self.py.detach(|| unsafe { Norms::default().measure(&[wanted])[0] });
         self.check(rule.program, links.start, norm, entry.place)?;
         Ok(Some(norm))
     }
@@ -282,10 +283,11 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
     }
 
     fn measure(&mut self) -> PyResult<()> {
-        let measures: Vec<Measure> = self.pending.iter().map(|p| p.measure).collect();
+        let (measures, mut norms): (Vec<Measure>, _) =
+            (self.pending.iter().map(|p| p.measure).collect(), Norms::default());
         // SAFETY: the gradients are kept alive by their arrays or in `kept`; nothing has been written yet.
-        let norms = self.py.detach(|| unsafe { measure(&measures) });
-        for (pending, norm) in self.pending.iter().zip(norms) {
+        let norms = self.py.detach(|| unsafe { norms.measure(&measures) });
+        for (pending, &norm) in self.pending.iter().zip(norms) {
             self.check(pending.program, pending.link, norm, pending.place)?;
             if let Some(reduction) = pending.program.links[pending.link].reduction() {
                 let job = &self.jobs[pending.job];

@@ -105,18 +105,21 @@ pub fn attribute<'py>(
     name: &Bound<'py, PyString>,
     path: &Path,
 ) -> PyResult<Bound<'py, PyAny>> {
-    object.getattr(name).map_err(|error| {
-        let py = object.py();
-        if !error.is_instance_of::<PyException>(py) {
-            return error; // Ctrl-C
-        }
-        let class = object.get_type();
-        let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
-        let text = format!("{class} at {} has no readable attribute {name}: {error}", path.text(py));
-        let wrapped = PyValueError::new_err(text);
-        wrapped.set_cause(py, Some(error));
-        wrapped
-    })
+    object.getattr(name).map_err(|error| unreadable(object, name, path, error))
+}
+
+/// The error of an attribute that raised `error`.
+pub fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, error: PyErr) -> PyErr {
+    let py = object.py();
+    if !error.is_instance_of::<PyException>(py) {
+        return error; // Ctrl-C
+    }
+    let class = object.get_type();
+    let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
+    let text = format!("{class} at {} has no readable attribute {name}: {error}", path.text(py));
+    let wrapped = PyValueError::new_err(text);
+    wrapped.set_cause(py, Some(error));
+    wrapped
 }
 
 /// The keys and values of a node's children; `None` for a leaf.
@@ -179,7 +182,12 @@ pub fn rebuild<'py>(
 }
 
 fn shallow_copy<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    object.py().import("copy")?.call_method1("copy", (object,))
+    let copy = object.py().import("copy")?.call_method1("copy", (object,))?;
+    if copy.is(object) {
+        let class = object.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("copy.copy of a {class} returns the object itself, not a copy")));
+    }
+    Ok(copy)
 }
 
 /// A new instance with these children: neither `__init__` nor any other method of the class runs.
@@ -224,19 +232,19 @@ fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> PyRe
     let Some(trainable) = &class.trainable else { return Ok(vec![true; class.children.len()]) };
     let trainable = trainable.bind(py);
     let names = if trainable.is_callable() { trainable.call1((object,))? } else { trainable.clone() };
+    let wrong = |what: String| match object.get_type().name() {
+        Ok(class) => PyTypeError::new_err(format!("trainable of {class} at {} {what}", path.text(py))),
+        Err(error) => error,
+    };
+    let iterated = if names.is_instance_of::<PyString>() { None } else { names.try_iter().ok() };
+    let Some(iterated) = iterated else {
+        return Err(wrong(format!("returns {}, not names of children", names.repr()?)));
+    };
     let mut trained = vec![false; class.children.len()];
-    for name in names.try_iter()? {
+    for name in iterated {
         let name = name?;
         let found = class.children.iter().position(|c| c.bind(py).as_any().eq(&name).unwrap_or(false));
-        let Some(i) = found else {
-            let text = format!(
-                "trainable of {} at {} names {}, which is not a child",
-                object.get_type().name()?,
-                path.text(py),
-                name.repr()?
-            );
-            return Err(PyTypeError::new_err(text));
-        };
+        let Some(i) = found else { return Err(wrong(format!("names {}, which is not a child", name.repr()?))) };
         trained[i] = true;
     }
     Ok(trained)

@@ -7,9 +7,11 @@ use pyo3::prelude::*;
 use smallvec::SmallVec;
 
 use super::arena::{List, with_arena};
-use super::arrays::{Place as Part, View, allocate, array, copy_into, native, numpy};
-use super::entry::{Entry, Gradient, Held, Names, Origin, entries};
+use super::arrays::{View, array, copy_into, native, numpy};
+use super::entry::{Entry, Names, Origin, entries};
+use super::gradient::{Gradient, Held};
 use super::leaf::{Inner, Leaf, Moments, Slot};
+use super::memory::{Place as Part, allocate};
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
@@ -59,7 +61,8 @@ fn update_in<'py>(
     }
     disturbed |= schedule(py, &mut entries, &gradients, &names)?;
     let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
-    disturbed |= touched.separate(py, arena, &mut gradients)?;
+    let mut elsewhere = Vec::new();
+    disturbed |= touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
     let outputs = outputs(arena, py, &entries, in_place)?;
     if disturbed || !in_place || entries.iter().any(|e| !e.direct) {
         // Python code may have run since the arrays were looked at, be it in the collector that new objects set off; from
@@ -89,7 +92,9 @@ fn update_in<'py>(
         fresh.push(hand_out(py, entry, output, made.next().flatten(), reach)?);
     }
     drop(entries);
-    replace(state, model, &found.places, origins.iter().map(|o| at_place(py, &fresh, *o)))
+    let elsewhere =
+        elsewhere.into_iter().map(|(i, origin)| Ok((i, at_place(py, &fresh, origin)?.1))).collect::<PyResult<_>>()?;
+    replace(state, model, &found.places, origins.iter().map(|o| at_place(py, &fresh, *o)), elsewhere)
 }
 
 /// The gradient of each parameter, summed over its places; None where there is none.

@@ -1,7 +1,7 @@
 //! The walk of `update` over three trees at once: state, model and gradient.
 
 use bumpalo::Bump;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
@@ -9,7 +9,8 @@ use super::arena::List;
 use super::arrays::View;
 use super::leaf::Leaf;
 use super::lookalike::optional;
-use super::path::{MAX_DEPTH, Path};
+use super::order::{check_order, has_leaf};
+use super::path::Path;
 use super::tree::{Node, Registration, attribute, node};
 
 /// A place in the trees where a leaf stands.
@@ -52,46 +53,6 @@ pub fn bystander_name(arena: &Bump, state: &Object<'_>, model: &Object<'_>, i: u
     // Whatever the second walk meets, the first one has passed.
     let _ = walk.root(state, model, None);
     walk.name.unwrap_or_else(|| "?".into())
-}
-
-/// optax has `grads, state, params`: arguments in another order deserve an error of their own.
-fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
-    if has_leaf(state) {
-        return Ok(());
-    }
-    let py = state.py();
-    if state.is_instance(&py.import("optirs.rules")?.getattr("Rule")?)? {
-        let text = "update takes (state, model, gradient); the first argument is a rule: make a state of it with setup";
-        return Err(PyTypeError::new_err(text));
-    }
-    let other = if has_leaf(model) {
-        "second"
-    } else if has_leaf(gradient) {
-        "third"
-    } else {
-        return Ok(());
-    };
-    Err(PyTypeError::new_err(format!(
-        "update takes (state, model, gradient) in this order; the {other} argument is the state here"
-    )))
-}
-
-/// Whether a [`Leaf`] stands anywhere in `tree`; one that contains itself is not searched for ever.
-pub fn has_leaf(tree: &Bound<'_, PyAny>) -> bool {
-    search(tree, 0, &mut 1_000_000)
-}
-
-fn search(tree: &Bound<'_, PyAny>, depth: usize, left: &mut usize) -> bool {
-    if tree.is_exact_instance_of::<Leaf>() {
-        return true;
-    }
-    if depth > MAX_DEPTH || *left == 0 {
-        return false;
-    }
-    *left -= 1;
-    let Ok(kind) = node(tree) else { return false };
-    let Ok(Some(children)) = super::tree::children(tree, &kind, &Path::default()) else { return false };
-    children.iter().any(|(_, child)| search(child, depth + 1, left))
 }
 
 /// A walk under way.
@@ -299,7 +260,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             let name = name.bind(py);
             let (child, value) = (attribute(state, name, &self.path)?, attribute(model, name, &self.path)?);
             let down = match (same, &others) {
-                (Some(g), _) => optional(g, name)?,
+                (Some(g), _) => optional(g, name, &self.path)?,
                 (None, Some(values)) => values[i].clone(),
                 (None, None) => None,
             };

@@ -20,7 +20,7 @@ use crate::xoshiro::{Uniform, Xoshiro as Core};
 ///     ValueError: the seed is negative.
 ///     TypeError: the seed is not an integer (`bool` is not one here).
 ///
-/// Example:
+/// Examples:
 ///     >>> import optirs
 ///     >>> rng = optirs.Xoshiro(1234)
 ///     >>> print(rng.rand(dtype="float64"))
@@ -53,7 +53,7 @@ impl Xoshiro {
     ///     ValueError: an extent is negative.
     ///     TypeError: an extent is not an integer, or the dtype is another one.
     ///
-    /// Example:
+    /// Examples:
     ///     >>> import optirs
     ///     >>> optirs.Xoshiro(12345).rand(2, 3)
     ///     array([[0.99747294, 0.32476562, 0.07895434],
@@ -84,7 +84,7 @@ impl Xoshiro {
     /// Raises:
     ///     ValueError: on setting anything but four integers in [0, 2**64), or all zeros, where the generator stands still.
     ///
-    /// Example:
+    /// Examples:
     ///     >>> import optirs
     ///     >>> rng = optirs.Xoshiro(1)
     ///     >>> state = rng.state

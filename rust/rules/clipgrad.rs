@@ -17,6 +17,6 @@ impl Elementwise for ClipGrad {
 
     #[inline(always)]
     fn element<T: Element>([delta, ..]: [T::Real; SCALARS], _x: T, g: T, (): ()) -> (T, ()) {
-        (T::from_real(g.re().maximum(-delta).minimum(delta)), ())
+        (T::from_real(g.re().at_least(-delta).at_most(delta)), ())
     }
 }

@@ -53,7 +53,7 @@ impl Elementwise for Centred {
         let quad = quad * rho + g.abs2() * c;
         let lin = lin * rho + g * c;
         // Rounding can make the variance of a constant gradient negative.
-        let variance = (quad - lin.abs2()).maximum(T::Real::ZERO);
+        let variance = (quad - lin.abs2()).at_least(T::Real::ZERO);
         (g * eta / (variance.sqrt() + epsilon), (quad, lin))
     }
 }

@@ -24,14 +24,15 @@ impl Elementwise for Rprop {
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (previous, step): (T, T::Real)) -> (T, (T, T::Real)) {
         let [less, more, least, most, ..] = k;
         // The product of the signs: that of the numbers can underflow.
-        let agreement = previous.re().sign() * g.re().sign();
-        let (g, step) = if agreement > T::Real::ZERO {
-            (g, (step * more).minimum(most))
+        let sign = g.re().sign();
+        let agreement = previous.re().sign() * sign;
+        let (g, sign, step) = if agreement > T::Real::ZERO {
+            (g, sign, (step * more).at_most(most))
         } else if agreement < T::Real::ZERO {
-            (T::ZERO, (step * less).maximum(least))
+            (T::ZERO, T::Real::ZERO, (step * less).at_least(least))
         } else {
-            (g, step)
+            (g, sign, step)
         };
-        (T::from_real(g.re().sign() * step), (g, step))
+        (T::from_real(sign * step), (g, step))
     }
 }

@@ -37,7 +37,7 @@ def with_autograd(f: Function) -> GradientFunction:
         TypeError: `f` is not callable; when called, what it returns is no real number.
         ValueError: when called, `f` returns an array that is not 0-d.
 
-    Example:
+    Examples:
         >>> import autograd.numpy as anp
         >>> import numpy as np, optirs
         >>> gradient = optirs.with_autograd(lambda model, x: anp.sum(anp.sin(model["w"] * x)))
@@ -74,7 +74,7 @@ def with_jax(f: Function, *, jit: bool = True) -> GradientFunction:
         TypeError: `f` is not callable; when called, what it returns is no real number.
         ValueError: when called, `f` returns an array that is not 0-d.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import numpy as np, optirs
         >>> gradient = optirs.with_jax(lambda model, x: jnp.sum(jnp.sin(model["w"] * x)))
@@ -108,7 +108,7 @@ def with_torch(f: Function, *, compile: bool = False) -> GradientFunction:
         TypeError: `f` is not callable; when called, what it returns is no real number.
         ValueError: when called, `f` returns a tensor that is not 0-d, or one that depends on no parameter.
 
-    Example:
+    Examples:
         >>> import torch
         >>> import numpy as np, optirs
         >>> gradient = optirs.with_torch(lambda model, x: torch.sin(model["w"] * x).sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import autograd.numpy as anp
 import numpy as np
 from autograd.core import defvjp_argnums, make_vjp, vspace
-from autograd.tracer import getval, primitive
+from autograd.tracer import getval, isbox, primitive
 
 from .. import _core
 from ..tree import is_bfloat16
-from .parts import Array, Model, check_loss
+from .parts import Array, Model, affine_gradient, check_loss, gelu
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,12 @@ def _like(gradient: Any, parameter: Array) -> Array:
 affine = primitive(_core.affine_forward)
 
 
-def _affine_vjp(argnums: tuple[int, ...], y: Array, arguments: Any, _: Any) -> Callable[[Array], Iterator[Array]]:
+def _affine_vjp(argnums: tuple[int, ...], y: Array, arguments: Any, _: Any) -> Callable[[Any], Iterator[Any]]:
     W, _, x = arguments
 
-    def back(dy: Array) -> Iterator[Array]:
-        gradients = _core.affine_gradient(W, x, dy)  # by W, b, x
+    def back(dy: Any) -> Iterator[Any]:
+        again = any(map(isbox, (W, x, dy)))  # the gradient itself is differentiated
+        gradients = (affine_gradient if again else _core.affine_gradient)(W, x, dy)  # by W, b, x
         return iter([gradients[0], gradients[1], gradients[2]][i] for i in argnums)
 
     return back
@@ -80,17 +80,11 @@ def _tanh(z: Any) -> Any:
     return anp.tanh(anp.clip(z, -10, 10))
 
 
-def _gelu(z: Any) -> Any:
-    # As above, and the cube would overflow.
-    u = anp.clip(z, -10, 10)
-    return z / 2 * (1 + anp.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
-
-
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda z: z,
     "relu": lambda z: anp.where(z <= 0, 0, z),  # the slope of `maximum` is 1/2 at 0
     "tanh": _tanh,
     "sigmoid": lambda z: anp.exp(-anp.logaddexp(0, -z)),  # overflows nowhere
-    "gelu": _gelu,
+    "gelu": lambda z: gelu(z, anp.clip(z, -10, 10), anp.tanh),
     "softplus": lambda z: anp.logaddexp(0, z),
 }

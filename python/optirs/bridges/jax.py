@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _core
 from ..affine import check_shapes
-from .parts import Array, Model, Parts, check_loss, is_numbers
+from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, is_numbers
 from .structure import Structure
 
 
@@ -129,12 +129,21 @@ def _affine_forward(W: Any, b: Any, x: Any) -> Any:
 
 
 def _affine_backward(saved: tuple[Any, Any, Any], dy: Any) -> Any:
-    W, b, x = saved
-    gradients = tuple(jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in (W, b, x))
+    W, _, x = saved
+    return _gradient_of_affine(W, x, dy)
+
+
+@jax.custom_vjp
+def _gradient_of_affine(W: Any, x: Any, dy: Any) -> Any:
+    gradients = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (W.shape, W.shape[:1], x.shape))
     return tuple(jax.pure_callback(_backward, gradients, W, x, dy, vmap_method="sequential"))
 
 
 _affine.defvjp(_affine_forward, _affine_backward)
+_gradient_of_affine.defvjp(  # where the gradient itself is differentiated
+    lambda *arguments: (_gradient_of_affine(*arguments), arguments),
+    lambda arguments, slopes: jax.vjp(affine_gradient, *arguments)[1](slopes),
+)
 
 
 def _forward(W: Any, b: Any, x: Any) -> Any:
@@ -150,6 +159,6 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
     "sigmoid": jax.nn.sigmoid,
-    "gelu": jax.nn.gelu,  # by default in the form with tanh
+    "gelu": lambda z: gelu(z, jnp.clip(z, -10, 10), jnp.tanh),  # the slope of `jax.nn.gelu` overflows
     "softplus": jax.nn.softplus,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..tree import Parameter, is_bfloat16, parameters
+from ..ties import Parameter, parameters
+from ..tree import is_bfloat16
 
 Array = NDArray[Any]
 Role = tuple[int, bool]
@@ -77,6 +79,17 @@ class Model(Parts):
         rest = dict(enumerate(gradients))
         values = [None if i is None else rest.pop(i, None) for i in self._index]
         return _core.unflatten(self.tree, values, False, True)
+
+
+def affine_gradient(W: Any, x: Any, dy: Any) -> tuple[Any, Any, Any]:
+    """What `optirs.affine_gradient` computes, in the library's own operations: it differentiates those further."""
+    rows, slopes = (a if a.ndim == 2 else a[None] for a in (x, dy))  # rows[batch, n_in], slopes[batch, n_out]
+    return slopes.T @ rows, slopes.sum(0), dy @ W
+
+
+def gelu(z: Any, near: Any, tanh: Callable[[Any], Any]) -> Any:
+    """GELU in the form with tanh. `near` is `z` within +-10: beyond, it is 0 or `z`, and the cube would overflow."""
+    return z / 2 * (1 + tanh(math.sqrt(2 / math.pi) * (near + 0.044715 * near**3)))
 
 
 def check_loss(maker: str, shape: tuple[int, ...], dtype: str) -> None:

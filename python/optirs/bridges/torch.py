@@ -11,7 +11,7 @@ import torch
 
 from .. import _core
 from ..tree import is_bfloat16
-from .parts import Array, Model, Parts, check_loss
+from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu
 
 
 class WithTorch:
@@ -37,7 +37,7 @@ class WithTorch:
             if not loss.requires_grad:
                 raise ValueError("with_torch: what the function returned does not depend on any parameter of the model")
             gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
-        return value, parts.gradient([_gradient(g, a) for g, a in zip(gradients, parts.arrays, strict=True)])
+        return value, parts.gradient(_apart([_gradient(g, a) for g, a in zip(gradients, parts.arrays, strict=True)]))
 
     def loss(self, model: Any, /, *batch: Any) -> float:
         """The loss alone, without the cost of the gradient; `train` logs with it."""
@@ -106,6 +106,17 @@ def _gradient(tensor: Any, parameter: Array) -> Array | None:
     return array(tensor, parameter.dtype)
 
 
+def _apart(gradients: list[Array | None]) -> list[Array | None]:
+    """Each on memory of its own: PyTorch hands the gradient of a sum to both of its terms."""
+    taken: set[int] = set()
+    for i, gradient in enumerate(gradients):
+        if gradient is not None:
+            address = gradient.__array_interface__["data"][0]
+            gradients[i] = gradient.copy() if address in taken else gradient
+            taken.add(address)
+    return gradients
+
+
 def _transposed(tensor: Any) -> Any:
     return tensor.permute(*reversed(range(tensor.ndim)))
 
@@ -114,16 +125,26 @@ class _Affine(torch.autograd.Function):
     """The affine layer in Rust."""
 
     @staticmethod
-    def forward(ctx: Any, W: Any, b: Any, x: Any) -> Any:
-        ctx.save_for_backward(W, x)
+    def forward(W: Any, b: Any, x: Any) -> Any:
         return torch.from_numpy(_core.affine_forward(W.numpy(), b.numpy(), x.numpy()))
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        W, _, x = inputs
+        ctx.save_for_backward(W, x)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        """One after the other, as under JAX's `vmap`."""
+        each = [[a] * info.batch_size if d is None else a.unbind(d) for a, d in zip(arguments, in_dims, strict=True)]
+        return torch.stack([_Affine.apply(*one) for one in zip(*each, strict=True)]), 0
+
+    @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
-        if torch.is_grad_enabled():  # `once_differentiable` lets pass what depends on W or x, but not on dy
-            raise RuntimeError("affine_forward cannot be differentiated twice")
-        W, x = (saved.detach().numpy() for saved in ctx.saved_tensors)
-        return tuple(map(torch.from_numpy, _core.affine_gradient(W, x, dy.resolve_neg().numpy())))
+        W, x = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient itself is differentiated
+            return affine_gradient(W, x, dy)
+        return tuple(map(torch.from_numpy, _core.affine_gradient(W.numpy(), x.numpy(), dy.resolve_neg().numpy())))
 
 
 def affine(W: Any, b: Any, x: Any) -> Any:
@@ -143,6 +164,6 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "gelu": lambda z: torch.nn.functional.gelu(z, approximate="tanh"),
+    "gelu": lambda z: gelu(z, z.clamp(-10, 10), torch.tanh),  # the slope of PyTorch's own overflows
     "softplus": torch.nn.functional.softplus,
 }

@@ -32,7 +32,7 @@ class Affine(Compared):
         TypeError: W or b is not an array.
         ValueError: W is not a matrix, b not a vector, or their lengths differ.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> affine = optirs.Affine(np.array([[1.0, 2.0]]), np.array([0.5]))
         >>> affine([[1.0, 1.0], [2.0, 0.0]])
@@ -62,7 +62,7 @@ class Affine(Compared):
             TypeError: the sizes are not integers, or `rng` is another kind of generator.
             ValueError: a size is negative.
 
-        Example:
+        Examples:
             >>> import optirs
             >>> optirs.Affine.random(3, 2, rng=optirs.Xoshiro(12345)).b
             array([0.07435727, 0.1361165 ], dtype=float32)
@@ -95,7 +95,7 @@ class Affine(Compared):
             ValueError: the shapes do not fit.
             TypeError: an argument is not an array of real numbers.
 
-        Example:
+        Examples:
             >>> import numpy as np, optirs
             >>> affine = optirs.Affine(np.array([[1.0, 2.0]]), np.array([0.5]))
             >>> y, back = affine.pullback([3.0, 4.0])

@@ -33,7 +33,7 @@ class Chain(Compared):
     Raises:
         TypeError: something is not a layer.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> rng = optirs.Xoshiro(1)
         >>> model = optirs.Chain(optirs.Dense.glorot(3, 8, "tanh", rng=rng), optirs.Dense.glorot(8, 2, rng=rng))
@@ -97,7 +97,7 @@ class Chain(Compared):
         Raises:
             ValueError, TypeError: what the layers raise.
 
-        Example:
+        Examples:
             >>> import numpy as np, optirs
             >>> double, add = optirs.Affine(np.array([[2.0]]), np.zeros(1)), optirs.Affine(np.eye(1), np.ones(1))
             >>> y, back = optirs.Chain(double, add).pullback([3.0])

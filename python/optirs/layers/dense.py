@@ -43,7 +43,7 @@ class Dense(Compared):
         TypeError: W or b is not an array, or the activation is not a name.
         ValueError: W is not a matrix, b not a vector, their lengths differ, or there is no such activation.
 
-    Example:
+    Examples:
         >>> import numpy as np, optirs
         >>> dense = optirs.Dense(np.array([[1.0, 2.0]]), np.array([-2.0]), "relu")
         >>> dense([[1.0, 1.0], [-1.0, 0.0]])
@@ -77,7 +77,7 @@ class Dense(Compared):
             TypeError: the sizes are not integers, `rng` is another kind of generator, or the activation is not a name.
             ValueError: a size is negative, or there is no such activation.
 
-        Example:
+        Examples:
             >>> import optirs
             >>> layer = optirs.Dense.glorot(64, 32, "tanh", rng=optirs.Xoshiro(1))
             >>> layer.W.shape, bool(abs(layer.W).max() <= 0.25), layer.b.any()
@@ -123,7 +123,7 @@ class Dense(Compared):
             ValueError: the shapes do not fit.
             TypeError: an argument is not an array of real numbers.
 
-        Example:
+        Examples:
             >>> import numpy as np, optirs
             >>> dense = optirs.Dense(np.array([[1.0, 2.0]]), np.array([0.5]), "relu")
             >>> y, back = dense.pullback([3.0, 4.0])

@@ -1,0 +1,89 @@
+"""What `train` tells its callbacks, and whom it calls when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+HOOKS = ("on_step_end", "on_epoch_end")
+
+
+@dataclass
+class Event:
+    """What a callback of `train` is called with, after every step or epoch.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        step: number of the step over all epochs, from 1.
+        loss: loss of this step's batch, before its update; after an epoch, the mean of its steps' losses.
+        model: the updated model. It is not changed later, so it may be kept as it is.
+        state: the optimiser state that belongs to it.
+
+    Examples:
+        >>> import optirs
+        >>> event = optirs.Event(epoch=1, step=7, loss=0.5, model=None, state=None)
+        >>> event.stop()
+        >>> event.stopped
+        True
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    model: Any
+    state: Any
+    stopped: bool = field(default=False, init=False)
+
+    def stop(self) -> None:
+        """Ends the training after this step."""
+        self.stopped = True
+
+
+class StepHook(Protocol):
+    """An object that `train` calls after every step; None stands for not at all."""
+
+    @property
+    def on_step_end(self) -> Callable[[Event], object] | None: ...
+
+
+class EpochHook(Protocol):
+    """An object that `train` calls after every epoch; None stands for not at all."""
+
+    @property
+    def on_epoch_end(self) -> Callable[[Event], object] | None: ...
+
+
+Callback = Callable[[Event], object] | StepHook | EpochHook
+
+
+def hooked(callbacks: Iterable[Callback]) -> list[Callback]:
+    """The callbacks that `train` was given.
+
+    Raises:
+        TypeError: it is no sequence of callbacks.
+    """
+    if callable(callbacks):
+        raise TypeError("train: callbacks must be a sequence of functions, got one function: write [function]")
+    if any(hasattr(callbacks, hook) for hook in HOOKS):
+        kind = type(callbacks).__name__
+        raise TypeError(f"train: callbacks must be a sequence, got one {kind}: write [callback]")
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"train: callbacks must be a sequence of functions, got {type(callbacks).__name__}")
+    found = list(callbacks)
+    for callback in found:
+        if isinstance(callback, type) or not (callable(callback) or any(hasattr(callback, hook) for hook in HOOKS)):
+            kind = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+            raise TypeError(f"train: a callback must be callable, or have on_step_end or on_epoch_end, got {kind}")
+    return found
+
+
+def hooks(callbacks: list[Callback], hook: str) -> list[Callable[[Event], object]]:
+    """What is to be called there; a function is called after every step."""
+    found = []
+    for callback in callbacks:
+        plain = callback if hook == "on_step_end" and callable(callback) else None
+        function = getattr(callback, hook, plain)
+        if function is not None:
+            found.append(function)
+    return found

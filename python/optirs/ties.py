@@ -1,0 +1,152 @@
+"""Parameters and ties: which arrays of a model are one parameter, and which overlap."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .tree import KeyPath, isnumeric, leaves
+
+
+def tie(a: NDArray[Any], b: NDArray[Any]) -> bool | None:
+    """Whether `b` is `a` (False), its full transpose (True), or neither (None)."""
+    if a is b:
+        return False
+    if a.size == 0 or a.dtype != b.dtype or _address(a) != _address(b):
+        return None
+    if a.shape == b.shape and a.strides == b.strides:
+        return False
+    return True if a.shape == b.shape[::-1] and a.strides == b.strides[::-1] else None
+
+
+def _address(x: NDArray[Any]) -> int:
+    address: int = x.__array_interface__["data"][0]
+    return address
+
+
+@dataclasses.dataclass
+class Parameter:
+    """An array, once however many places it stands at."""
+
+    path: KeyPath
+    array: NDArray[Any]
+    places: list[tuple[KeyPath, bool]]
+    """Where it stands, and whether transposed."""
+
+
+Tied = tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]
+
+
+def parameters(model: Any) -> Tied:
+    """The leaves of `model`, its parameters in order, and for each leaf the index of its parameter.
+
+    Raises:
+        ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
+    """
+    return _tied(leaves(model), lambda leaf, trained: trained and isnumeric(leaf))
+
+
+def arrays(tree: Any) -> Tied:
+    """As `parameters`, with all arrays of whatever type, also those that are not trained."""
+    return _tied(leaves(tree, whole=True), lambda leaf, _: isinstance(leaf, np.ndarray))
+
+
+def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
+    found: list[Parameter] = []
+    by_address: dict[int, list[int]] = {}
+    index: list[int | None] = []
+    for path, leaf, trained in all_leaves:
+        if not wanted(leaf, trained):
+            index.append(None)
+            continue
+        candidates = by_address.setdefault(_address(leaf), [])
+        known = next(((i, t) for i in candidates if (t := tie(found[i].array, leaf)) is not None), None)
+        if known is None:
+            candidates.append(len(found))
+            found.append(Parameter(path, leaf, []))
+            known = len(found) - 1, False
+        found[known[0]].places.append((path, known[1]))
+        index.append(known[0])
+    _check_overlap(found, list(_bystanders(all_leaves, index)))
+    return all_leaves, found, index
+
+
+def origins(model: Any, found: list[Parameter]) -> tuple[list[Any], list[tuple[int, bool] | None]]:
+    """All leaves of `model`, and for each the parameter that stands there, also where it is not trained.
+
+    The parameter as its index in `found`, which `parameters` found in `model`, and whether it is transposed.
+    """
+    by_path = {path: (i, transposed) for i, p in enumerate(found) for path, transposed in p.places}
+    by_address = {_address(p.array): i for i, p in enumerate(found) if p.array.size}
+    whole = leaves(model, whole=True)
+
+    def origin(path: KeyPath, leaf: Any) -> tuple[int, bool] | None:
+        if path in by_path or not isnumeric(leaf):
+            return by_path.get(path)
+        i = by_address.get(_address(leaf))
+        transposed = None if i is None else tie(found[i].array, leaf)
+        return None if i is None or transposed is None else (i, transposed)
+
+    return [leaf for _, leaf, _ in whole], [origin(path, leaf) for path, leaf, _ in whole]
+
+
+def _span(x: NDArray[Any]) -> tuple[int, int]:
+    """The addresses of the first byte and of the one behind the last."""
+    if x.flags.forc:
+        low = _address(x)
+        return low, low + x.nbytes
+    return np.lib.array_utils.byte_bounds(x)
+
+
+def _bystanders(
+    all_leaves: list[tuple[KeyPath, Any, bool]], index: list[int | None]
+) -> Iterator[tuple[KeyPath, NDArray[Any]]]:
+    """The arrays that are not trained, and where they stand."""
+    for (path, leaf, trained), i in zip(all_leaves, index, strict=True):
+        if i is None and not trained:
+            below = ((KeyPath((*path, *rest)), x) for rest, x, _ in leaves(leaf, whole=True))
+            yield from ((place, x) for place, x in below if isinstance(x, np.ndarray))
+        elif i is None and isinstance(leaf, np.ndarray):
+            yield path, leaf
+
+
+def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
+    arrays = [*((p.path, p.array) for p in found), *bystanders]
+    spans = sorted((*_span(x), i) for i, (_, x) in enumerate(arrays) if x.size)
+    open_: list[tuple[int, int, int]] = []
+    for low, high, i in spans:
+        open_ = [o for o in open_ if o[1] > low]
+        for _, _, j in open_:
+            (first, x), (second, y) = arrays[min(i, j)], arrays[max(i, j)]
+            if min(i, j) >= len(found) or (max(i, j) >= len(found) and tie(x, y) is not None):
+                continue
+            if np.shares_memory(x, y):
+                raise ValueError(f"{first} and {second} share memory without being the same array or its transpose")
+        open_.append((low, high, i))
+
+
+def trainables(model: Any, path: bool = False) -> list[Any]:
+    """The trainable arrays of `model`, tied ones once, in its order.
+
+    Args:
+        model: A tree.
+        path: Whether to return pairs with the key path of the first place.
+
+    Returns:
+        A list of arrays, or of `(KeyPath, array)`. They are the model's own arrays, not copies.
+
+    Raises:
+        ValueError: If two of them share elements without being tied.
+
+    Examples:
+        >>> import numpy as np, optirs
+        >>> W = np.zeros((2, 3))
+        >>> [x.shape for x in optirs.trainables({"encoder": W, "decoder": W.T, "name": "tied"})]
+        [(2, 3)]
+
+    As `Optimisers.trainables` in Julia.
+    """
+    _, found, _ = parameters(model)
+    return [(p.path, p.array) for p in found] if path else [p.array for p in found]

@@ -1,0 +1,133 @@
+//! The gradient of a parameter: checked, converted, and summed over its places.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::arrays::{View, descriptor, native};
+use super::entry::{Entry, Names};
+use super::leaf::Moments;
+use super::memory::Memory;
+use crate::dtype::DType;
+use crate::job::Source;
+
+/// A gradient ready to be read: gapless, in the order of the leaf.
+pub struct Gradient<'a, 'py> {
+    /// Where it is.
+    pub source: Source,
+    /// The array.
+    pub array: Held<'a, 'py>,
+}
+
+/// An array that keeps what is read alive.
+pub enum Held<'a, 'py> {
+    /// The caller's.
+    Given(&'a Bound<'py, PyAny>),
+    /// One made for the step, which took Python code.
+    Made(Bound<'py, PyAny>),
+    /// A copy of the elements, which nobody else knows.
+    Copied { _memory: Py<Memory> },
+}
+
+impl<'py> Held<'_, 'py> {
+    /// The array that somebody else may know, too.
+    pub fn array(&self) -> Option<&Bound<'py, PyAny>> {
+        match self {
+            Self::Given(array) => Some(array),
+            Self::Made(array) => Some(array),
+            Self::Copied { .. } => None,
+        }
+    }
+}
+
+impl<'a, 'py> Entry<'a, 'py> {
+    /// The type in which the parameter is stepped: the master's, if there is one.
+    pub fn working(&self) -> DType {
+        match &self.guard.get().moments {
+            Moments::Compiled { program, .. } => program.working(self.leaf().dtype),
+            Moments::Own(_) => self.leaf().dtype,
+        }
+    }
+
+    /// The type to which gradients are converted: as [`Entry::working`], also where a master copy is a rule's in Python.
+    fn wanted(&self, py: Python<'py>) -> PyResult<DType> {
+        let inner = self.guard.get();
+        let master = match inner.moments {
+            Moments::Own(_) => inner.rule.bind(py).getattr(intern!(py, "_master"))?,
+            Moments::Compiled { .. } => return Ok(self.working()),
+        };
+        let Some(master) = master.extract::<Option<String>>()? else { return Ok(self.working()) };
+        Ok(match DType::from_name(&master) {
+            Some(DType::F64) if self.leaf().dtype.is_complex() => DType::C128,
+            Some(_) if self.leaf().dtype.is_complex() => DType::C64,
+            Some(dtype) => dtype,
+            None => self.leaf().dtype,
+        })
+    }
+
+    /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
+    pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
+        let gradient = self.checked_gradient(py, names)?;
+        Ok(gradient.filter(|_| !self.guard.get().frozen))
+    }
+
+    fn checked_gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
+        let own = matches!(self.guard.get().moments, Moments::Own(_));
+        match self.gradient {
+            None => Ok(None),
+            Some((g, false, _)) if !own && self.others.is_empty() => match self.as_is(g) {
+                Some(gradient) => Ok(Some(gradient)),
+                None => self.converted(py, names).map(Some),
+            },
+            Some(_) => self.converted(py, names).map(Some),
+        }
+    }
+
+    /// The gradient where it lies, if the driver can read it there.
+    fn as_is(&self, g: &'a Bound<'py, PyAny>) -> Option<Gradient<'a, 'py>> {
+        let view = View::of(g)?;
+        let (dtype, working) = (view.dtype?, self.working());
+        let readable = dtype == working
+            || match working {
+                DType::F32 | DType::F64 => !dtype.is_complex(),
+                DType::C64 | DType::C128 => dtype.is_complex(),
+                DType::F16 | DType::BF16 => false,
+            };
+        let layout = &self.leaf().layout;
+        let fits = readable && view.plain && layout.has_shape(view.shape) && layout.matches(&view);
+        fits.then(|| Gradient { source: Source { ptr: view.data, dtype }, array: Held::Given(g) })
+    }
+
+    /// The gradient converted, summed and laid out by NumPy.
+    fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'a, 'py>> {
+        let working = self.wanted(py)?;
+        let layout = &self.leaf().layout;
+        let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
+        let dtype = if working == self.leaf().dtype { native(self.array, working)? } else { descriptor(py, working)? };
+        let helpers = py.import(intern!(py, "optirs._gradient"))?;
+        let convert = helpers.getattr(intern!(py, "converted"))?;
+        let parts = PyList::empty(py);
+        for &(g, transposed, place) in self.gradient.iter().chain(&self.others) {
+            let part = convert.call1((g, &dtype, &layout.shape, transposed));
+            parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
+        }
+        let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, order))?;
+        let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
+        let dtype = view.dtype.unwrap_or(working);
+        Ok(Gradient { source: Source { ptr: view.data, dtype }, array: Held::Made(array.clone()) })
+    }
+}
+
+/// An error whose text starts with what is wrong, with the place put before it.
+fn placed(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
+    if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
+        // A note that cannot be added is no reason to hide the error itself.
+        let _ = error.value(py).call_method1("add_note", (format!("for the gradient at {place}"),));
+        return error;
+    }
+    let text = format!("gradient at {place} {}", error.value(py));
+    let placed = PyErr::from_type(error.get_type(py), text);
+    placed.set_cause(py, error.cause(py));
+    placed
+}

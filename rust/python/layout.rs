@@ -1,0 +1,88 @@
+//! The order in which the elements of a parameter, and of its state, lie.
+
+use super::arrays::View;
+
+/// The shape of an array and the order in which its elements lie, without gaps.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Layout {
+    /// The lengths of the dimensions.
+    pub shape: Vec<isize>,
+    /// The distances between neighbours, in elements.
+    pub strides: Vec<isize>,
+    /// The number of elements.
+    pub len: usize,
+    /// Whether that is C order.
+    pub c_order: bool,
+}
+
+impl Layout {
+    /// The gapless layout of this shape in C order.
+    pub fn row_major(shape: &[isize]) -> Self {
+        Self::in_order(shape, 0..shape.len())
+    }
+
+    /// The layout of a gapless copy of `view` that keeps its order: C, Fortran, or any other.
+    pub fn of(view: &View) -> Self {
+        let nd = view.shape.len();
+        let mut axes: Vec<usize> = (0..nd).collect();
+        // Stable, so that C order wins where strides are equal.
+        axes.sort_by_key(|&a| std::cmp::Reverse(if view.shape[a] == 1 { isize::MAX } else { view.strides[a].abs() }));
+        let fortran = Self::in_order(view.shape, (0..nd).rev());
+        if Self::in_order(view.shape, 0..nd).matches(view) {
+            axes.sort_unstable();
+        } else if fortran.matches(view) {
+            return fortran;
+        }
+        Self::in_order(view.shape, axes.into_iter())
+    }
+
+    /// A layout from outside, if it is gapless.
+    pub fn checked(shape: Vec<isize>, strides: Vec<isize>) -> Option<Self> {
+        if shape.len() != strides.len() || shape.iter().any(|&n| n < 0) {
+            return None;
+        }
+        let mut axes: Vec<usize> = (0..shape.len()).collect();
+        axes.sort_by_key(|&a| std::cmp::Reverse((strides[a], shape[a])));
+        shape.iter().try_fold(1_isize, |a, &n| a.checked_mul(n.max(1)))?;
+        let layout = Self::in_order(&shape, axes.into_iter());
+        let same = (0..shape.len()).all(|a| shape[a] <= 1 || strides[a] == layout.strides[a]);
+        (same || layout.len == 0).then_some(layout)
+    }
+
+    /// The gapless layout in which the last of `axes` varies fastest.
+    fn in_order(shape: &[isize], axes: impl DoubleEndedIterator<Item = usize>) -> Self {
+        let mut strides = vec![0; shape.len()];
+        let mut step = 1;
+        for a in axes.rev() {
+            strides[a] = step;
+            step *= shape[a].max(1);
+        }
+        let mut c_step = 1;
+        let c_order = (0..shape.len()).rev().all(|a| {
+            let same = shape[a] <= 1 || strides[a] == c_step;
+            c_step *= shape[a].max(1);
+            same
+        });
+        Self { shape: shape.to_vec(), strides, len: shape.iter().product::<isize>() as usize, c_order }
+    }
+
+    /// Whether `shape` is this one: a loop, since calling `memcmp` takes longer than comparing two or three lengths.
+    pub fn has_shape(&self, shape: &[isize]) -> bool {
+        self.shape.len() == shape.len() && self.shape.iter().zip(shape).all(|(a, b)| a == b)
+    }
+
+    /// Whether the elements of `view`, which has this shape, lie just so.
+    pub fn matches(&self, view: &View) -> bool {
+        if self.len == 0 {
+            return true;
+        }
+        if !self.has_shape(view.shape) {
+            return false;
+        }
+        if self.c_order && view.c_order {
+            return true; // without a look at the strides
+        }
+        let Some(size) = view.dtype.map(|d| d.size() as isize) else { return false };
+        (0..self.shape.len()).all(|a| self.shape[a] <= 1 || view.strides[a] == self.strides[a] * size)
+    }
+}

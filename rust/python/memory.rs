@@ -1,0 +1,84 @@
+//! Memory of our own, for the states of leaves and for results.
+
+use pyo3::exceptions::PyMemoryError;
+use pyo3::prelude::*;
+
+use crate::buffer::Buffer;
+
+/// Memory of ours, kept alive by the leaves and arrays that use it.
+#[pyclass(frozen, module = "optirs._core")]
+pub struct Memory(pub Buffer);
+
+/// A part of a [`Memory`].
+pub struct Place {
+    /// The whole.
+    pub memory: Py<Memory>,
+    /// The first byte of the part.
+    pub ptr: *mut u8,
+}
+
+// SAFETY: plain memory, kept alive by `memory`; who may write to it when is decided where it is used.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
+
+impl Place {
+    /// Another handle on the same part.
+    pub fn share(&self, py: Python<'_>) -> Self {
+        Self { memory: self.memory.clone_ref(py), ptr: self.ptr }
+    }
+}
+
+/// Parts larger than this get memory of their own; smaller ones of the same group share it, one after the other.
+pub const OWN: usize = 256 << 10;
+
+/// Up to so many bytes in all, the groups behind the first share one block.
+const SMALL: usize = 16 << 10;
+
+/// Memory for all of `requests`, each a group and a number of bytes.
+///
+/// The groups are state slots: all first moments of small arrays lie together, then all second ones, which makes a
+/// thousand small arrays as fast as one large one.
+pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Place>> {
+    let groups = requests.iter().map(|r| r.0 + 1).max().unwrap_or(0);
+    let mut totals = vec![0; groups];
+    for &(group, bytes) in requests.iter().filter(|r| r.1 < OWN) {
+        totals[group] += bytes.next_multiple_of(64); // of less than `OWN` each
+    }
+    let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
+    // The first group may be parameters, which never share memory with states.
+    let rest: usize = totals.iter().skip(1).sum();
+    if rest > 0 && rest <= SMALL {
+        let mut block = own(py, rest)?;
+        for (place, total) in shared.iter_mut().zip(&totals).skip(1).filter(|(_, total)| **total > 0) {
+            *place = Some(block.share(py));
+            block.ptr = block.ptr.wrapping_add(*total);
+        }
+    }
+    let mut places = Vec::with_capacity(requests.len());
+    for &(group, bytes) in requests {
+        if bytes >= OWN {
+            places.push(own(py, bytes)?);
+            continue;
+        }
+        let rest = match &mut shared[group] {
+            Some(rest) => rest,
+            none => none.insert(own(py, totals[group])?),
+        };
+        places.push(rest.share(py));
+        rest.ptr = rest.ptr.wrapping_add(bytes.next_multiple_of(64));
+    }
+    Ok(places)
+}
+
+/// New memory of so many bytes.
+pub fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
+    let memory = Bound::new(py, Memory(Buffer::new(bytes).ok_or_else(|| too_large(bytes))?))?;
+    let ptr = memory.get().0.ptr();
+    Ok(Place { memory: memory.unbind(), ptr })
+}
+
+/// The error of memory that the system does not have.
+pub fn too_large(bytes: usize) -> PyErr {
+    PyMemoryError::new_err(format!("cannot allocate {bytes} bytes"))
+}

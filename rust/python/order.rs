@@ -1,0 +1,48 @@
+//! Whether the arguments of an update stand in their order.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use super::leaf::Leaf;
+use super::path::{Path, too_deep};
+use super::tree::{children, node};
+
+/// optax has `grads, state, params`: arguments in another order deserve an error of their own.
+pub fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
+    if has_leaf(state) {
+        return Ok(());
+    }
+    let py = state.py();
+    if state.is_instance(&py.import("optirs.rules")?.getattr("Rule")?)? {
+        let text = "update takes (state, model, gradient); the first argument is a rule: make a state of it with setup";
+        return Err(PyTypeError::new_err(text));
+    }
+    let other = if has_leaf(model) {
+        "second"
+    } else if has_leaf(gradient) {
+        "third"
+    } else {
+        return Ok(());
+    };
+    Err(PyTypeError::new_err(format!(
+        "update takes (state, model, gradient) in this order; the {other} argument is the state here"
+    )))
+}
+
+/// Whether a [`Leaf`] stands anywhere in `tree`; one that contains itself is not searched for ever.
+pub fn has_leaf(tree: &Bound<'_, PyAny>) -> bool {
+    search(tree, 0, &mut 1_000_000)
+}
+
+fn search(tree: &Bound<'_, PyAny>, depth: usize, left: &mut usize) -> bool {
+    if tree.is_exact_instance_of::<Leaf>() {
+        return true;
+    }
+    if *left == 0 || too_deep(depth) {
+        return false;
+    }
+    *left -= 1;
+    let Ok(kind) = node(tree) else { return false };
+    let Ok(Some(children)) = children(tree, &kind, &Path::default()) else { return false };
+    children.iter().any(|(_, child)| search(child, depth + 1, left))
+}
