@@ -18,8 +18,70 @@ struct Pending {
     link: usize,
 }
 
+/// What the steps from both sets use in turn.
+pub(super) struct Room {
+    norms: Norms,
+    /// The scalars and state arrays of a segment that is not the last one.
+    staged: (Vec<Scalars>, Vec<State>),
+    /// Room for the gradient of each parameter between two passes, where there are two.
+    scratch: Vec<Option<Buffer>>,
+}
+
+impl Room {
+    /// That for `parameters`; `None` where the system has no memory.
+    pub(super) fn new(parameters: &[Parameter<'_>]) -> Option<Self> {
+        let mut scratch = Vec::with_capacity(parameters.len());
+        for p in parameters {
+            let bytes = p.n * p.working().compute().dtype().size();
+            scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
+        }
+        Some(Self { norms: Norms::default(), staged: (Vec::new(), Vec::new()), scratch })
+    }
+
+    /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to the scratch.
+    unsafe fn staged(
+        &mut self,
+        p: &Parameter<'_>,
+        i: usize,
+        from: usize,
+        links: Range<usize>,
+        gradient: Source,
+    ) -> Result<Source, Refused> {
+        let compute = p.working().compute();
+        let (scalars, states) = &mut self.staged;
+        scalars.clear();
+        states.clear();
+        scalars.extend(p.scalars(&links));
+        p.states(&links, from, states);
+        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
+            let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
+            // SAFETY: the caller's promise.
+            let norm = unsafe { self.norms.measure(&[wanted]) }[0];
+            check(p.rule(), links.start, norm, i)?;
+            scalars[0] = reduction.scalars(norm, Rounding::of(compute));
+        }
+        let scratch = self.scratch[i].as_ref().map_or(std::ptr::null_mut(), Buffer::ptr);
+        let tables = Tables { scalars, states };
+        let job = Job {
+            links: &p.program.links[links],
+            scalars: 0,
+            states: 0..states.len(),
+            n: p.n,
+            compute,
+            gradient,
+            x: p.old(from),
+            y: None,
+            rounded: None,
+            dx: Some(scratch),
+        };
+        let plan = Plan { jobs: &[job], tables, copies: &[] };
+        // SAFETY: the caller's promise.
+        unsafe { plan.run() };
+        Ok(Source { ptr: scratch, dtype: compute.dtype() })
+    }
+}
+
 /// The step from one set to the other.
-#[derive(Default)]
 pub(super) struct Step<'a> {
     jobs: Vec<Job<'a>>,
     scalars: Vec<Scalars>,
@@ -28,9 +90,6 @@ pub(super) struct Step<'a> {
     pending: Vec<Pending>,
     /// The norms that are waited for.
     measures: Vec<Measure>,
-    norms: Norms,
-    /// The scalars and state arrays of a segment that is not the last one.
-    staged: (Vec<Scalars>, Vec<State>),
     /// Whose scalars stand one after the other in `scalars`: links of a parameter.
     owners: Vec<(usize, Range<usize>)>,
     /// How many links of each parameter take part, and whether the step reaches the parameter.
@@ -38,18 +97,33 @@ pub(super) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
+    /// None yet; the lists have room for any step of these parameters, so that none asks for memory.
+    pub(super) fn new(parameters: &[Parameter<'a>]) -> Self {
+        let (n, states) = (parameters.len(), parameters.iter().map(|p| p.slots.len()).sum::<usize>());
+        Self {
+            jobs: Vec::with_capacity(n),
+            scalars: Vec::with_capacity(parameters.iter().map(|p| p.program.links.len()).sum()),
+            states: Vec::with_capacity(states),
+            copies: Vec::with_capacity(2 * n + states),
+            pending: Vec::with_capacity(n),
+            measures: Vec::with_capacity(n),
+            owners: Vec::with_capacity(n),
+            reached: Vec::with_capacity(n),
+        }
+    }
+
     /// Plans the step of all parameters from set `from`, or renews the scalars of the plan that there is, if that is the
-    /// same. `scratch` is room for the gradient of each parameter between two passes, where there are two.
+    /// same.
     ///
     /// # Safety
     /// As for [`super::step::Stepper::step`].
     pub(super) unsafe fn prepare(
         &mut self,
         parameters: &[Parameter<'a>],
-        scratch: &[Option<Buffer>],
+        room: &mut Room,
         from: usize,
     ) -> Result<(), Refused> {
-        if self.is_kept(parameters, scratch) {
+        if self.is_kept(parameters, &room.scratch) {
             let mut scalars = self.scalars.iter_mut();
             for (i, links) in &self.owners {
                 // The scalars first: `zip` takes from its left side one more than from its right one.
@@ -63,13 +137,13 @@ impl<'a> Step<'a> {
             }
         } else {
             self.clear();
-            for (i, scratch) in scratch.iter().enumerate() {
+            for i in 0..parameters.len() {
                 // SAFETY: the caller's promise.
-                unsafe { self.add(parameters, i, scratch.as_ref(), from)? };
+                unsafe { self.add(parameters, i, room, from)? };
             }
         }
         // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
-        unsafe { self.measure(parameters) }
+        unsafe { self.measure(parameters, &mut room.norms) }
     }
 
     /// Does it.
@@ -109,7 +183,7 @@ impl<'a> Step<'a> {
         &mut self,
         parameters: &[Parameter<'a>],
         i: usize,
-        scratch: Option<&Buffer>,
+        room: &mut Room,
         from: usize,
     ) -> Result<(), Refused> {
         let p = &parameters[i];
@@ -125,10 +199,9 @@ impl<'a> Step<'a> {
         let mut source = Source { ptr: p.gradient.cast(), dtype: DType::F32 };
         let mut links = program.segment(0, reach);
         while links.end < reach {
-            let to = scratch.map_or(std::ptr::null_mut(), Buffer::ptr);
             // SAFETY: the caller's promise; the scratch is ours, and there is some, since the rule has a segment before its
             // last.
-            source = unsafe { self.staged(p, i, from, links.clone(), source, to)? };
+            source = unsafe { room.staged(p, i, from, links.clone(), source)? };
             links = program.segment(links.end, reach);
         }
         self.last_segment(parameters, i, from, links, source, steps);
@@ -141,48 +214,6 @@ impl<'a> Step<'a> {
         for (dtype, at) in &p.slots[range] {
             self.copies.push(Copy { from: at[from], to: at[1 - from], bytes: p.n * dtype.size() });
         }
-    }
-
-    /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to `scratch`.
-    unsafe fn staged(
-        &mut self,
-        p: &Parameter<'a>,
-        i: usize,
-        from: usize,
-        links: Range<usize>,
-        gradient: Source,
-        scratch: *mut u8,
-    ) -> Result<Source, Refused> {
-        let compute = p.working().compute();
-        let (scalars, states) = &mut self.staged;
-        scalars.clear();
-        states.clear();
-        scalars.extend(p.scalars(&links));
-        p.states(&links, from, states);
-        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
-            let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
-            // SAFETY: the caller's promise.
-            let norm = unsafe { self.norms.measure(&[wanted]) }[0];
-            check(p.rule(), links.start, norm, i)?;
-            scalars[0] = reduction.scalars(norm, Rounding::of(compute));
-        }
-        let tables = Tables { scalars, states };
-        let job = Job {
-            links: &p.program.links[links],
-            scalars: 0,
-            states: 0..states.len(),
-            n: p.n,
-            compute,
-            gradient,
-            x: p.old(from),
-            y: None,
-            rounded: None,
-            dx: Some(scratch),
-        };
-        let plan = Plan { jobs: &[job], tables, copies: &[] };
-        // SAFETY: the caller's promise.
-        unsafe { plan.run() };
-        Ok(Source { ptr: scratch, dtype: compute.dtype() })
     }
 
     /// Adds the segment that reaches the parameter (unless the step ends in an accumulator).
@@ -240,12 +271,12 @@ impl<'a> Step<'a> {
     }
 
     /// Computes the norms that jobs wait for.
-    unsafe fn measure(&mut self, parameters: &[Parameter<'a>]) -> Result<(), Refused> {
+    unsafe fn measure(&mut self, parameters: &[Parameter<'a>], norms: &mut Norms) -> Result<(), Refused> {
         if self.pending.is_empty() {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        let norms = unsafe { self.norms.measure(&self.measures) };
+        let norms = unsafe { norms.measure(&self.measures) };
         for (pending, &norm) in self.pending.iter().zip(norms) {
             let rule = parameters[pending.parameter].rule();
             check(rule, pending.link, norm, pending.parameter)?;

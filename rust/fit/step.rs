@@ -3,8 +3,7 @@
 //! A step reads one set and writes the other, so that the model and state before the last step are always there: a
 //! training that fails hands them out. The arithmetic is that of `update`, by the same driver.
 
-use super::plan::Step;
-use crate::buffer::Buffer;
+use super::plan::{Room, Step};
 use crate::chain::Program;
 use crate::dtype::DType;
 use crate::job::{Source, State};
@@ -74,7 +73,7 @@ impl Parameter<'_> {
     }
 
     /// Whether the rule needs a gradient between two passes: a link behind the first one must know it as a whole.
-    fn is_staged(&self) -> bool {
+    pub(super) fn is_staged(&self) -> bool {
         self.program.links.iter().skip(1).any(|link| link.reduction().is_some())
     }
 }
@@ -94,20 +93,15 @@ pub struct Stepper<'a> {
     pub parameters: Vec<Parameter<'a>>,
     /// The step from each set, as it was the last time.
     steps: [Step<'a>; 2],
-    /// Room for the gradient of each parameter between two passes, where there are two.
-    scratch: Vec<Option<Buffer>>,
+    room: Room,
 }
 
 impl<'a> Stepper<'a> {
     /// A stepper of these parameters; `None` where the system has no memory.
     #[must_use]
     pub fn new(parameters: Vec<Parameter<'a>>) -> Option<Self> {
-        let mut scratch = Vec::with_capacity(parameters.len());
-        for p in &parameters {
-            let bytes = p.n * p.working().compute().dtype().size();
-            scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
-        }
-        Some(Self { parameters, steps: Default::default(), scratch })
+        let (steps, room) = ([Step::new(&parameters), Step::new(&parameters)], Room::new(&parameters)?);
+        Some(Self { parameters, steps, room })
     }
 
     /// One step of all parameters from set `from` to the other one. If it is refused, the counts are as they were.
@@ -122,7 +116,7 @@ impl<'a> Stepper<'a> {
         let step = &mut self.steps[from];
         // SAFETY: the caller's promise.
         unsafe {
-            step.prepare(&self.parameters, &self.scratch, from)?;
+            step.prepare(&self.parameters, &mut self.room, from)?;
             step.run();
         }
         for (p, &(reach, _)) in self.parameters.iter_mut().zip(&step.reached) {
