@@ -191,6 +191,7 @@ impl Job<'_> {
     }
 
     /// As one call, but the results go past the caches, strip by strip.
+    #[inline(never)]
     unsafe fn streamed(&self, tables: Tables, start: usize, all: Call, level: Level) {
         let mut room = Strips::new();
         let strips = room.starts();
@@ -217,6 +218,8 @@ impl Job<'_> {
         }
     }
 
+    // Apart from the one loop of `lone`, which needs no room for tiles on the stack.
+    #[inline(never)]
     unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
         let (mut d, mut x) = ([T::ZERO; TILE], [T::ZERO; TILE]);
         for at in (start..end).step_by(TILE) {

@@ -107,10 +107,10 @@ impl Objective<'_> {
         match self {
             Self::Pointwise(loss, y) => {
                 let y = &y[first..first + yhat.len()];
-                if let Some(out) = out {
-                    loss.gradient(yhat, y, weight, out);
+                match out {
+                    Some(out) => loss.total_and_slopes(yhat, y, weight, out),
+                    None => loss.total(yhat, y),
                 }
-                loss.total(yhat, y)
             }
             Self::Crossentropy(target) => {
                 let target = target.rows(first / n..(first + yhat.len()) / n, n);

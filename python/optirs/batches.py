@@ -93,7 +93,8 @@ def batches(
 
     None stands for at every evaluation. `who` has the word in errors.
     """
-    generator = _generator(rng)
+    # Making one from the system's entropy takes as long as many steps of a small model.
+    generator = _generator(rng) if shuffle or rng is not None else None
     if isinstance(data, tuple):
         arrays = tuple(_array(who, index, array) for index, array in enumerate(data))
         rows = _common_rows(who, arrays)

@@ -3,17 +3,20 @@
 //!
 //! A product is computed by tiles whose sums are kept in registers ([`kernel`]), from operands packed in the order in which
 //! the tiles read them ([`pack`], [`product`]), by as many threads as help ([`share`]); one row is read where it lies
-//! ([`thin`]), and rows of very few columns are computed side by side ([`narrow`]).
+//! ([`thin`]), rows of very few columns are computed side by side ([`narrow`]), and so is the gradient by a very small `W`
+//! ([`outer`]).
 //!
 //! Every output is a sum of fused multiply-adds in an order that belongs to the shape: blocks of 256 terms, each added up
 //! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
-//! depend on the instruction set, the number of threads or the other rows of the batch. One order differs: where the output
-//! is one row or one column of dot products of contiguous numbers, sixteen sums run along each.
+//! depend on the instruction set, the number of threads or the other rows of the batch. Two orders differ: where the output
+//! is one row or one column of dot products of contiguous numbers, sixteen sums run along each, and through the rows of the
+//! gradient by a `W` of at most four rows and columns run four.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers: plain ones are unrolled")]
 
 mod kernel;
 mod narrow;
+mod outer;
 mod pack;
 mod product;
 mod share;
@@ -51,8 +54,8 @@ pub struct Gradient<'a> {
 /// If the lengths are not the ones `shape` says.
 pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
     let Shape { batch, n_in, n_out } = shape;
-    assert_eq!([w.len(), b.len()], [n_out * n_in, n_out]);
-    assert_eq!([x.len(), y.len()], [batch * n_in, batch * n_out]);
+    assert!(w.len() == n_out * n_in && b.len() == n_out);
+    assert!(x.len() == batch * n_in && y.len() == batch * n_out);
     if n_out == 0 {
         return;
     }
@@ -73,7 +76,7 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
         way: Way::Tiles,
     };
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; `y` is borrowed exclusively.
-    unsafe { share::run([y]) };
+    unsafe { run(y) };
 }
 
 /// Writes the gradient of `sum(dy * y)` by `W`, `b` and `x`.
@@ -82,14 +85,19 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
 /// If the lengths are not the ones `shape` says.
 pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_>) {
     let Shape { batch, n_in, n_out } = shape;
-    assert_eq!([w.len(), out.dw.len(), out.db.len()], [n_out * n_in, n_out * n_in, n_out]);
-    assert_eq!([x.len(), out.dx.len(), dy.len()], [batch * n_in, batch * n_in, batch * n_out]);
+    assert!(w.len() == n_out * n_in && out.dw.len() == w.len() && out.db.len() == n_out);
+    assert!(x.len() == batch * n_in && out.dx.len() == x.len() && dy.len() == batch * n_out);
     if n_out == 0 {
         return out.dx.fill(0.0);
     }
     column_sums(dy, out.db);
     let dw = weights(shape, x, dy, out.dw);
     let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
+    if outer::fits(shape) {
+        outer::weights(simd::level(), shape, x, dy, out.dw);
+        // SAFETY: as below.
+        return unsafe { run(dx) };
+    }
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; both outputs are borrowed exclusively.
     unsafe { share::run([dw, dx]) };
 }
@@ -100,14 +108,32 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
 /// If the lengths are not the ones `shape` says.
 pub fn parameter_gradient(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32]) {
     let Shape { batch, n_in, n_out } = shape;
-    assert_eq!([dw.len(), db.len()], [n_out * n_in, n_out]);
-    assert_eq!([x.len(), dy.len()], [batch * n_in, batch * n_out]);
+    assert!(dw.len() == n_out * n_in && db.len() == n_out);
+    assert!(x.len() == batch * n_in && dy.len() == batch * n_out);
     if n_out == 0 {
         return;
     }
     column_sums(dy, db);
+    if outer::fits(shape) {
+        return outer::weights(simd::level(), shape, x, dy, dw);
+    }
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; the output is borrowed exclusively.
     unsafe { share::run([weights(shape, x, dy, dw)]) };
+}
+
+/// Computes one product.
+///
+/// # Safety
+/// As for [`share::run`].
+unsafe fn run(product: Product) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if narrow::fits(&product) && product.work() < NARROW {
+            // Without the way through the tiles, whose room on the stack costs as much as these few rows.
+            return narrow::run(simd::level(), &product);
+        }
+        share::run([product]);
+    }
 }
 
 /// The product `dyᵀ x`.
@@ -131,30 +157,61 @@ fn weights(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Product {
     }
 }
 
+/// So many multiplications of narrow rows may be shared out to threads.
+const NARROW: usize = 1 << 20;
+
 /// Columns that are added up at a time.
 const STRIP: usize = 64;
+/// Sums of several short rows side by side.
+const WIDE: usize = 16;
 
 /// Sums over the batch, in float64: a long batch would lose digits in float32.
 fn column_sums(rows: &[f32], out: &mut [f32]) {
     let (n_out, level) = (out.len(), simd::level());
-    // Several rows at a time where they are short, so that the inner loop is long enough to vectorise.
-    let group = (16 / n_out).max(1) * n_out;
-    for (strip, out) in out.chunks_mut(STRIP).enumerate() {
-        let mut wide = [0.0_f64; STRIP];
-        let sums = &mut wide[..if group > n_out { group } else { out.len() }];
-        for rows in rows.chunks(group) {
-            add_wide(level, sums, &rows[strip * STRIP..]);
-        }
+    if n_out <= WIDE {
+        // Several rows at a time where they are short, so that the inner loop is long enough to vectorise.
+        let group = WIDE / n_out * n_out;
+        let mut sums = [0.0; WIDE];
+        add_groups(level, rows, group, &mut sums);
         for (o, value) in out.iter_mut().enumerate() {
-            *value = sums[o..].iter().step_by(n_out).sum::<f64>() as f32;
+            *value = sums[o..group].iter().step_by(n_out).sum::<f64>() as f32;
+        }
+        return;
+    }
+    for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+        let mut wide = [0.0; STRIP];
+        add_strip(level, &mut wide[..out.len()], &rows[rows.len().min(strip * STRIP)..], n_out);
+        for (value, sum) in out.iter_mut().zip(wide) {
+            *value = sum as f32;
         }
     }
 }
 
 per_level! {
-    fn add_wide<>(sums: &mut [f64], values: &[f32]) where [] {
-        for (sum, &value) in sums.iter_mut().zip(values) {
-            *sum += f64::from(value);
+    fn add_groups<>(values: &[f32], group: usize, sums: &mut [f64; WIDE]) where [] {
+        let (mut wide, mut at) = ([0.0; WIDE], 0);
+        // Always as many as there are sums: those behind the group are nobody's.
+        while let Some(part) = values.get(at..at + WIDE) {
+            for i in 0..WIDE {
+                wide[i] += f64::from(part[i]);
+            }
+            at += group;
+        }
+        *sums = wide;
+        for part in values[at..].chunks(group) {
+            for (sum, &value) in sums.iter_mut().zip(part) {
+                *sum += f64::from(value);
+            }
+        }
+    }
+}
+
+per_level! {
+    fn add_strip<>(sums: &mut [f64], values: &[f32], row: usize) where [] {
+        for values in values.chunks(row) {
+            for (sum, &value) in sums.iter_mut().zip(values) {
+                *sum += f64::from(value);
+            }
         }
     }
 }

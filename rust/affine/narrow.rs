@@ -2,7 +2,8 @@
 //! little to do, but a loop along the rows vectorises. The sums are those of the tiles, term by term.
 
 use super::product::Product;
-use super::vector::Vector;
+use super::vector::{Plain, Vector};
+use crate::simd::Level;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// The greatest extent.
@@ -13,6 +14,40 @@ const MOST: usize = 4;
 pub fn fits(product: &Product) -> bool {
     let &Product { m, n, k, a_row, a_col, out_row, .. } = product;
     m > 1 && (2..=MOST).contains(&n) && (1..=MOST).contains(&k) && a_col == 1 && a_row == k && out_row == n
+}
+
+/// Computes a product that [`fits`], on this thread.
+///
+/// # Safety
+/// As for [`rows`].
+pub unsafe fn run(level: Level, product: &Product) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m256, __m512};
+
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(product: &Product) {
+            // SAFETY: the caller's promise.
+            unsafe { rows::<__m256>(product) }
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        unsafe fn avx512(product: &Product) {
+            // SAFETY: the caller's promise.
+            unsafe { rows::<__m512>(product) }
+        }
+
+        match level {
+            // SAFETY: the level never exceeds what the processor has; the rest is the caller's promise.
+            Level::Avx512 => return unsafe { avx512(product) },
+            // SAFETY: as above.
+            Level::Avx2 => return unsafe { avx2(product) },
+            Level::Baseline => {}
+        }
+    }
+    let _ = level;
+    // SAFETY: the caller's promise.
+    unsafe { rows::<Plain>(product) }
 }
 
 /// Computes a product that [`fits`].

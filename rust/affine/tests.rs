@@ -95,6 +95,17 @@ fn in_order(k: usize, start: Option<f32>, term: impl Fn(usize) -> (f32, f32)) ->
     total.unwrap_or(0.0)
 }
 
+/// The other order of [`outer`]: four sums through every fourth term, in blocks of 1024 terms.
+fn in_four(k: usize, term: impl Fn(usize) -> (f32, f32)) -> f32 {
+    (0..k).step_by(1024).fold(0.0, |total, first| {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|sum| {
+            let terms = (first + sum..k.min(first + 1024)).step_by(4);
+            terms.fold(0.0_f32, |sum, at| term(at).0.mul_add(term(at).1, sum))
+        });
+        total + ((a + c) + (b + d))
+    })
+}
+
 fn assert_bits(found: &[f32], cols: usize, expected: impl Fn(usize, usize) -> f32, what: &str) {
     for (at, value) in found.iter().enumerate() {
         let wanted = expected(at / cols, at % cols);
@@ -107,7 +118,9 @@ fn every_way_adds_up_in_the_promised_order() {
     // A tile and its edges, several panels, several blocks, packed and not, one row or column of a gradient; few columns.
     let shapes = [(6, 300, 16), (7, 9, 17), (40, 270, 50), (600, 33, 30), (300, 20, 1), (1, 30, 600)];
     let narrow = (1..6).flat_map(|n_in| (2..6).map(move |n_out| (99, n_in, n_out)));
-    for (batch, n_in, n_out) in shapes.into_iter().chain(narrow) {
+    let small = [1, 2, 3, 4, 5, 6, 7, 8, 1023, 1029].into_iter();
+    let small = small.flat_map(|batch| [(1, 2), (2, 1), (3, 2), (4, 4)].map(|(n_in, n_out)| (batch, n_in, n_out)));
+    for (batch, n_in, n_out) in shapes.into_iter().chain(narrow).chain(small) {
         let [y, dw, _, dx] = outputs(Shape { batch, n_in, n_out });
         let (w, b) = (numbers(n_out * n_in, 1), numbers(n_out, 2));
         let (x, dy) = (numbers(batch * n_in, 3), numbers(batch * n_out, 4));
@@ -116,10 +129,13 @@ fn every_way_adds_up_in_the_promised_order() {
             let value = |i: usize, o: usize| in_order(n_in, Some(b[o]), |k| (x[i * n_in + k], w[o * n_in + k]));
             assert_bits(&y, n_out, value, &format!("y of {what}"));
         }
-        let value = |o: usize, k: usize| in_order(batch, None, |i| (dy[i * n_out + o], x[i * n_in + k]));
+        let value = |o: usize, k: usize| {
+            let term = |i: usize| (dy[i * n_out + o], x[i * n_in + k]);
+            if n_in.max(n_out) <= 4 { in_four(batch, term) } else { in_order(batch, None, term) }
+        };
         assert_bits(&dw, n_in, value, &format!("dW of {what}"));
-        if n_in == 1 {
-            continue; // a column of dot products
+        if n_in == 1 || batch == 1 && n_out == 1 {
+            continue; // dot products
         }
         let value = |i: usize, k: usize| in_order(n_out, None, |o| (dy[i * n_out + o], w[o * n_in + k]));
         assert_bits(&dx, n_in, value, &format!("dx of {what}"));

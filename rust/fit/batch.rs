@@ -25,9 +25,13 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// The rows at the places `range` of the order: their input and their targets.
-    pub fn batch<'b>(&'b mut self, data: &Data<'b>, range: Range<usize>) -> (&'b [f32], Objective<'b>) {
-        let (n_in, n_out) = (data.x.len() / data.rows, columns(data));
+    /// The rows at the places `range` of the order: their `n_in` inputs and `n_out` targets, if these are not classes.
+    pub fn batch<'b>(
+        &'b mut self,
+        data: &Data<'b>,
+        [n_in, n_out]: [usize; 2],
+        range: Range<usize>,
+    ) -> (&'b [f32], Objective<'b>) {
         let Some(order) = data.order else {
             let x = &data.x[range.start * n_in..range.end * n_in];
             return (x, rows(data.objective, range, n_out));
@@ -52,22 +56,12 @@ impl Gathered {
     }
 }
 
-/// Columns of the targets.
-fn columns(data: &Data<'_>) -> usize {
-    match data.objective {
-        Objective::Pointwise(_, y) | Objective::Crossentropy(Target::Rows(y)) => y.len() / data.rows,
-        Objective::Crossentropy(Target::Classes(_)) => 1,
-    }
-}
-
 fn rows(objective: Objective<'_>, range: Range<usize>, n: usize) -> Objective<'_> {
     let elements = range.start * n..range.end * n;
     match objective {
         Objective::Pointwise(loss, y) => Objective::Pointwise(loss, &y[elements]),
         Objective::Crossentropy(Target::Rows(y)) => Objective::Crossentropy(Target::Rows(&y[elements])),
-        Objective::Crossentropy(Target::Classes(classes)) => {
-            Objective::Crossentropy(Target::Classes(&classes[elements]))
-        }
+        Objective::Crossentropy(Target::Classes(classes)) => Objective::Crossentropy(Target::Classes(&classes[range])),
     }
 }
 
@@ -90,15 +84,18 @@ mod tests {
         let objective = Objective::Pointwise(Pointwise::Mse, &y);
         let mut gathered = Gathered::default();
         let mut data = Data { rows: 3, x: &x, objective, order: None };
-        let (batch, found) = gathered.batch(&data, 1..3);
+        let (batch, found) = gathered.batch(&data, [2, 1], 1..3);
         assert_eq!(batch, &x[2..]);
         assert!(matches!(found, Objective::Pointwise(_, [11.0, 12.0])));
         data.order = Some(&[2, 0, 1]);
-        let (batch, found) = gathered.batch(&data, 0..2);
+        let (batch, found) = gathered.batch(&data, [2, 1], 0..2);
         assert_eq!(batch, [2.0, 2.5, 0.0, 0.5]);
         assert!(matches!(found, Objective::Pointwise(_, [12.0, 10.0])));
         data.objective = Objective::Crossentropy(Target::Classes(&[4, 5, 6]));
-        let (_, found) = gathered.batch(&data, 2..3);
+        let in_order = Data { order: None, ..data };
+        let (_, found) = gathered.batch(&in_order, [2, 9], 1..3);
+        assert!(matches!(found, Objective::Crossentropy(Target::Classes([5, 6]))));
+        let (_, found) = gathered.batch(&data, [2, 9], 2..3);
         assert!(matches!(found, Objective::Crossentropy(Target::Classes([5]))));
     }
 }

@@ -1,6 +1,7 @@
 //! The training loop without Python: batch, forward, loss, backward, update, again and again.
 
 pub mod batch;
+mod plan;
 pub mod step;
 
 use crate::dtype::DType;
@@ -205,7 +206,7 @@ impl Fit<'_> {
         let (batch, side) = (range.len(), progress.side);
         let Self { network, origins, stepper, ties, arrays, work, gathered, .. } = self;
         let Arrays { gradients, copies } = &mut **arrays;
-        let (x, objective) = gathered.batch(data, range);
+        let (x, objective) = gathered.batch(data, [network.n_in(), network.n_out()], range);
         let weights = Numbers { network, origins, stepper, copies, side };
         let loss = network.pullback(&weights, batch, x, objective, work);
         if !loss.is_finite() {

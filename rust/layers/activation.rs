@@ -207,7 +207,7 @@ impl Activation {
     /// # Panics
     /// If the lengths differ.
     pub fn backward(self, z: &[f32], y: &[f32], d: &mut [f32]) {
-        assert_eq!([z.len(), y.len()], [d.len(); 2]);
+        assert!(z.len() == d.len() && y.len() == d.len());
         if self == Self::Identity {
             return;
         }

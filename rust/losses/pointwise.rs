@@ -1,13 +1,14 @@
 //! Losses that look at one prediction and its target at a time.
 //!
-//! Elements are float32, the arithmetic is float64, and a block's values are added up in fixed lanes.
+//! Elements are float32, the arithmetic is float64, and a block's values are added up in fixed lanes, then the halves of
+//! the lanes.
 
 use crate::kernel::per_level;
 use crate::math::double::{exp, log1p};
 use crate::simd::{self, Level};
 
-/// Partial sums, so that adding up does not wait for the addition before.
-const LANES: usize = 8;
+/// Partial sums, each of every so manieth element, so that adding up does not wait for the addition before.
+const LANES: usize = 16;
 
 /// The formulas of one loss.
 trait Formula {
@@ -79,24 +80,53 @@ impl Formula for BinaryCrossentropy {
 
 per_level! {
     fn values<F: Formula>(yhat: &[f32], y: &[f32], lanes: &mut [f64; LANES]) where [] {
-        let (yhats, ys) = (yhat.chunks_exact(LANES), y.chunks_exact(LANES));
-        for ((&yhat, &y), lane) in yhats.remainder().iter().zip(ys.remainder()).zip(&mut *lanes) {
-            *lane = F::value(f64::from(yhat), f64::from(y));
-        }
-        for (yhat, y) in yhats.zip(ys) {
+        let ((yhats, last_yhat), (ys, last_y)) = (yhat.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+        let mut sums = [0.0; LANES];
+        for (yhat, y) in yhats.iter().zip(ys) {
             for i in 0..LANES {
-                lanes[i] += F::value(f64::from(yhat[i]), f64::from(y[i]));
+                sums[i] += F::value(f64::from(yhat[i]), f64::from(y[i]));
             }
         }
+        for ((&yhat, &y), sum) in last_yhat.iter().zip(last_y).zip(&mut sums) {
+            *sum += F::value(f64::from(yhat), f64::from(y));
+        }
+        *lanes = sums;
     }
 }
 
 per_level! {
-    fn slopes<F: Formula>(yhat: &[f32], y: &[f32], weight: f64, out: &mut [f32]) where [] {
-        for ((out, &yhat), &y) in out.iter_mut().zip(yhat).zip(y) {
-            *out = (weight * F::slope(f64::from(yhat), f64::from(y))) as f32;
+    fn values_and_slopes<F: Formula>(
+        yhat: &[f32], y: &[f32], weight: f64, out: &mut [f32], lanes: &mut [f64; LANES],
+    ) where [] {
+        let ((yhats, last_yhat), (ys, last_y)) = (yhat.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+        let (outs, last_out) = out.as_chunks_mut::<LANES>();
+        let mut sums = [0.0; LANES];
+        for ((yhat, y), out) in yhats.iter().zip(ys).zip(outs) {
+            for i in 0..LANES {
+                let (yhat, y) = (f64::from(yhat[i]), f64::from(y[i]));
+                sums[i] += F::value(yhat, y);
+                out[i] = (weight * F::slope(yhat, y)) as f32;
+            }
         }
+        for (((&yhat, &y), out), sum) in last_yhat.iter().zip(last_y).zip(last_out).zip(&mut sums) {
+            let (yhat, y) = (f64::from(yhat), f64::from(y));
+            *sum += F::value(yhat, y);
+            *out = (weight * F::slope(yhat, y)) as f32;
+        }
+        *lanes = sums;
     }
+}
+
+/// The sum of the lanes: the one half is added to the other, until one is left.
+fn total(mut lanes: [f64; LANES]) -> f64 {
+    let mut n = LANES / 2;
+    while n > 0 {
+        for i in 0..n {
+            lanes[i] += lanes[i + n];
+        }
+        n /= 2;
+    }
+    lanes[0]
 }
 
 /// Defines the enum of these losses: the only list of them.
@@ -122,12 +152,16 @@ macro_rules! losses {
             pub(super) fn total(self, yhat: &[f32], y: &[f32]) -> f64 {
                 let mut lanes = [0.0; LANES];
                 match self { $(Self::$Name => values::<$Name>(simd::level(), yhat, y, &mut lanes)),* }
-                lanes.iter().sum()
+                total(lanes)
             }
 
-            /// Writes `weight` times the derivatives of a block of elements.
-            pub(super) fn gradient(self, yhat: &[f32], y: &[f32], weight: f64, out: &mut [f32]) {
-                match self { $(Self::$Name => slopes::<$Name>(simd::level(), yhat, y, weight, out)),* }
+            /// The same; `weight` times the derivatives are written to `out`.
+            pub(super) fn total_and_slopes(self, yhat: &[f32], y: &[f32], weight: f64, out: &mut [f32]) -> f64 {
+                let (mut lanes, level) = ([0.0; LANES], simd::level());
+                match self {
+                    $(Self::$Name => values_and_slopes::<$Name>(level, yhat, y, weight, out, &mut lanes)),*
+                }
+                total(lanes)
             }
         }
     };
@@ -150,7 +184,7 @@ mod tests {
             for yhat in [-3.0_f32, -0.7, 0.2, 0.9, 2.5] {
                 let (y, h) = ([0.4_f32], 1e-2);
                 let mut slope = [0.0];
-                loss.gradient(&[yhat], &y, 1.0, &mut slope);
+                loss.total_and_slopes(&[yhat], &y, 1.0, &mut slope);
                 let finite = (loss.total(&[yhat + h], &y) - loss.total(&[yhat - h], &y)) / (2.0 * f64::from(h));
                 assert!((f64::from(slope[0]) - finite).abs() < 1e-4, "{loss:?} at {yhat}");
             }

@@ -1,0 +1,295 @@
+//! The plan of a step between the two sets of arrays. As long as the same links take part it stays the same but for the
+//! scalars, so it is kept.
+
+use super::step::{Parameter, Refused};
+use crate::buffer::Buffer;
+use crate::chain::Program;
+use crate::drive::{Copy, Plan};
+use crate::dtype::DType;
+use crate::job::{Job, Sink, Source, State, Tables};
+use crate::measure::{Measure, Norms};
+use crate::rule::{Rounding, Scalars};
+use std::ops::Range;
+
+/// A job whose first link waits for a norm.
+struct Pending {
+    job: usize,
+    parameter: usize,
+    link: usize,
+}
+
+/// What the steps from both sets use in turn.
+pub(super) struct Room {
+    norms: Norms,
+    /// The scalars and state arrays of a segment that is not the last one.
+    staged: (Vec<Scalars>, Vec<State>),
+    /// Room for the gradient of each parameter between two passes, where there are two.
+    scratch: Vec<Option<Buffer>>,
+}
+
+impl Room {
+    /// That for `parameters`; `None` where the system has no memory.
+    pub(super) fn new(parameters: &[Parameter<'_>]) -> Option<Self> {
+        let mut scratch = Vec::with_capacity(parameters.len());
+        for p in parameters {
+            let bytes = p.n * p.working().compute().dtype().size();
+            scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
+        }
+        Some(Self { norms: Norms::default(), staged: (Vec::new(), Vec::new()), scratch })
+    }
+
+    /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to the scratch.
+    unsafe fn staged(
+        &mut self,
+        p: &Parameter<'_>,
+        i: usize,
+        from: usize,
+        links: Range<usize>,
+        gradient: Source,
+    ) -> Result<Source, Refused> {
+        let compute = p.working().compute();
+        let (scalars, states) = &mut self.staged;
+        scalars.clear();
+        states.clear();
+        scalars.extend(p.scalars(&links));
+        p.states(&links, from, states);
+        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
+            let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
+            // SAFETY: the caller's promise.
+            let norm = unsafe { self.norms.measure(&[wanted]) }[0];
+            check(p.rule(), links.start, norm, i)?;
+            scalars[0] = reduction.scalars(norm, Rounding::of(compute));
+        }
+        let scratch = self.scratch[i].as_ref().map_or(std::ptr::null_mut(), Buffer::ptr);
+        let tables = Tables { scalars, states };
+        let job = Job {
+            links: &p.program.links[links],
+            scalars: 0,
+            states: 0..states.len(),
+            n: p.n,
+            compute,
+            gradient,
+            x: p.old(from),
+            y: None,
+            rounded: None,
+            dx: Some(scratch),
+        };
+        let plan = Plan { jobs: &[job], tables, copies: &[] };
+        // SAFETY: the caller's promise.
+        unsafe { plan.run() };
+        Ok(Source { ptr: scratch, dtype: compute.dtype() })
+    }
+}
+
+/// The step from one set to the other.
+pub(super) struct Step<'a> {
+    jobs: Vec<Job<'a>>,
+    scalars: Vec<Scalars>,
+    states: Vec<State>,
+    copies: Vec<Copy>,
+    pending: Vec<Pending>,
+    /// The norms that are waited for.
+    measures: Vec<Measure>,
+    /// Whose scalars stand one after the other in `scalars`: links of a parameter.
+    owners: Vec<(usize, Range<usize>)>,
+    /// How many links of each parameter take part, and whether the step reaches the parameter.
+    pub(super) reached: Vec<(usize, bool)>,
+}
+
+impl<'a> Step<'a> {
+    /// None yet; the lists have room for any step of these parameters, so that none asks for memory.
+    pub(super) fn new(parameters: &[Parameter<'a>]) -> Self {
+        let (n, states) = (parameters.len(), parameters.iter().map(|p| p.slots.len()).sum::<usize>());
+        Self {
+            jobs: Vec::with_capacity(n),
+            scalars: Vec::with_capacity(parameters.iter().map(|p| p.program.links.len()).sum()),
+            states: Vec::with_capacity(states),
+            copies: Vec::with_capacity(2 * n + states),
+            pending: Vec::with_capacity(n),
+            measures: Vec::with_capacity(n),
+            owners: Vec::with_capacity(n),
+            reached: Vec::with_capacity(n),
+        }
+    }
+
+    /// Plans the step of all parameters from set `from`, or renews the scalars of the plan that there is, if that is the
+    /// same.
+    ///
+    /// # Safety
+    /// As for [`super::step::Stepper::step`].
+    pub(super) unsafe fn prepare(
+        &mut self,
+        parameters: &[Parameter<'a>],
+        room: &mut Room,
+        from: usize,
+    ) -> Result<(), Refused> {
+        if self.is_kept(parameters, &room.scratch) {
+            let mut scalars = self.scalars.iter_mut();
+            for (i, links) in &self.owners {
+                // The scalars first: `zip` takes from its left side one more than from its right one.
+                for (new, to) in parameters[*i].scalars(links).zip(&mut scalars) {
+                    *to = new;
+                }
+            }
+            for (pending, measure) in self.pending.iter().zip(&mut self.measures) {
+                let link = &parameters[pending.parameter].rule().links[pending.link];
+                measure.norm = link.reduction().map_or(measure.norm, |reduction| reduction.norm());
+            }
+        } else {
+            self.clear();
+            for i in 0..parameters.len() {
+                // SAFETY: the caller's promise.
+                unsafe { self.add(parameters, i, room, from)? };
+            }
+        }
+        // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
+        unsafe { self.measure(parameters, &mut room.norms) }
+    }
+
+    /// Does it.
+    ///
+    /// # Safety
+    /// As for [`super::step::Stepper::step`].
+    pub(super) unsafe fn run(&self) {
+        let tables = Tables { scalars: &self.scalars, states: &self.states };
+        let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies };
+        // SAFETY: the caller's promise.
+        unsafe { plan.run() };
+    }
+
+    /// Empties the lists, whose memory is used again.
+    fn clear(&mut self) {
+        self.jobs.clear();
+        self.scalars.clear();
+        self.states.clear();
+        self.copies.clear();
+        self.pending.clear();
+        self.measures.clear();
+        self.owners.clear();
+        self.reached.clear();
+    }
+
+    /// Whether the plan is that of the next step but for the scalars. Where a gradient takes two passes, the first one is
+    /// made while planning.
+    fn is_kept(&self, parameters: &[Parameter<'a>], scratch: &[Option<Buffer>]) -> bool {
+        let same = |(p, &reached): (&Parameter<'a>, &(usize, bool))| p.program.reach(&p.counts) == reached;
+        self.reached.len() == parameters.len()
+            && parameters.iter().zip(&self.reached).all(same)
+            && scratch.iter().all(Option::is_none)
+    }
+
+    /// Adds the step of parameter `i`.
+    unsafe fn add(
+        &mut self,
+        parameters: &[Parameter<'a>],
+        i: usize,
+        room: &mut Room,
+        from: usize,
+    ) -> Result<(), Refused> {
+        let p = &parameters[i];
+        let program = p.program;
+        let (reach, steps) = program.reach(&p.counts);
+        let skipped = if reach == program.links.len() { p.slots.len() } else { program.slots_of(reach).start };
+        self.carry(p, from, skipped..p.slots.len());
+        if !steps {
+            let bytes = p.n * p.dtype.size();
+            self.copies.push(Copy { from: p.x[from], to: p.x[1 - from], bytes });
+            self.carry(p, from, 0..usize::from(program.master.is_some()));
+        }
+        let mut source = Source { ptr: p.gradient.cast(), dtype: DType::F32 };
+        let mut links = program.segment(0, reach);
+        while links.end < reach {
+            // SAFETY: the caller's promise; the scratch is ours, and there is some, since the rule has a segment before its
+            // last.
+            source = unsafe { room.staged(p, i, from, links.clone(), source)? };
+            links = program.segment(links.end, reach);
+        }
+        self.last_segment(parameters, i, from, links, source, steps);
+        self.reached.push((reach, steps));
+        Ok(())
+    }
+
+    /// Copies state arrays that are not stepped.
+    fn carry(&mut self, p: &Parameter<'a>, from: usize, range: Range<usize>) {
+        for (dtype, at) in &p.slots[range] {
+            self.copies.push(Copy { from: at[from], to: at[1 - from], bytes: p.n * dtype.size() });
+        }
+    }
+
+    /// Adds the segment that reaches the parameter (unless the step ends in an accumulator).
+    fn last_segment(
+        &mut self,
+        parameters: &[Parameter<'a>],
+        i: usize,
+        from: usize,
+        links: Range<usize>,
+        gradient: Source,
+        steps: bool,
+    ) {
+        let p = &parameters[i];
+        let (working, program) = (p.working(), p.program);
+        let compute = working.compute();
+        let scalars = self.scalars_of(parameters, i, &links);
+        let first = self.states.len();
+        p.states(&links, from, &mut self.states);
+        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
+            self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start });
+            self.measures.push(Measure { norm: reduction.norm(), of: gradient, n: p.n, compute });
+        }
+        let x = Sink { ptr: p.x[1 - from], dtype: p.dtype };
+        let master = program.master.map(|_| Sink { ptr: p.slots[0].1[1 - from], dtype: working });
+        self.jobs.push(Job {
+            links: &program.links[links],
+            scalars,
+            states: first..self.states.len(),
+            n: p.n,
+            compute,
+            gradient,
+            x: p.old(from),
+            y: steps.then_some(master.unwrap_or(x)),
+            rounded: master.filter(|_| steps).map(|_| x),
+            dx: None,
+        });
+    }
+
+    /// Where the scalars of `links` of parameter `i` start: those of the one before, if it has the same rule and counts and
+    /// waits for no norm. Equal counts stay equal while the plan is kept.
+    fn scalars_of(&mut self, parameters: &[Parameter<'a>], i: usize, links: &Range<usize>) -> usize {
+        let p = &parameters[i];
+        if let (Some(q), Some(job)) = (i.checked_sub(1).map(|j| &parameters[j]), self.jobs.last())
+            && std::ptr::eq(p.program, q.program)
+            && p.counts == q.counts
+            && p.working() == q.working()
+            && p.program.links.iter().all(|l| l.reduction().is_none())
+        {
+            return job.scalars;
+        }
+        let start = self.scalars.len();
+        self.scalars.extend(p.scalars(links));
+        self.owners.push((i, links.clone()));
+        start
+    }
+
+    /// Computes the norms that jobs wait for.
+    unsafe fn measure(&mut self, parameters: &[Parameter<'a>], norms: &mut Norms) -> Result<(), Refused> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        let norms = unsafe { norms.measure(&self.measures) };
+        for (pending, &norm) in self.pending.iter().zip(norms) {
+            let rule = parameters[pending.parameter].rule();
+            check(rule, pending.link, norm, pending.parameter)?;
+            if let Some(reduction) = rule.links[pending.link].reduction() {
+                let job = &self.jobs[pending.job];
+                self.scalars[job.scalars] = reduction.scalars(norm, Rounding::of(job.compute));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(rule: &Program, link: usize, norm: f64, parameter: usize) -> Result<(), Refused> {
+    let refusal = rule.links[link].reduction().and_then(|r| r.refuse(norm));
+    refusal.map_or(Ok(()), |reason| Err(Refused { parameter, reason }))
+}
