@@ -104,8 +104,9 @@ fn assert_bits(found: &[f32], cols: usize, expected: impl Fn(usize, usize) -> f3
 
 #[test]
 fn every_way_adds_up_in_the_promised_order() {
-    // A tile and its edges, several panels, several blocks, packed and not, one row or column of a gradient; few columns.
-    let shapes = [(6, 300, 16), (7, 9, 17), (40, 270, 50), (600, 33, 30), (300, 20, 1), (1, 30, 600)];
+    // A tile and its edges, several panels, several blocks of terms and of rows, packed and not, one row or column of a
+    // gradient; few columns.
+    let shapes = [(6, 300, 16), (7, 9, 17), (40, 270, 50), (600, 33, 30), (300, 20, 1), (1, 30, 600), (1100, 18, 35)];
     let narrow = (1..6).flat_map(|n_in| (2..6).map(move |n_out| (99, n_in, n_out)));
     for (batch, n_in, n_out) in shapes.into_iter().chain(narrow) {
         let [y, dw, _, dx] = outputs(Shape { batch, n_in, n_out });
@@ -131,6 +132,7 @@ fn threads_and_instruction_sets_do_not_change_a_bit() {
     use crate::{pool, simd};
     let shapes = [
         (145, 200, 161),
+        (1100, 18, 35),
         (1, 2100, 2050),
         (4200, 1030, 1),
         (9, 5, 3),
