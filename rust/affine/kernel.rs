@@ -36,43 +36,44 @@ pub struct Tile {
     pub out_row: usize,
 }
 
+/// Terms by which packed rows are asked for ahead.
+const AHEAD: usize = 16;
+
 impl Tile {
     /// `M` rows and `(N - 1) * LANES + last` columns; `PART` says that `last` is less than `LANES`.
     ///
     /// # Safety
     /// The pointers are valid for what the sizes and strides reach, and `out` overlaps nothing.
     #[inline(always)]
-    unsafe fn run<V: Vector, const M: usize, const N: usize, const PART: bool, const PACKED: usize>(
-        &self,
-        last: usize,
-    ) {
+    unsafe fn run<V: Vector, const M: usize, const N: usize, const PART: bool, const PACKED: bool>(&self, last: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            let (a_row, a_col) = if PACKED > 0 { (1, PACKED) } else { (self.a_row, self.a_col) };
-            if PACKED > 0 {
-                // What the sums are added to has time to arrive while they are formed.
-                for i in 0..M {
-                    let out = self.out.wrapping_add(i * self.out_row);
-                    V::prefetch(out);
-                    V::prefetch(out.wrapping_add(N * V::LANES - 1));
-                }
-            }
             let mut sums = [[V::zero(); N]; M];
             let (mut a, mut b) = (self.a, self.b);
-            for _ in 0..self.k {
-                let mut row = [V::zero(); N];
-                for j in 0..N {
-                    // Packed panels are whole.
-                    row[j] = if PACKED > 0 { V::load(b.add(j * V::LANES)) } else { load::<V, N, PART>(b, j, last) };
-                }
-                for i in 0..M {
-                    let factor = V::splat(*a.add(i * a_row));
-                    for j in 0..N {
-                        sums[i][j] = sums[i][j].add_product(factor, row[j]);
+            if PACKED {
+                // What the sums are added to has time to arrive while they are formed, a row at a time: all at once they
+                // would hold up the loads.
+                let (mut left, mut ahead) = (self.k, self.out);
+                while left > 0 {
+                    V::prefetch(ahead);
+                    V::prefetch(ahead.wrapping_add(N * V::LANES - 1));
+                    ahead = ahead.wrapping_add(self.out_row);
+                    let terms = left.min(self.k.div_ceil(M));
+                    left -= terms;
+                    for _ in 0..terms {
+                        V::prefetch(a.wrapping_add(AHEAD * M));
+                        // Packed panels are whole.
+                        add_term::<V, M, N, false>(&mut sums, a, 1, b, last);
+                        a = a.wrapping_add(self.a_col);
+                        b = b.wrapping_add(self.b_row);
                     }
                 }
-                a = a.wrapping_add(a_col);
-                b = b.wrapping_add(self.b_row);
+            } else {
+                for _ in 0..self.k {
+                    add_term::<V, M, N, PART>(&mut sums, a, self.a_row, b, last);
+                    a = a.wrapping_add(self.a_col);
+                    b = b.wrapping_add(self.b_row);
+                }
             }
             if PART {
                 // By way of memory: with masks in it this loop is not unrolled, and the sums would not stay in registers.
@@ -125,7 +126,7 @@ impl Tile {
     /// # Safety
     /// As for [`Self::run`].
     #[inline(always)]
-    pub unsafe fn sized<V: Vector, const PACKED: usize>(&self, rows: usize, cols: usize) {
+    pub unsafe fn sized<V: Vector, const PACKED: bool>(&self, rows: usize, cols: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             match (cols > V::LANES, cols.is_multiple_of(V::LANES)) {
@@ -138,7 +139,7 @@ impl Tile {
     }
 
     #[inline(always)]
-    unsafe fn rows<V: Vector, const N: usize, const PART: bool, const PACKED: usize>(&self, rows: usize, last: usize) {
+    unsafe fn rows<V: Vector, const N: usize, const PART: bool, const PACKED: bool>(&self, rows: usize, last: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             match rows {
@@ -151,6 +152,30 @@ impl Tile {
                 7 if V::LANES > 8 => self.run::<V, 7, N, PART, PACKED>(last),
                 8 if V::LANES > 8 => self.run::<V, 8, N, PART, PACKED>(last),
                 _ => unreachable!("a tile of {rows} rows"),
+            }
+        }
+    }
+}
+
+/// Adds the product of a column of `a` and a row of `b`.
+#[inline(always)]
+unsafe fn add_term<V: Vector, const M: usize, const N: usize, const PART: bool>(
+    sums: &mut [[V; N]; M],
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+    last: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut row = [V::zero(); N];
+        for j in 0..N {
+            row[j] = load::<V, N, PART>(b, j, last);
+        }
+        for i in 0..M {
+            let factor = V::splat(*a.add(i * a_row));
+            for j in 0..N {
+                sums[i][j] = sums[i][j].add_product(factor, row[j]);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Operands in the order in which the tiles read them: panels of some rows of `a`, or columns of `b`, column by column.
 
-use super::vector::Square;
+use super::vector::{Square, Vector};
 
 /// A part of a matrix to be packed: `lines` rows of `a` or columns of `b`, each `k` long.
 ///
@@ -27,17 +27,36 @@ impl Lines {
     /// `from` is valid for what the sizes and strides reach, and `to` for the panels and eight elements more.
     #[inline(always)]
     pub unsafe fn pack<S: Square>(self, width: usize, to: *mut f32) {
+        // Where lines lie side by side, some elements of all of them at a time, to read along memory. Not where a panel spills
+        // into the next one, which must be written after it.
+        let chunk = if self.step == 1 || !width.is_multiple_of(8) { self.k } else { 8 };
         // SAFETY: the caller's promise; every panel lies inside the lines.
         unsafe {
-            for (panel, first) in (0..self.lines).step_by(width).enumerate() {
-                let to = to.add(panel * width * self.k);
-                let lines = self.lines - first;
-                let panel = Self { from: self.from.add(first * self.line), lines, ..self };
-                match width {
-                    16 if self.step != 1 && lines >= 16 => panel.copy::<S, 2>(width, to),
-                    32 if self.step != 1 && lines >= 32 => panel.copy::<S, 4>(width, to),
-                    _ => panel.eights::<S>(width, to),
+            for k in (0..self.k).step_by(chunk) {
+                for (panel, first) in (0..self.lines).step_by(width).enumerate() {
+                    let to = to.add(panel * width * self.k + k * width);
+                    let lines = self.lines - first;
+                    let from = self.from.add(first * self.line + k * self.step);
+                    let panel = Self { from, lines, k: chunk.min(self.k - k), ..self };
+                    match width {
+                        16 if self.step != 1 && lines >= 16 => panel.copy::<S, 2>(width, to),
+                        32 if self.step != 1 && lines >= 32 => panel.copy::<S, 4>(width, to),
+                        _ => panel.eights::<S>(width, to),
+                    }
                 }
+            }
+        }
+    }
+
+    /// Asks for the part `index` of `parts` to be brought near.
+    #[inline(always)]
+    pub unsafe fn prefetch<V: Vector>(self, index: usize, parts: usize) {
+        let (rows, row, len) =
+            if self.step == 1 { (self.lines, self.line, self.k) } else { (self.k, self.step, self.lines) };
+        for i in rows * index / parts..rows * (index + 1) / parts {
+            for at in (0..len).step_by(16) {
+                // SAFETY: a hint, which no address makes fail.
+                unsafe { V::prefetch_far(self.from.wrapping_add(i * row + at)) }
             }
         }
     }

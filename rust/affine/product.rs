@@ -12,10 +12,17 @@ use std::mem::MaybeUninit;
 
 /// Terms that are added up in registers before they join the sum: part of the result's definition.
 pub const BLOCK: usize = 256;
-/// Rows of `a` that are packed at a time, to stay in the second-level cache.
-const M_PACK: usize = 192;
-/// Columns of `b` that are packed at a time.
-const N_PACK: usize = 1024;
+/// Rows of `a` that are packed at a time, for every lane: they stay in the second-level cache, of which processors with
+/// longer vectors have more.
+const M_PACK: usize = 64;
+/// From so many rows of `a` on, the next columns of `b` are asked for ahead.
+const FAR: usize = 128;
+/// The greatest width of a panel of `b`.
+const WIDEST: usize = 32;
+
+/// One panel of `b`, aligned so that no vector of it lies in two cache lines.
+#[repr(align(64))]
+struct Panel([MaybeUninit<f32>; BLOCK * WIDEST + 8]);
 
 /// One product, all strides in elements. `b` or its transpose is contiguous along rows, `a` likewise, `out` is.
 #[derive(Clone, Copy)]
@@ -130,7 +137,8 @@ impl Product {
                 Way::Tiles => {}
             }
             let packs = self.m > 2 * ROWS && self.n > V::LANES && self.k >= 16 && self.work() > 1 << 15;
-            let buffer = if packs { Buffer::new((M_PACK + N_PACK + 8) * BLOCK * size_of::<f32>()) } else { None };
+            let buffer =
+                if packs { Buffer::new((M_PACK * V::LANES + WIDEST + 8) * BLOCK * size_of::<f32>()) } else { None };
             match buffer {
                 Some(buffer) => self.packed::<V, S, ROWS>(buffer.ptr().cast()),
                 None => self.direct::<V, S, ROWS>(),
@@ -194,14 +202,14 @@ impl Product {
     #[inline(always)]
     unsafe fn direct<V: Vector, S: Square, const ROWS: usize>(&self) {
         let width = 2 * V::LANES;
-        let mut panel = [const { MaybeUninit::<f32>::uninit() }; BLOCK * 32 + 8];
-        // SAFETY: the caller's promise; the panel has room for `width <= 32` columns.
+        let mut panel = Panel([const { MaybeUninit::uninit() }; BLOCK * WIDEST + 8]);
+        // SAFETY: the caller's promise; the panel has room for `width <= WIDEST` columns.
         unsafe {
             for k0 in (0..self.k).step_by(BLOCK) {
                 if self.b_col == 1 {
                     for i in (0..self.m).step_by(ROWS) {
                         for j in (0..self.n).step_by(width) {
-                            self.tile(i, j, k0).sized::<V, 0>(ROWS.min(self.m - i), width.min(self.n - j));
+                            self.tile(i, j, k0).sized::<V, false>(ROWS.min(self.m - i), width.min(self.n - j));
                         }
                     }
                     continue;
@@ -210,46 +218,56 @@ impl Product {
                     let cols = width.min(self.n - j);
                     let Tile { b, k, .. } = self.tile(0, j, k0);
                     Lines { from: b, lines: cols, k, line: self.b_col, step: 1 }
-                        .pack::<S>(width, panel.as_mut_ptr().cast());
+                        .pack::<S>(width, panel.0.as_mut_ptr().cast());
                     for i in (0..self.m).step_by(ROWS) {
-                        let tile = Tile { b: panel.as_ptr().cast(), b_row: width, ..self.tile(i, j, k0) };
-                        tile.sized::<V, 0>(ROWS.min(self.m - i), cols);
+                        let tile = Tile { b: panel.0.as_ptr().cast(), b_row: width, ..self.tile(i, j, k0) };
+                        tile.sized::<V, false>(ROWS.min(self.m - i), cols);
                     }
                 }
             }
         }
     }
 
-    /// Packs both operands, block by block.
+    /// Packs both operands, block by block: many rows of `a`, and for them the columns of `b` a panel at a time, which stays
+    /// in the first-level cache.
     #[inline(always)]
     unsafe fn packed<V: Vector, S: Square, const ROWS: usize>(&self, buffer: *mut f32) {
         let width = 2 * V::LANES;
-        // SAFETY: the caller's promise; the buffer has room for `N_PACK` columns and `M_PACK` rows of `BLOCK` elements,
-        // both multiples of the panels' widths, and eight elements more.
+        let most = M_PACK * V::LANES / ROWS * ROWS;
+        let step = self.m.div_ceil(self.m.div_ceil(most)).next_multiple_of(ROWS);
+        // SAFETY: the caller's promise; the buffer has room for `WIDEST` columns and `most` rows of `BLOCK` elements, a
+        // multiple of the panels' height, and eight elements more.
         unsafe {
-            let (b, a) = (buffer, buffer.add(N_PACK * BLOCK));
-            for j0 in (0..self.n).step_by(N_PACK) {
-                let n = N_PACK.min(self.n - j0);
+            let (b, a) = (buffer, buffer.add(WIDEST * BLOCK));
+            for i0 in (0..self.m).step_by(step) {
+                let m = step.min(self.m - i0);
                 for k0 in (0..self.k).step_by(BLOCK) {
-                    let corner = self.tile(0, j0, k0);
-                    let k = corner.k;
-                    Lines { from: corner.b, lines: n, k, line: self.b_col, step: self.b_row }.pack::<S>(width, b);
-                    for i0 in (0..self.m).step_by(M_PACK) {
-                        let m = M_PACK.min(self.m - i0);
-                        let from = self.tile(i0, j0, k0).a;
-                        Lines { from, lines: m, k, line: self.a_row, step: self.a_col }.pack::<S>(ROWS, a);
-                        for j in (0..n).step_by(width) {
-                            for i in (0..m).step_by(ROWS) {
-                                let tile = Tile {
-                                    a: a.add(i * k),
-                                    a_row: 1,
-                                    a_col: ROWS,
-                                    b: b.add(j * k),
-                                    b_row: width,
-                                    ..self.tile(i0 + i, j0 + j, k0)
-                                };
-                                tile.sized::<V, ROWS>(ROWS.min(m - i), width.min(n - j));
+                    let Tile { k, a: from, .. } = self.tile(i0, 0, k0);
+                    Lines { from, lines: m, k, line: self.a_row, step: self.a_col }.pack::<S>(ROWS, a);
+                    let columns = |j: usize| Lines {
+                        from: self.tile(i0, j, k0).b,
+                        lines: width.min(self.n - j),
+                        k,
+                        line: self.b_col,
+                        step: self.b_row,
+                    };
+                    for j in (0..self.n).step_by(width) {
+                        columns(j).pack::<S>(width, b);
+                        // A few rows come from near anyway.
+                        let next = if m >= FAR && j + width < self.n { Some(columns(j + width)) } else { None };
+                        for i in (0..m).step_by(ROWS) {
+                            if let Some(next) = next {
+                                next.prefetch::<V>(i / ROWS, m.div_ceil(ROWS));
                             }
+                            let tile = Tile {
+                                a: a.add(i * k),
+                                a_row: 1,
+                                a_col: ROWS,
+                                b,
+                                b_row: width,
+                                ..self.tile(i0 + i, j, k0)
+                            };
+                            tile.sized::<V, true>(ROWS.min(m - i), width.min(self.n - j));
                         }
                     }
                 }

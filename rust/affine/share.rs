@@ -1,13 +1,13 @@
 //! Products shared out to threads: over rows and columns of the output, never over the terms of a sum.
 
 use super::product::Product;
-use crate::pool;
+use crate::pool::{self, Border};
 use crate::simd;
 
-/// Below so many multiplications no thread is woken.
-const PARALLEL: usize = 4 << 20;
+/// From so many multiplications on they are shared out.
+const PARALLEL: Border = Border { awake: 1 << 20, asleep: 4 << 20 };
 /// Multiplications in a part, at least.
-const PART: usize = 1 << 20;
+const PART: usize = 1 << 19;
 
 /// A product cut into `rows * cols` parts of about equal size.
 #[derive(Clone, Copy)]
@@ -26,14 +26,14 @@ impl Grid {
     }
 
     fn part(self, product: &Product, index: usize) -> Product {
-        // A multiple of every tile's height or width.
+        // Multiples, so that few tiles are cut; small ones, so that the parts are about equal.
         let range = |total: usize, parts: usize, at: usize, unit: usize| {
             let step = total.div_ceil(parts).next_multiple_of(unit);
             let start = total.min(at * step);
             (start, step.min(total - start))
         };
-        let (i, m) = range(product.m, self.rows, index / self.cols, 24);
-        let (j, n) = range(product.n, self.cols, index % self.cols, 32);
+        let (i, m) = range(product.m, self.rows, index / self.cols, 8);
+        let (j, n) = range(product.n, self.cols, index % self.cols, 16);
         product.part(i, m, j, n)
     }
 }
@@ -46,7 +46,7 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
     let products = products.map(Product::ready);
     let level = simd::level();
     let work = products.iter().fold(0_usize, |sum, p| sum.saturating_add(p.work()));
-    let threads = if work < PARALLEL { 1 } else { pool::threads() };
+    let threads = pool::threads_for(work, PARALLEL);
     if threads == 1 {
         for product in &products {
             // SAFETY: the caller's promise.
@@ -54,8 +54,8 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
         }
         return;
     }
-    // Two for every thread, so that one that is held up does not hold up all, but none too small.
-    let parts = (2 * threads).min(work / PART).next_power_of_two();
+    // One for every thread, as every part packs what it reads: a thread is at hand, or comes in time for its share.
+    let parts = threads.min(work / PART).next_power_of_two();
     let grids = products.each_ref().map(|product| Grid::new(product, parts));
     pool::run(threads, P * parts, &|task| {
         let (product, index) = (task / parts, task % parts);

@@ -115,8 +115,9 @@ fn assert_bits(found: &[f32], cols: usize, expected: impl Fn(usize, usize) -> f3
 
 #[test]
 fn every_way_adds_up_in_the_promised_order() {
-    // A tile and its edges, several panels, several blocks, packed and not, one row or column of a gradient; few columns.
-    let shapes = [(6, 300, 16), (7, 9, 17), (40, 270, 50), (600, 33, 30), (300, 20, 1), (1, 30, 600)];
+    // A tile and its edges, several panels, several blocks of terms and of rows, packed and not, one row or column of a
+    // gradient; few columns.
+    let shapes = [(6, 300, 16), (7, 9, 17), (40, 270, 50), (600, 33, 30), (300, 20, 1), (1, 30, 600), (1100, 18, 35)];
     let narrow = (1..6).flat_map(|n_in| (2..6).map(move |n_out| (99, n_in, n_out)));
     let small = [1, 2, 3, 4, 5, 6, 7, 8, 1023, 1029].into_iter();
     let small = small.flat_map(|batch| [(1, 2), (2, 1), (3, 2), (4, 4)].map(|(n_in, n_out)| (batch, n_in, n_out)));
@@ -147,6 +148,7 @@ fn threads_and_instruction_sets_do_not_change_a_bit() {
     use crate::{pool, simd};
     let shapes = [
         (145, 200, 161),
+        (1100, 18, 35),
         (1, 2100, 2050),
         (4200, 1030, 1),
         (9, 5, 3),

@@ -23,8 +23,10 @@ pub trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// The first `n` lanes to memory; no memory beyond them is touched.
     unsafe fn store_part(self, to: *mut f32, n: usize);
-    /// Asks for the memory at `at` ahead of time, where the processor can be asked.
+    /// Asks for the memory at `at` to be brought to the first-level cache, where the processor can be asked.
     unsafe fn prefetch(at: *const f32);
+    /// The same to the second-level cache.
+    unsafe fn prefetch_far(at: *const f32);
     /// `self + other`.
     unsafe fn add(self, other: Self) -> Self;
     /// `a * b + self`, rounded once.
@@ -114,6 +116,9 @@ impl Vector for Plain {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const f32) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_far(_: *const f32) {}
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -216,6 +221,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch_far(at: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             // SAFETY: as above.
             unsafe { _mm256_add_ps(self, other) }
@@ -301,6 +312,12 @@ mod x86 {
         unsafe fn prefetch(at: *const f32) {
             // SAFETY: a hint, which no address makes fail.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch_far(at: *const f32) {
+            // SAFETY: a hint, which no address makes fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
 
         #[inline(always)]
