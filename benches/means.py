@@ -168,15 +168,18 @@ def compare(name: str, whole: Path, changed: Path) -> Iterator[dict[str, Any]]:
 
 
 def run(only: list[str]) -> Iterator[dict[str, Any]]:
-    """Compiles and compares, one means after the other."""
+    """Compiles all packages, then compares: nothing else should run by then."""
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary, "source")
         shutil.copytree(ROOT, source, ignore=LEFT_OUT)
         whole = build(None, source, Path(temporary, "whole"))
-        for i, (name, means) in enumerate(MEANS.items()):
-            if name in only:
-                print(f"{name}: compiles", file=sys.stderr, flush=True)
-                yield from compare(name, whole, build(means, source, Path(temporary, f"changed{i}")))
+        changed = {}
+        for i, name in enumerate(only):
+            print(f"{name}: compiles", file=sys.stderr, flush=True)
+            changed[name] = build(MEANS[name], source, Path(temporary, str(i)))
+        for name, package in changed.items():
+            print(f"{name}: measures", file=sys.stderr, flush=True)
+            yield from compare(name, whole, package)
 
 
 def lines(record: dict[str, Any]) -> list[str]:
