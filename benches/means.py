@@ -128,13 +128,17 @@ MEANS = {
 }
 
 
+def check(means: Means) -> None:
+    """Raises unless the words to be replaced stand in the file, once."""
+    if (ROOT / "rust" / means.file).read_text().count(means.old) != 1:
+        raise ValueError(f"rust/{means.file} does not have these words once: {means.old}")
+
+
 def build(means: Means | None, source: Path, folder: Path) -> Path:
     """A folder with the package, changed or not; `source` is a copy of the tree that all builds share."""
     file = source / "rust" / means.file if means else None
     text = file.read_text() if file else ""
     if file and means:
-        if text.count(means.old) != 1:
-            raise ValueError(f"rust/{means.file} does not have these words once: {means.old}")
         file.write_text(text.replace(means.old, means.new))
     place = os.environ | {"CARGO_TARGET_DIR": str(ROOT / "target" / "means"), "PYO3_PYTHON": sys.executable}
     built = subprocess.run(BUILD.split(), cwd=source, env=place, stdout=subprocess.PIPE, text=True, check=True)
@@ -169,6 +173,8 @@ def compare(name: str, whole: Path, changed: Path) -> Iterator[dict[str, Any]]:
 
 def run(only: list[str]) -> Iterator[dict[str, Any]]:
     """Compiles all packages, then compares: nothing else should run by then."""
+    for name in only:
+        check(MEANS[name])
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary, "source")
         shutil.copytree(ROOT, source, ignore=LEFT_OUT)

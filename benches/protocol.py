@@ -19,6 +19,7 @@ from .workloads import WORKLOADS, initial, rules
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.01  # seconds for a contender's threads to fall asleep before the next one's turn
+PAUSE_OF_PRODUCTS = 0.15  # OpenBLAS's go on for an eighth of a second after a product of matrices
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 COUNTS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "OPTIRS", "RAYON")
 
@@ -138,9 +139,10 @@ def measure(
         workers[name].round(steps[name])
     times: dict[str, list[float]] = {name: [] for name in present}
     cores: dict[str, list[float]] = {name: [] for name in present}
+    pause = PAUSE_OF_PRODUCTS if threads > 1 and WORKLOADS[workload].kind == "Affine" else PAUSE
     for _ in range(effort.rounds):
         for name in present:
-            time.sleep(PAUSE)
+            time.sleep(pause)
             seconds, busy = workers[name].round(steps[name])
             times[name].append(seconds)
             cores[name].append(busy)

@@ -10,14 +10,14 @@ mod pointwise;
 pub use crossentropy::Target;
 pub use pointwise::Pointwise;
 
-use crate::pool;
+use crate::pool::{self, Border};
 use crossentropy::ROOM;
 use std::sync::Mutex;
 
 /// Elements of a block of rows, as far as rows allow it.
 const BLOCK: usize = 1 << 14;
-/// From so many elements on threads are woken: below, that costs more than it gains.
-const PARALLEL: usize = 1 << 18;
+/// From so many elements on more than one thread pays.
+const PARALLEL: Border = Border { awake: 1 << 16, asleep: 1 << 18 };
 
 /// A loss and what predictions are compared with.
 #[derive(Clone, Copy, Debug)]
@@ -65,14 +65,15 @@ impl Objective<'_> {
         let weight = 1.0 / batch as f64;
         let step = self.block_rows(n) * n;
         let blocks = yhat.len().div_ceil(step);
+        let share = pool::share(yhat.len(), PARALLEL);
         let sum = if blocks == 1 {
             self.block(n, 0, yhat, weight, dyhat)
-        } else if yhat.len() < PARALLEL {
+        } else if share.threads == 1 {
             let mut out = dyhat.map(|d| d.chunks_mut(step));
             let parts = yhat.chunks(step).enumerate();
             parts.map(|(i, part)| self.block(n, i * step, part, weight, out.as_mut().and_then(Iterator::next))).sum()
         } else {
-            self.shared(n, step, yhat, weight, dyhat)
+            self.shared(share.threads, n, step, yhat, weight, dyhat)
         };
         sum / batch as f64
     }
@@ -83,13 +84,21 @@ impl Objective<'_> {
         (room / n).max(1)
     }
 
-    /// The blocks on the threads of the pool.
-    fn shared(self, n: usize, step: usize, yhat: &[f32], weight: f64, dyhat: Option<&mut [f32]>) -> f64 {
+    /// The blocks on so many threads.
+    fn shared(
+        self,
+        threads: usize,
+        n: usize,
+        step: usize,
+        yhat: &[f32],
+        weight: f64,
+        dyhat: Option<&mut [f32]>,
+    ) -> f64 {
         let mut out = dyhat.map(|d| d.chunks_mut(step));
         let blocks: Vec<_> =
             yhat.chunks(step).map(|part| Mutex::new((part, out.as_mut().and_then(Iterator::next), 0.0))).collect();
         let tasks = blocks.chunks(BLOCK.div_ceil(step)).collect::<Vec<_>>();
-        pool::run(pool::threads(), tasks.len(), &|t| {
+        pool::run(threads, tasks.len(), &|t| {
             for (i, block) in tasks[t].iter().enumerate() {
                 // Each block is locked once, by the task that it belongs to.
                 if let Ok(mut block) = block.lock() {
@@ -187,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_sum_takes_every_element_once() {
-        for len in (0..40).chain([BLOCK - 1, BLOCK, 3 * BLOCK + 5, PARALLEL + 3]) {
+        for len in (0..40).chain([BLOCK - 1, BLOCK, 3 * BLOCK + 5, PARALLEL.asleep + 3]) {
             let (yhat, y) = (vec![2.0; len], vec![1.0; len]);
             assert_eq!(pointwise(Pointwise::Mae, 1, &yhat, &y).0, len as f64);
             let batch = len;
@@ -199,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_nothing() {
-        let (batch, n) = (PARALLEL / 7 + 3, 7);
+        let (batch, n) = (PARALLEL.asleep / 7 + 3, 7);
         let yhat: Vec<f32> = (0..batch * n).map(|i| (i * 7919 % 1009) as f32 * 0.01 - 5.0).collect();
         let y: Vec<f32> = (0..batch * n).map(|i| (i * 104_729 % 997) as f32 / 997.0).collect();
         let classes: Vec<usize> = (0..batch).map(|i| i % n).collect();

@@ -5,21 +5,18 @@
 //! there. No lock is involved that a vanished thread could hold.
 //!
 //! To wake a sleeping thread takes longer than many a step. A helper that has finished therefore looks for more work for
-//! a while ([`LINGER`]) before it goes to sleep, and small work is shared out only where calls follow each other so
-//! closely that the helpers are awake ([`threads_for`]). Each thread starts with a share of its own, the same one at every
-//! call: what a step leaves in a core's cache, the next one finds there. Who is done takes from the others' shares.
+//! a while ([`LINGER`]) before it goes to sleep, and small work is shared out only in calls that follow another one within
+//! that time ([`share`]): the first of a row pays for the waking. Each thread starts with a share of its own, the same one at
+//! every call: what a step leaves in a core's cache, the next one finds there. Who is done takes from the others' shares.
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a helper without work stays awake.
 const LINGER: Duration = Duration::from_micros(100);
-/// Calls that start within this time of each other follow each other: with the work of one between them, the helpers
-/// have hardly gone to sleep.
-const IN_A_ROW: Duration = Duration::from_micros(200);
 
 struct Entry {
     process: u32,
@@ -60,23 +57,39 @@ pub struct Border {
     pub asleep: usize,
 }
 
-/// How many threads should share `work`.
-pub fn threads_for(work: usize, border: Border) -> usize {
-    let n = threads();
-    if n == 1 || work < border.awake {
-        return 1;
-    }
-    let close = in_a_row();
-    if close || work >= border.asleep { n } else { 1 }
+/// How many threads share a call's work. To be dropped at the call's end, since the next one may follow it closely.
+pub struct Share {
+    /// So many.
+    pub threads: usize,
+    /// Whether there is enough work for anyone to ask.
+    asked: bool,
 }
 
-/// Whether the last call that asked was just now.
-fn in_a_row() -> bool {
-    static START: OnceLock<Instant> = OnceLock::new();
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = START.get_or_init(Instant::now).elapsed().as_nanos() as u64;
-    let last = LAST.swap(now, Ordering::Relaxed);
-    last > 0 && now.saturating_sub(last) < IN_A_ROW.as_nanos() as u64
+/// When the last call ended that had work to share out, in nanoseconds.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// How many threads should share `work`.
+pub fn share(work: usize, border: Border) -> Share {
+    let n = threads();
+    if n == 1 || work < border.awake {
+        return Share { threads: 1, asked: false };
+    }
+    let pays = work >= border.asleep || now().wrapping_sub(LAST.load(Ordering::Relaxed)) < LINGER.as_nanos() as u64;
+    Share { threads: if pays { n } else { 1 }, asked: true }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.asked {
+            LAST.store(now(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The time of day: where it is set, a call or two are shared out otherwise. Clocks that start somewhere would need a lock
+/// on which a child could wait for ever.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64)
 }
 
 /// The pool of `workers` threads beside the calling one.
@@ -145,7 +158,7 @@ impl Board {
         let mut posted = self.posted();
         posted.extend(std::iter::repeat_n(crew, helpers).cloned());
         self.wanted.store(posted.len(), Ordering::SeqCst);
-        // Whoever stops looking does so before a last look, so that one of the two sees the other.
+        // Whoever stops looking does so before a last look under this lock, and so finds what is posted now.
         let missing = posted.len().saturating_sub(self.looking.load(Ordering::SeqCst));
         let woken = missing.min(workers.saturating_sub(self.awake.load(Ordering::Relaxed)));
         self.awake.fetch_add(woken, Ordering::Relaxed);
@@ -179,12 +192,22 @@ impl Board {
             self.looking.fetch_add(1, Ordering::SeqCst);
             let crew = self.wait();
             self.looking.fetch_sub(1, Ordering::SeqCst);
-            let Some(crew) = crew.or_else(|| self.take()) else { break };
+            let Some(crew) = crew.or_else(|| self.leave()) else { return };
             if let Some(_inside) = crew.enter() {
                 crew.work(me);
             }
         }
-        self.awake.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The last look of a helper: a crew, or it is no longer awake.
+    fn leave(&self) -> Option<Arc<Crew>> {
+        let mut posted = self.posted();
+        let crew = posted.pop();
+        self.wanted.store(posted.len(), Ordering::SeqCst);
+        if crew.is_none() {
+            self.awake.fetch_sub(1, Ordering::Relaxed);
+        }
+        crew
     }
 
     /// Waits for a crew, but not long.
@@ -207,10 +230,16 @@ impl Board {
 /// The threads that share some tasks.
 struct Crew {
     task: &'static (dyn Fn(usize) + Sync),
-    /// For each share the next task, and where the share ends.
-    shares: Box<[(AtomicUsize, usize)]>,
+    shares: Box<[Tasks]>,
     /// Twice the number of helpers at work, and 1 more once nobody may join.
     inside: AtomicUsize,
+}
+
+/// The tasks of a share: the next one, and the end. Each on a cache line of its own, as each is mostly one thread's.
+#[repr(align(64))]
+struct Tasks {
+    next: AtomicUsize,
+    end: usize,
 }
 
 const CLOSED: usize = 1;
@@ -218,7 +247,7 @@ const ONE: usize = 2;
 
 impl Crew {
     fn new(task: &'static (dyn Fn(usize) + Sync), tasks: usize, shares: usize) -> Self {
-        let share = |i: usize| (AtomicUsize::new(tasks * i / shares), tasks * (i + 1) / shares);
+        let share = |i| Tasks { next: AtomicUsize::new(tasks * i / shares), end: tasks * (i + 1) / shares };
         Self { task, shares: (0..shares).map(share).collect(), inside: AtomicUsize::new(0) }
     }
 
@@ -232,10 +261,10 @@ impl Crew {
     /// Does the share of thread `me`, then what the others have left.
     fn work(&self, me: usize) {
         for i in 0..self.shares.len() {
-            let (next, end) = &self.shares[(me + i) % self.shares.len()];
+            let share = &self.shares[(me + i) % self.shares.len()];
             loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= *end {
+                let task = share.next.fetch_add(1, Ordering::Relaxed);
+                if task >= share.end {
                     break;
                 }
                 (self.task)(task);
@@ -304,5 +333,35 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// A crew of two shares whose tasks say who did them.
+    fn crew(task: &'static (dyn Fn(usize) + Sync)) -> Arc<Crew> {
+        Arc::new(Crew::new(task, 2, 2))
+    }
+
+    #[test]
+    fn a_helper_that_is_awake_joins_the_next_crew_and_then_sleeps() {
+        static HELPED: AtomicUsize = AtomicUsize::new(0);
+        let board: &Board = Box::leak(Box::default());
+        let task: &(dyn Fn(usize) + Sync) = &|_| {
+            HELPED.fetch_add(1, Ordering::Relaxed);
+        };
+        assert_eq!(board.post(&crew(task), 1, 1), 1, "nobody is awake");
+        let helper = std::thread::spawn(|| board.serve());
+        while HELPED.load(Ordering::Relaxed) < 2 {
+            std::thread::yield_now();
+        }
+        while board.awake.load(Ordering::Relaxed) == 1 && board.looking.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        // It looks or, on a busy machine, has gone to sleep: then it is woken again.
+        let woken = board.post(&crew(task), 1, 1);
+        let other = std::thread::spawn(move || (0..woken).for_each(|_| board.serve()));
+        helper.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(HELPED.load(Ordering::Relaxed), 4);
+        assert_eq!(board.awake.load(Ordering::Relaxed), 0);
+        assert_eq!(board.wanted.load(Ordering::Relaxed), 0);
     }
 }

@@ -46,7 +46,8 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
     let products = products.map(Product::ready);
     let level = simd::level();
     let work = products.iter().fold(0_usize, |sum, p| sum.saturating_add(p.work()));
-    let threads = pool::threads_for(work, PARALLEL);
+    let share = pool::share(work, PARALLEL);
+    let threads = share.threads;
     if threads == 1 {
         for product in &products {
             // SAFETY: the caller's promise.

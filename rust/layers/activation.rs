@@ -4,14 +4,14 @@
 
 use crate::kernel::per_level;
 use crate::math::single::{sigmoid, softplus, tanh};
-use crate::pool;
+use crate::pool::{self, Border};
 use crate::simd::{self, Level};
 use std::sync::Mutex;
 
 /// Elements of a task of a thread.
 const TASK: usize = 1 << 15;
-/// From so many elements on threads are woken: below, that costs more than it gains.
-const PARALLEL: usize = 1 << 18;
+/// From so many elements on more than one thread pays.
+const PARALLEL: Border = Border { awake: 1 << 16, asleep: 1 << 18 };
 
 /// The formulas of one activation.
 trait Formula {
@@ -196,10 +196,11 @@ impl Activation {
         if self == Self::Identity {
             return;
         }
-        if y.len() < PARALLEL {
+        let share = pool::share(y.len(), PARALLEL);
+        if share.threads == 1 {
             return self.forward_part(y);
         }
-        shared(y, &|_, part| self.forward_part(part));
+        shared(share.threads, y, &|_, part| self.forward_part(part));
     }
 
     /// Replaces every `dy` in `d` by the gradient by `z`. Unless [`Self::needs_input`], `z` may be `y`.
@@ -211,20 +212,21 @@ impl Activation {
         if self == Self::Identity {
             return;
         }
-        if d.len() < PARALLEL {
+        let share = pool::share(d.len(), PARALLEL);
+        if share.threads == 1 {
             return self.backward_part(z, y, d);
         }
-        shared(d, &|at, part| {
+        shared(share.threads, d, &|at, part| {
             let range = at..at + part.len();
             self.backward_part(&z[range.clone()], &y[range], part);
         });
     }
 }
 
-/// Calls `work` with the parts of `data` and where they start, on the threads of the pool.
-fn shared(data: &mut [f32], work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+/// Calls `work` with the parts of `data` and where they start, on so many threads.
+fn shared(threads: usize, data: &mut [f32], work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
     let parts: Vec<_> = data.chunks_mut(TASK).map(Mutex::new).collect();
-    pool::run(pool::threads(), parts.len(), &|i| {
+    pool::run(threads, parts.len(), &|i| {
         // Each part is locked once, by the task that has its number.
         if let Ok(mut part) = parts[i].lock() {
             work(i * TASK, &mut part);
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn threads_and_instruction_sets_change_nothing() {
-        let z: Vec<f32> = (0..PARALLEL + 77).map(|i| (i % 4001) as f32 * 0.01 - 20.0).collect();
+        let z: Vec<f32> = (0..PARALLEL.asleep + 77).map(|i| (i % 4001) as f32 * 0.01 - 20.0).collect();
         for &activation in Activation::ALL {
             let run = || {
                 let (mut y, mut d) = (z.clone(), z.clone());

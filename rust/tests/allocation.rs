@@ -1,4 +1,5 @@
-//! A training in its steady state asks the allocator for nothing, whatever its layers, loss and rule.
+//! On one thread, a training in its steady state asks the allocator for nothing, whatever its layers and loss, and its rule unless
+//! that has a schedule. (To share a step out among threads takes some small lists.)
 
 use optirs::chain::{Program, Spec};
 use optirs::dtype::DType;
