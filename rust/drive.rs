@@ -63,8 +63,7 @@ impl Plan<'_> {
     pub unsafe fn run(&self) {
         let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
             + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
-        let share = pool::share(total, PARALLEL_BYTES);
-        let threads = share.threads;
+        let threads = pool::threads_for(total, PARALLEL_BYTES);
         let way = Way { level: simd::level(), far: total >= FAR_BYTES };
         if threads == 1 {
             for job in self.jobs {

@@ -65,15 +65,15 @@ impl Objective<'_> {
         let weight = 1.0 / batch as f64;
         let step = self.block_rows(n) * n;
         let blocks = yhat.len().div_ceil(step);
-        let share = pool::share(yhat.len(), PARALLEL);
+        let threads = pool::threads_for(yhat.len(), PARALLEL);
         let sum = if blocks == 1 {
             self.block(n, 0, yhat, weight, dyhat)
-        } else if share.threads == 1 {
+        } else if threads == 1 {
             let mut out = dyhat.map(|d| d.chunks_mut(step));
             let parts = yhat.chunks(step).enumerate();
             parts.map(|(i, part)| self.block(n, i * step, part, weight, out.as_mut().and_then(Iterator::next))).sum()
         } else {
-            self.shared(share.threads, n, step, yhat, weight, dyhat)
+            self.shared(threads, n, step, yhat, weight, dyhat)
         };
         sum / batch as f64
     }

@@ -59,8 +59,7 @@ impl Norms {
     pub unsafe fn measure(&mut self, measures: &[Measure]) -> &[f64] {
         let Self { tasks, partial, blocks, found } = self;
         let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
-        let (level, share) = (simd::level(), pool::share(bytes, PARALLEL_BYTES));
-        let threads = share.threads;
+        let (level, threads) = (simd::level(), pool::threads_for(bytes, PARALLEL_BYTES));
         let all: usize = measures.iter().map(|m| m.n.div_ceil(BLOCK)).sum();
         let step = if threads == 1 { BLOCKS } else { (all / (2 * threads)).clamp(1, BLOCKS) };
         tasks.clear();

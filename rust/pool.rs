@@ -6,7 +6,7 @@
 //!
 //! To wake a sleeping thread takes longer than many a step. A helper that has finished therefore looks for more work for
 //! a while ([`LINGER`]) before it goes to sleep, and small work is shared out only in calls that follow another one within
-//! that time ([`share`]): the first of a row pays for the waking. Each thread starts with a share of its own, the same one at
+//! that time ([`threads_for`]): the first of a row pays for the waking. Each thread starts with a share of its own, the same one at
 //! every call: what a step leaves in a core's cache, the next one finds there. Who is done takes from the others' shares.
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
@@ -57,39 +57,23 @@ pub struct Border {
     pub asleep: usize,
 }
 
-/// How many threads share a call's work. To be dropped at the call's end, since the next one may follow it closely.
-pub struct Share {
-    /// So many.
-    pub threads: usize,
-    /// Whether there is enough work for anyone to ask.
-    asked: bool,
-}
-
-/// When the last call ended that had work to share out, in nanoseconds.
-static LAST: AtomicU64 = AtomicU64::new(0);
-
 /// How many threads should share `work`.
-pub fn share(work: usize, border: Border) -> Share {
+pub fn threads_for(work: usize, border: Border) -> usize {
     let n = threads();
     if n == 1 || work < border.awake {
-        return Share { threads: 1, asked: false };
+        return 1;
     }
-    let pays = work >= border.asleep || now().wrapping_sub(LAST.load(Ordering::Relaxed)) < LINGER.as_nanos() as u64;
-    Share { threads: if pays { n } else { 1 }, asked: true }
+    // The last call may have taken as long as this one will: what needs no helper to be awake, a millisecond at most.
+    let own = Duration::from_millis(1).mul_f64((work as f64 / border.asleep as f64).min(1.0));
+    if since_last() < LINGER + own || work >= border.asleep { n } else { 1 }
 }
 
-impl Drop for Share {
-    fn drop(&mut self) {
-        if self.asked {
-            LAST.store(now(), Ordering::Relaxed);
-        }
-    }
-}
-
-/// The time of day: where it is set, a call or two are shared out otherwise. Clocks that start somewhere would need a lock
-/// on which a child could wait for ever.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64)
+/// The time since the last call that asked, by the time of day: where that is set, a call is shared out that need not be.
+/// Clocks that start somewhere would take a lock, on which a child could wait for ever.
+fn since_last() -> Duration {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+    Duration::from_nanos(now.wrapping_sub(LAST.swap(now, Ordering::Relaxed)))
 }
 
 /// The pool of `workers` threads beside the calling one.

@@ -46,8 +46,7 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
     let products = products.map(Product::ready);
     let level = simd::level();
     let work = products.iter().fold(0_usize, |sum, p| sum.saturating_add(p.work()));
-    let share = pool::share(work, PARALLEL);
-    let threads = share.threads;
+    let threads = pool::threads_for(work, PARALLEL);
     if threads == 1 {
         for product in &products {
             // SAFETY: the caller's promise.

@@ -196,11 +196,11 @@ impl Activation {
         if self == Self::Identity {
             return;
         }
-        let share = pool::share(y.len(), PARALLEL);
-        if share.threads == 1 {
+        let threads = pool::threads_for(y.len(), PARALLEL);
+        if threads == 1 {
             return self.forward_part(y);
         }
-        shared(share.threads, y, &|_, part| self.forward_part(part));
+        shared(threads, y, &|_, part| self.forward_part(part));
     }
 
     /// Replaces every `dy` in `d` by the gradient by `z`. Unless [`Self::needs_input`], `z` may be `y`.
@@ -212,11 +212,11 @@ impl Activation {
         if self == Self::Identity {
             return;
         }
-        let share = pool::share(d.len(), PARALLEL);
-        if share.threads == 1 {
+        let threads = pool::threads_for(d.len(), PARALLEL);
+        if threads == 1 {
             return self.backward_part(z, y, d);
         }
-        shared(share.threads, d, &|at, part| {
+        shared(threads, d, &|at, part| {
             let range = at..at + part.len();
             self.backward_part(&z[range.clone()], &y[range], part);
         });
