@@ -50,7 +50,7 @@ def tile(size: int) -> Means:
 
 def border(shift: int) -> Means:
     """Threads are woken for other sizes."""
-    return Means("drive.rs", "awake: 384 << 10", f"awake: 1 << {shift}", ("2^14", "b", "2^18", "2^20"), threads=(2,))
+    return Means("drive.rs", "awake: 512 << 10", f"awake: 1 << {shift}", ("2^14", "b", "2^18", "2^20"), threads=(2,))
 
 
 def level(name: str) -> Means:

@@ -11,7 +11,7 @@ use crate::stream::{fence, stream};
 use std::ptr;
 
 /// From so many bytes of traffic on more than one thread pays.
-pub const PARALLEL_BYTES: Border = Border { awake: 384 << 10, asleep: 8 << 20 };
+pub const PARALLEL_BYTES: Border = Border { awake: 512 << 10, asleep: 8 << 20 };
 /// Bytes of traffic in a task of a thread: at least, where there is little to share, and at most.
 const TASK_BYTES: (usize, usize) = (64 << 10, 2 << 20);
 /// Tasks of a thread where there is little to share.
