@@ -166,6 +166,19 @@ def test_parts_that_are_not_trained(started: list[bool]) -> None:
         optirs.train(optirs.supervised(optirs.mse), integers, pair, optirs.Adam(), epochs=2)
 
 
+@pytest.mark.parametrize("other", [lambda x: x, lambda x: x[:], lambda x: x.T], ids=["same", "view", "transpose"])
+def test_a_parameter_that_also_stands_where_it_is_not_trained(started: list[bool], other: Any) -> None:
+    square = layer(4, 4, "tanh")
+    model = optirs.Chain(square, optirs.Dense(other(square.W), square.b.copy()))
+    state = optirs.setup(optirs.Descent(0.1), model)
+    x = data("mse", 20)[0]
+    for name in ("W", "b"):
+        setattr(state.layers[1], name, None)
+        both(started, "mse", model, (x, x), state=state, epochs=4, batch_size=7, compiled=False)
+    model.layers[1].W = square.W.copy()
+    both(started, "mse", model, (x, x), state=state, epochs=4, batch_size=7)
+
+
 def test_resuming(started: list[bool]) -> None:
     model, pair = network(), data("mse", 20)
     gradient = optirs.supervised(optirs.mse)

@@ -330,6 +330,22 @@ def test_containers_that_cannot_be_copied_are_left_alone() -> None:
     assert (x == 1).all()
 
 
+@pytest.mark.parametrize("kept", [[1], [0, 2], [2], []], ids=str)
+def test_containers_that_change_while_they_are_copied(kept: list[int]) -> None:
+    class Copied(dict):  # type: ignore[type-arg]
+        def __copy__(self) -> Any:
+            untrained[:] = [untrained[i] for i in kept]
+            return Copied(self)
+
+    x, untrained = np.ones(2), [np.full(3, 5.0)]
+    untrained += [x, np.full(4, 6.0)]
+    model = {"trained": Copied(w=x), "untrained": untrained}
+    state = {"trained": {"w": optirs.setup(optirs.Descent(), x)}, "untrained": None}
+    with pytest.raises(ValueError, match="the trees changed during the update"):
+        optirs.update(state, model, {"trained": {"w": np.ones(2)}})
+    assert (x == 1).all()
+
+
 class Cycle:
     """Garbage that only the collector finds, and that does something when it does."""
 

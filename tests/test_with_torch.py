@@ -62,6 +62,23 @@ def test_every_element_of_a_gradient_has_its_own_memory(torch):
     np.testing.assert_array_equal(grad["v"], [5, 1])
 
 
+def test_no_two_gradients_share_memory(torch):
+    sizes = {"a": 2, "v": 2, "w": (2, 2), "u": (2, 2), "empty": (2, 0)}
+    model = {k: np.ones(n) for k, n in sizes.items()}
+
+    def f(model):
+        rows = torch.cat([torch.stack([model["a"], model["v"]]), model["empty"]], dim=1)
+        return (rows + model["w"] + model["u"]).square().sum()
+
+    for names in (sizes, reversed(sizes)):
+        _, grad = optirs.with_torch(f)({k: model[k] for k in names})
+        assert len(optirs.trainables(grad)) == len(sizes)
+        for name in ("a", "v", "w", "u"):
+            np.testing.assert_array_equal(grad[name], np.full(sizes[name], 6))
+            grad[name][:] = 0
+            np.testing.assert_array_equal(grad[name], 0)
+
+
 def test_sparse_gradients(torch):
     f = lambda model, i: torch.nn.functional.embedding(i, model["table"], sparse=True).sum()  # noqa: E731
     _, grad = optirs.with_torch(f)({"table": np.ones((4, 2), "f")}, np.array([1, 1, 3]))
@@ -111,6 +128,20 @@ def test_the_rust_affine_under_transforms(torch):
     np.testing.assert_allclose(torch.func.jacrev(layer)(rows[0]), layer.W, rtol=1e-5)
     squares = torch.func.vmap(torch.func.grad(lambda x: (layer(x) ** 2).sum()))(rows)
     np.testing.assert_allclose(squares, 2 * layer(x) @ layer.W, rtol=1e-5)
+
+
+def test_the_rust_affine_under_vmap_of_an_empty_batch(torch):
+    layer = optirs.Affine.random(3, 2, rng=optirs.Xoshiro(1))
+    W, b = torch.from_numpy(layer.W).requires_grad_(), torch.from_numpy(layer.b)
+    y = torch.func.vmap(optirs.affine_forward, in_dims=(None, None, 0))(W, b, torch.zeros(0, 3))
+    assert y.shape == (0, 2)
+    y.sum().backward()
+    assert (W.grad == 0).all()
+    assert torch.func.vmap(layer, in_dims=1)(torch.zeros(4, 0, 3)).shape == (0, 4, 2)
+    slopes = torch.func.vmap(torch.func.grad(lambda x: (layer(x) ** 2).sum()))(torch.zeros(0, 3))
+    assert slopes.shape == (0, 3)
+    with pytest.raises(ValueError, match="affine"):
+        torch.func.vmap(layer)(torch.zeros(0, 4))
 
 
 def test_compiled(torch):

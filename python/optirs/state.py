@@ -83,7 +83,8 @@ def update(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
             attributes will do for it, lists and tuples are interchangeable, and arrays are converted.
 
     Returns:
-        `(state, model)`. Every array that has a Leaf, and every Leaf, is fresh; all else is shared.
+        `(state, model)`. Every array that has a Leaf, and every Leaf, is fresh, and a parameter that also stands
+        where it is not trained is the fresh one there, too; all else is shared.
 
     Raises:
         TypeError: If something is of the wrong kind, or the arguments are in another order.

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::arrays::View;
+use super::arrays::{View, span};
 use super::entry::Names;
 use super::inputs::Float32;
 use super::leaf::{Guard, Leaf, Moments, busy};
@@ -251,6 +251,11 @@ fn arrays<'py>(
         }
         origins.push(Array::Trained(known.unwrap_or(parameters.len() - 1)));
     }
+    // An update carries a parameter to the places without a leaf, too; the loop would read the first set's there for ever.
+    let mut beside = (0..len).filter(|&i| !states[0][i].1.is_exact_instance_of::<Leaf>()).map(|i| &models[0][i].1);
+    if beside.any(|array| parameters.iter().any(|p| overlap(array, p.arrays[0].bind(py)))) {
+        return Ok(None);
+    }
     Ok(Some((parameters, origins)))
 }
 
@@ -284,6 +289,11 @@ fn same_data(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
         (Some(a), Some(b)) => a.data == b.data && a.shape == b.shape,
         _ => false,
     }
+}
+
+/// Whether the addresses of two arrays meet.
+fn overlap(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    span(a).zip(span(b)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1)
 }
 
 impl Fit {

@@ -7,8 +7,7 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, 
 use super::arrays::View;
 use super::leaf::Leaf;
 use super::order::has_leaf;
-use super::path::Path;
-use super::tree::{fields, unreadable};
+use super::tree::{fields, optional};
 use super::walk::{Object, Walk};
 
 impl<'py> Walk<'_, 'py> {
@@ -99,9 +98,4 @@ fn is_value(object: &Object<'_>) -> PyResult<bool> {
         || object.is_exact_instance_of::<Leaf>()
         || object.hasattr(intern!(py, "__array__"))?
         || object.hasattr(intern!(py, "__dlpack__"))?)
-}
-
-/// An attribute of a gradient, or `None` if there is none.
-pub fn optional<'py>(object: &Object<'py>, name: &Bound<'py, PyString>, path: &Path) -> PyResult<Option<Object<'py>>> {
-    object.getattr_opt(name).map_err(|error| unreadable(object, name, path, error))
 }

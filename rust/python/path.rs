@@ -18,7 +18,7 @@ pub fn too_deep(depth: usize) -> bool {
 }
 
 /// The error of a structure that is too deep, whose printed path starts with `head`.
-pub fn nests_too_deep(depth: usize, head: &str) -> PyErr {
+fn nests_too_deep(depth: usize, head: &str) -> PyErr {
     let most = if depth < MAX_DEPTH { " that this thread's stack has room for" } else { "" };
     let levels = depth.min(MAX_DEPTH);
     PyRecursionError::new_err(format!(

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use super::arrays::View;
 use super::leaf::Leaf;
-use super::path::{Path, nests_too_deep, too_deep};
+use super::path::Path;
 use super::tree::{Node, children, node, rebuild};
 use super::walk::Place;
 
@@ -16,17 +16,17 @@ type Pair<'py> = (Object<'py>, Object<'py>);
 
 /// New trees like `state` and `model` with these leaves and arrays at `places`, which [`super::walk::walk`] found there.
 ///
-/// `elsewhere`: by their numbers, the arrays beside the leaves that are parameters, too, and what they become.
+/// `elsewhere`: by their numbers, the arrays beside the leaves that are parameters, too, each with what it becomes.
 pub fn replace<'py>(
     state: &Object<'py>,
     model: &Object<'py>,
     places: &[Place<'py>],
     new: impl Iterator<Item = PyResult<Pair<'py>>>,
-    elsewhere: FxHashMap<usize, Object<'py>>,
+    elsewhere: FxHashMap<usize, (Object<'py>, Object<'py>)>,
 ) -> PyResult<(Object<'py>, Object<'py>)> {
-    let mut replacing = Replacing { new: places.iter().zip(new), elsewhere, bystanders: 0 };
-    let made = replacing.both(state, model, 0)?;
-    if replacing.new.next().is_some() { Err(changed()) } else { Ok(made) }
+    let mut replacing = Replacing { new: places.iter().zip(new), elsewhere, bystanders: 0, path: Path::default() };
+    let made = replacing.both(state, model)?;
+    if replacing.new.next().is_some() || !replacing.elsewhere.is_empty() { Err(changed()) } else { Ok(made) }
 }
 
 fn changed() -> PyErr {
@@ -37,28 +37,27 @@ fn changed() -> PyErr {
 struct Replacing<'py, I> {
     /// The places to come.
     new: I,
-    elsewhere: FxHashMap<usize, Object<'py>>,
+    elsewhere: FxHashMap<usize, (Object<'py>, Object<'py>)>,
     /// How many arrays beside the leaves it has met.
     bystanders: usize,
+    /// Where it is.
+    path: Path,
 }
 
 impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Replacing<'py, I> {
-    fn both(&mut self, state: &Object<'py>, model: &Object<'py>, depth: usize) -> PyResult<Pair<'py>> {
+    fn both(&mut self, state: &Object<'py>, model: &Object<'py>) -> PyResult<Pair<'py>> {
         if state.is_none() {
-            let model = if self.elsewhere.is_empty() { model.clone() } else { self.beside(model, depth)? };
+            let model = if self.elsewhere.is_empty() { model.clone() } else { self.beside(model)? };
             return Ok((state.clone(), model));
         }
         if state.is_exact_instance_of::<Leaf>() {
             let (place, made) = self.new.next().ok_or_else(changed)?;
             return if place.leaf.is(state) && place.array.is(model) { made } else { Err(changed()) };
         }
-        if too_deep(depth) {
-            return Err(nests_too_deep(depth, "the top"));
-        }
         let py = state.py();
         let (kind, model_kind) = (node(state)?, node(model)?);
         let (mut keys, mut states, mut models) = (Vec::new(), Vec::new(), Vec::new());
-        let children = children(state, &kind, &Path::default())?.unwrap_or_default();
+        let children = children(state, &kind, &self.path)?.unwrap_or_default();
         for (i, (key, child)) in children.into_iter().enumerate() {
             let value = match &model_kind {
                 Node::Dict(dict) => dict.as_any().get_item(&key)?,
@@ -67,7 +66,9 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
                 Node::Object(class) => model.getattr(class.get().children[i].bind(py))?,
                 Node::Leaf => return Err(changed()),
             };
-            let (s, m) = self.both(&child, &value, depth + 1)?;
+            self.path.push(&key)?;
+            let (s, m) = self.both(&child, &value)?;
+            self.path.pop();
             keys.push(key);
             states.push(s);
             models.push(m);
@@ -78,18 +79,24 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
     }
 
     /// What stands where there are no leaves: the same object, unless a parameter is in it.
-    fn beside(&mut self, model: &Object<'py>, depth: usize) -> PyResult<Object<'py>> {
+    fn beside(&mut self, model: &Object<'py>) -> PyResult<Object<'py>> {
         if View::of(model).is_some() {
-            let new = self.elsewhere.remove(&self.bystanders);
+            let expected = self.elsewhere.remove(&self.bystanders);
             self.bystanders += 1;
-            return Ok(new.unwrap_or_else(|| model.clone()));
-        }
-        if too_deep(depth) {
-            return Err(nests_too_deep(depth, "the top"));
+            return match expected {
+                None => Ok(model.clone()),
+                Some((old, new)) if old.is(model) => Ok(new),
+                Some(_) => Err(changed()),
+            };
         }
         let kind = node(model)?;
-        let Some(old) = children(model, &kind, &Path::default())? else { return Ok(model.clone()) };
-        let new = old.iter().map(|(_, child)| self.beside(child, depth + 1)).collect::<PyResult<Vec<_>>>()?;
+        let Some(old) = children(model, &kind, &self.path)? else { return Ok(model.clone()) };
+        let mut new = Vec::with_capacity(old.len());
+        for (key, child) in &old {
+            self.path.push(key)?;
+            new.push(self.beside(child)?);
+            self.path.pop();
+        }
         if old.iter().zip(&new).all(|((_, a), b)| a.is(b)) {
             return Ok(model.clone());
         }

@@ -108,8 +108,17 @@ pub fn attribute<'py>(
     object.getattr(name).map_err(|error| unreadable(object, name, path, error))
 }
 
+/// The same of an object that may lack it, as a gradient may.
+pub fn optional<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    path: &Path,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    object.getattr_opt(name).map_err(|error| unreadable(object, name, path, error))
+}
+
 /// The error of an attribute that raised `error`.
-pub fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, error: PyErr) -> PyErr {
+fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, error: PyErr) -> PyErr {
     let py = object.py();
     if !error.is_instance_of::<PyException>(py) {
         return error; // Ctrl-C

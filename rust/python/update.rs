@@ -92,8 +92,11 @@ fn update_in<'py>(
         fresh.push(hand_out(py, entry, output, made.next().flatten(), reach)?);
     }
     drop(entries);
-    let elsewhere =
-        elsewhere.into_iter().map(|(i, origin)| Ok((i, at_place(py, &fresh, origin)?.1))).collect::<PyResult<_>>()?;
+    let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
+        let new = at_place(py, &fresh, origin)?.1;
+        Ok((i, (found.bystanders[i].clone(), new)))
+    });
+    let elsewhere = elsewhere.collect::<PyResult<_>>()?;
     replace(state, model, &found.places, origins.iter().map(|o| at_place(py, &fresh, *o)), elsewhere)
 }
 

@@ -8,10 +8,9 @@ use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use super::arena::List;
 use super::arrays::View;
 use super::leaf::Leaf;
-use super::lookalike::optional;
 use super::order::{check_order, has_leaf};
 use super::path::Path;
-use super::tree::{Node, Registration, attribute, node};
+use super::tree::{Node, Registration, attribute, node, optional};
 
 /// A place in the trees where a leaf stands.
 pub struct Place<'py> {

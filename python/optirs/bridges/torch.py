@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.array_utils import byte_bounds
 
 from .. import _core
 from ..tree import is_bfloat16
@@ -107,13 +108,14 @@ def _gradient(tensor: Any, parameter: Array) -> Array | None:
 
 
 def _apart(gradients: list[Array | None]) -> list[Array | None]:
-    """Each on memory of its own: PyTorch hands the gradient of a sum to both of its terms."""
-    taken: set[int] = set()
-    for i, gradient in enumerate(gradients):
-        if gradient is not None:
-            address = gradient.__array_interface__["data"][0]
-            gradients[i] = gradient.copy() if address in taken else gradient
-            taken.add(address)
+    """Each on memory of its own: of a sum PyTorch hands one gradient, or parts of it, to all terms."""
+    arrays = [(i, g) for i, g in enumerate(gradients) if g is not None and g.size]
+    end = 0
+    for low, high, i, gradient in sorted((*byte_bounds(g), i, g) for i, g in arrays):
+        if low < end:
+            gradients[i] = gradient.copy()
+        else:
+            end = high
     return gradients
 
 
@@ -135,9 +137,11 @@ class _Affine(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        """One after the other, as under JAX's `vmap`."""
-        each = [[a] * info.batch_size if d is None else a.unbind(d) for a, d in zip(arguments, in_dims, strict=True)]
-        return torch.stack([_Affine.apply(*one) for one in zip(*each, strict=True)]), 0
+        """One after the other, as under JAX's `vmap`; of an empty batch one of zeros, for the shape of the output."""
+        n = info.batch_size
+        pairs = zip(arguments, in_dims, strict=True)
+        each = [[a] * max(n, 1) if d is None else a.unbind(d) or [a.sum(d)] for a, d in pairs]
+        return torch.stack([_Affine.apply(*one) for one in zip(*each, strict=True)])[:n], 0
 
     @staticmethod
     def backward(ctx: Any, dy: Any) -> Any:
