@@ -131,6 +131,20 @@ def test_leaves_compare_by_value():
     assert optirs.setup(Adam(), model()) == optirs.setup(Adam(), model())
 
 
+@pytest.mark.parametrize("x", [np.ones(3, np.float32), np.ones((3, 1)), np.ones(2), np.ones(3, complex)])
+def test_equality_is_by_rule_state_and_flag_not_by_parameter(x):
+    mine, theirs = optirs.setup(Descent(), np.ones(3)), optirs.setup(Descent(), x)
+    assert mine == theirs
+    assert optirs.setup(Descent(0.2), np.ones(3)) != theirs
+    assert optirs.freeze_(mine) != theirs
+    assert optirs.setup(Momentum(), np.ones(3)) != optirs.setup(Momentum(), x)  # the arrays of the state differ
+
+
+def test_leaves_with_the_same_state_are_equal_whatever_the_parameters_type():
+    half, single = (optirs.setup(Adam(), np.ones(3, t)) for t in (np.float16, np.float32))
+    assert half == single  # the moments of both are float32
+
+
 def test_leaves_are_not_hashable():
     with pytest.raises(TypeError, match="unhashable"):
         hash(leafs(Adam())[0])
