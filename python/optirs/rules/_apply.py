@@ -101,6 +101,11 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
         array: Array = np.asarray(dx)
     except ValueError:  # rows of different lengths, or a state of several parts
         array = np.empty((), object)
+    if not isinstance(dx, np.ndarray):
+        try:
+            array = with_large_ints(array)
+        except ValueError as error:
+            raise placeless(ValueError(f"{_name(rule)}: {what} {error}")) from None
     to = _COMPUTE[x.dtype.name]
     if array.dtype.name not in _COMPUTE and array.dtype.kind not in "iu":
         found = type(dx).__name__ if array.dtype.hasobject else array.dtype
