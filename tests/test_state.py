@@ -231,8 +231,19 @@ def test_adjust_a_rule():
     assert optirs.adjust(CHAIN, rho=0.25).rules[2].rules[1] == Momentum(rho=0.25)
     assert optirs.adjust(optirs.MixedPrecision(Adam()), 0.5).rule.eta == 0.5
     assert optirs.adjust(Own(), 0.25) == Own(0.25)
-    with pytest.raises(TypeError, match="adjust"):
+    with pytest.raises(TypeError, match=r"^adjust_: a rule does not change: use adjust"):
         optirs.adjust_(Adam(), 0.25)
+
+
+@pytest.mark.parametrize("act", [optirs.adjust, optirs.adjust_])
+def test_errors_of_adjust_say_which_one_was_called(act):
+    state = optirs.setup(Adam(), [np.ones(2)])
+    with pytest.raises(ValueError, match=f"^{act.__name__}: no rule here has a field 'rho'"):
+        act(state, rho=0.5)
+    with pytest.raises(TypeError, match=f"^{act.__name__}: eta is given twice$"):
+        act(state, 0.5, eta=0.5)
+    with pytest.raises(TypeError, match=f"^{act.__name__} takes a state"):
+        act([np.ones(2)], 0.5)
 
 
 def test_adjust_what_some_rules_have():
