@@ -269,6 +269,29 @@ def test_arguments_in_another_order():
                 act(rule, tree, tree)
 
 
+@pytest.mark.parametrize("act", [optirs.update, optirs.update_])
+@pytest.mark.parametrize("tree", [model(), np.ones(3), [np.ones(2)]], ids=["nested", "array", "list"])
+def test_a_state_in_the_place_of_the_model_or_the_gradient(tree, act):
+    state = optirs.setup(HALF, tree)
+    takes = r"update takes \(state, model, gradient\), but the"
+    for gradient in (tree, state, None):
+        with pytest.raises(TypeError, match=rf"^model at .* is a Leaf: {takes} second argument is a state$"):
+            act(state, state, gradient)
+    with pytest.raises(TypeError, match=rf"^gradient at .* is a Leaf: {takes} third argument is a state$"):
+        act(state, tree, state)
+
+
+@pytest.mark.parametrize("act", [optirs.update, optirs.update_])
+def test_a_state_of_another_model_in_a_wrong_place(act):
+    x = [np.ones(2)]
+    state, other = optirs.setup(HALF, x), optirs.setup(HALF, {"x": x})
+    takes = r"^update takes \(state, model, gradient\), but the"
+    with pytest.raises(TypeError, match=rf"{takes} second argument is a state, too$"):
+        act(state, other, x)
+    with pytest.raises(TypeError, match=rf"{takes} third argument is a state, too$"):
+        act(state, x, other)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [

@@ -14,6 +14,7 @@ use super::gradient::Gradient;
 use super::layout::Layout;
 use super::leaf::{Guard, Leaf, busy};
 use super::memory::allocate;
+use super::order::a_leaf;
 use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
@@ -146,6 +147,9 @@ impl<'a, 'py> Entry<'a, 'py> {
 fn parameter<'a>(py: Python<'_>, place: &'a Place, i: usize, names: &Names) -> PyResult<View<'a>> {
     let leaf = place.leaf.get();
     let Some(view) = View::of(&place.array) else {
+        if place.array.is_exact_instance_of::<Leaf>() {
+            return Err(a_leaf("model", &names.of(i), "second"));
+        }
         let kind = place.array.get_type().name()?;
         return Err(PyTypeError::new_err(format!("model at {} is {kind}, the state has a Leaf there", names.of(i))));
     };
