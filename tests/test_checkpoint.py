@@ -246,6 +246,11 @@ REFUSED = [
         ValueError,
         r"state\[0\] has ties state\[1\] in the state, none in model",
     ),
+    (
+        {"state": optirs.setup(optirs.Adam(), {"w": W}), "model": {"w": W, "v": W + 1}},
+        ValueError,
+        "model has a parameter at state.v, where the state has neither a Leaf nor None",
+    ),
 ]
 
 
@@ -282,6 +287,10 @@ STATE_LIKES = [
     ({"w": 1}, "the file has a Leaf at state.w, where like has no parameter"),
     ([np.ones((2, 3))], "the file has a Leaf at state.w, where like has no parameter"),
     (None, "the file has a Leaf at state.w, where like has no parameter"),
+    (
+        {"w": np.ones((2, 3)), "v": np.ones(2)},
+        "like has a parameter at state.v, where the file has neither a Leaf nor None",
+    ),
 ]
 
 
@@ -290,6 +299,23 @@ def test_a_state_of_another_structure(like: Any, text: str, tmp_path: Path) -> N
     path = saved(tmp_path, state=optirs.setup(optirs.Adam(), {"w": np.ones((2, 3))}))
     with pytest.raises(ValueError, match=re.escape(text)):
         optirs.load(path, like)
+
+
+def test_places_without_a_leaf_stay_without(tmp_path: Path) -> None:
+    x = np.ones(2)
+    model = {"w": np.ones(3), "kept": [x, 1.5, "text"], "again": x, "fixed": np.arange(2)}
+    state = optirs.setup(lambda path, _: optirs.Adam() if path == ("w",) else None, model)
+    for both in ({}, {"model": model}):
+        found = optirs.load(saved(tmp_path, state=state, **both), model).state
+        assert found == state
+        assert found["kept"] == [None, None, None]
+    more = {**model, "kept": [x, 1.5, "text", np.ones(1)]}
+    with pytest.raises(ValueError, match=r"like has a parameter at state\.kept\[3\], where the file has neither"):
+        optirs.load(saved(tmp_path, state=state), more)
+    none = {"w": np.ones(3), "v": None}
+    assert optirs.load(saved(tmp_path, state=optirs.setup(lambda path, x: None, none)), none).state == dict.fromkeys(
+        "wv"
+    )
 
 
 def test_files_of_others(tmp_path: Path) -> None:

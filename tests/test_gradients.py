@@ -194,6 +194,26 @@ def test_a_number_for_a_0d_parameter(number):
     assert new == 0.5
 
 
+@pytest.mark.parametrize(
+    "values",
+    [2**70, -(2**70), [[2**70, 1], [True, 2.5]], [2**64, np.float32(1)], [2**70, 1j]],
+    ids=["number", "negative", "nested", "scalar", "complex"],
+)
+def test_python_ints_beyond_64_bits(values):
+    wanted = np.asarray(values, complex if values == [2**70, 1j] else float)
+    x = np.zeros_like(wanted)
+    np.testing.assert_array_equal(step(values, x), wanted * -0.5)
+    np.testing.assert_array_equal(optirs.apply(HALF, None, x, values)[1], wanted * 0.5)
+
+
+def test_an_int_that_no_float_holds():
+    failing(ValueError, "^gradient at s has an int that is beyond the range of float64$", {"s": 10**400})
+    failing(ValueError, "^gradient at pair.a has an int that is beyond", {"pair": ([10**400], None)})
+    failing(TypeError, "gradient at s has type complex128, the parameter is float64", {"s": [2**70, 1j]})
+    with pytest.raises(ValueError, match="Descent: the gradient has an int that is beyond the range of float64"):
+        optirs.apply(HALF, None, np.zeros(1), [-(10**400)])
+
+
 def test_shape_errors():
     text = r"^gradient at layers\[0\]\.W has shape \(3,\), the parameter has \(2, 3\)$"
     failing(ValueError, text, {"layers": [{"W": np.ones(3)}]})
@@ -204,7 +224,9 @@ def test_shape_errors():
         step(np.ones(2), np.ones(3))
 
 
-@pytest.mark.parametrize("odd", ["x", object(), {"a": 1}, [None], np.array(["a"]), ["a"], [[1], [1, 2]], print])
+@pytest.mark.parametrize(
+    "odd", ["x", object(), {"a": 1}, [None], [2**70, None], np.array(["a"]), ["a"], [[1], [1, 2]], print]
+)
 def test_what_is_no_array_of_numbers(odd):
     failing(TypeError, "gradient at s is no array of numbers", {"s": odd})
 
@@ -245,6 +267,29 @@ def test_arguments_in_another_order():
                 TypeError, match=rf"{text}, and the first is the rule .*Adam.*optirs\.setup\(rule, model\)"
             ):
                 act(rule, tree, tree)
+
+
+@pytest.mark.parametrize("act", [optirs.update, optirs.update_])
+@pytest.mark.parametrize("tree", [model(), np.ones(3), [np.ones(2)]], ids=["nested", "array", "list"])
+def test_a_state_in_the_place_of_the_model_or_the_gradient(tree, act):
+    state = optirs.setup(HALF, tree)
+    takes = r"update takes \(state, model, gradient\), but the"
+    for gradient in (tree, state, None):
+        with pytest.raises(TypeError, match=rf"^model at .* is a Leaf: {takes} second argument is a state$"):
+            act(state, state, gradient)
+    with pytest.raises(TypeError, match=rf"^gradient at .* is a Leaf: {takes} third argument is a state$"):
+        act(state, tree, state)
+
+
+@pytest.mark.parametrize("act", [optirs.update, optirs.update_])
+def test_a_state_of_another_model_in_a_wrong_place(act):
+    x = [np.ones(2)]
+    state, other = optirs.setup(HALF, x), optirs.setup(HALF, {"x": x})
+    takes = r"^update takes \(state, model, gradient\), but the"
+    with pytest.raises(TypeError, match=rf"{takes} second argument is a state, too$"):
+        act(state, other, x)
+    with pytest.raises(TypeError, match=rf"{takes} third argument is a state, too$"):
+        act(state, x, other)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,50 @@ def test_errors_of_own_rules_at_setup_name_the_place() -> None:
     assert caught.value.__notes__ == ["for the parameter at layers[0]"]
 
 
+@STEPS
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (None, r"Odd\.apply must return \(state, dx\), got NoneType"),
+        ((1, np.zeros(1)), r"Odd: its dx has shape \(1,\), the parameter has \(3,\)"),
+        ((1, "ab"), "Odd: its dx must be an array of numbers, got <U2"),
+        ((1, np.zeros(3, complex)), "Odd: its dx is complex128, the parameter is float64"),
+    ],
+    ids=["pair", "shape", "text", "complex"],
+)
+@pytest.mark.parametrize(
+    "around",
+    [lambda r: r, lambda r: optirs.OptimiserChain(r, optirs.Adam()), lambda r: optirs.MixedPrecision(r, "float64")],
+    ids=["alone", "chain", "mixed"],
+)
+def test_what_an_own_rule_returns_amiss_names_the_place(result: Any, text: str, around: Any, step: Any) -> None:
+    class Odd(Own):
+        def apply(self, state: Any, x: Any, dx: Any) -> Any:
+            return result
+
+    model = {"layers": [np.ones(3), np.ones(3)]}
+    state = optirs.setup(around(Odd()), model)
+    with pytest.raises((TypeError, ValueError), match=rf"^{text}, for the parameter at layers\[1\]$") as caught:
+        step(state, model, {"layers": [None, np.ones(3)]})
+    assert not hasattr(caught.value, "__notes__")
+
+
+@STEPS
+@pytest.mark.parametrize("error", [ValueError("mine"), TypeError("mine"), FloatingPointError("mine"), KeyError("mine")])
+def test_an_own_rules_error_keeps_type_and_text(error: Exception, step: Any) -> None:
+    class Raises(Own):
+        def apply(self, state: Any, x: Any, dx: Any) -> Any:
+            raise error
+
+    text = str(error)
+    model = {"w": np.ones(3)}
+    with pytest.raises(type(error)) as caught:
+        step(optirs.setup(Raises(), model), model, model)
+    assert caught.value is error
+    assert str(error) == text
+    assert "for the parameter at w" in error.__notes__
+
+
 def test_own_states_are_not_shared() -> None:
     model = {"w": np.ones(2)}
     state = optirs.setup(Own(), model)

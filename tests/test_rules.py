@@ -17,7 +17,7 @@ from problems import RULES as ALL
 from problems import VARIANTS
 
 import optirs
-from optirs import rules
+from optirs import rules, schedules
 from optirs.rules import RULES, Rule, adjusted, fields, spec, step
 
 SIMPLE = [name for name in RULES if name not in ("OptimiserChain", "MixedPrecision", "AccumGrad")]
@@ -455,6 +455,52 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(TypeError, match="must be a rule, got the class"):
         rules.init(DecayDescent, np.zeros(2))  # type: ignore[arg-type]
     np.testing.assert_array_equal(rules.apply(rule, 1, [0.0, 0.0], [1, 2])[1], [0.1, 0.2])
+
+
+class Number:
+    def __index__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "error", "text"),
+    [
+        (rules.Adam(), {"t": -1}, ValueError, r"^Adam: t must be in \[0, 2\*\*63\), got -1$"),
+        (rules.Adam(), {"t": 2**63}, ValueError, r"^Adam: t must be in \[0, 2\*\*63\), got 9223372036854775808$"),
+        (rules.Adam(), {"t": 1.5}, TypeError, "^Adam: t must be an int, got 1.5$"),
+        (rules.Adam(), {"t": True}, TypeError, "^Adam: t must be an int, got True$"),
+        (rules.Adam(), {"t": np.bool(True)}, TypeError, "^Adam: t must be an int, got "),
+        (rules.Adam(), {"t": None}, TypeError, "^Adam: t must be an int, got None$"),
+        (rules.Adam(), {"m": np.zeros(3, complex)}, TypeError, "^Adam: m is complex128, not float64$"),
+        (rules.Adam(), {"m": np.zeros(2)}, ValueError, r"^Adam: m has shape \(2,\), the parameter has \(3,\)$"),
+        (rules.Adam(), {"m": 0.0}, TypeError, "^Adam: m must be an array, got float$"),
+        (rules.AccumGrad(2), {"count": 2}, ValueError, "^AccumGrad: count must be less than n, got 2$"),
+        (rules.AccumGrad(2), {"count": -1}, ValueError, "^AccumGrad: count must be in "),
+    ],
+)
+@pytest.mark.parametrize("around", [lambda r: r, lambda r: rules.OptimiserChain(r, DecayDescent())])
+def test_states_of_built_in_rules_are_checked(
+    rule: Rule, change: dict[str, Any], error: type[Exception], text: str, around: Any
+) -> None:
+    x, whole = np.ones(3), around(rule)
+    state = rules.init(whole, x)
+    state = state | change if whole is rule else (state[0] | change, *state[1:])
+    with pytest.raises(error, match=text):
+        rules.apply(whole, state, x, x)
+
+
+def test_counts_of_other_integer_types_will_do() -> None:
+    x = np.ones(3)
+    for t in (np.int64(3), Number()):
+        state, _ = rules.apply(rules.Adam(), rules.init(rules.Adam(), x) | {"t": t}, x, x)
+        assert state["t"] == 4
+    rule = rules.AccumGrad(2)
+    state, dx = rules.apply(rule, rules.init(rule, x) | {"count": 1}, x, x)
+    assert state["count"] == 0
+    assert dx is not None
+    one = rules.Scheduled(rules.Descent(), eta=schedules.Constant(0.1))
+    with pytest.raises(ValueError, match=r"^Scheduled: t must be in \[0, 2\*\*63\), got -1$"):
+        rules.apply(one, (-1, None), x, x)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])

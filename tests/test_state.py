@@ -131,6 +131,20 @@ def test_leaves_compare_by_value():
     assert optirs.setup(Adam(), model()) == optirs.setup(Adam(), model())
 
 
+@pytest.mark.parametrize("x", [np.ones(3, np.float32), np.ones((3, 1)), np.ones(2), np.ones(3, complex)])
+def test_equality_is_by_rule_state_and_flag_not_by_parameter(x):
+    mine, theirs = optirs.setup(Descent(), np.ones(3)), optirs.setup(Descent(), x)
+    assert mine == theirs
+    assert optirs.setup(Descent(0.2), np.ones(3)) != theirs
+    assert optirs.freeze_(mine) != theirs
+    assert optirs.setup(Momentum(), np.ones(3)) != optirs.setup(Momentum(), x)  # the arrays of the state differ
+
+
+def test_leaves_with_the_same_state_are_equal_whatever_the_parameters_type():
+    half, single = (optirs.setup(Adam(), np.ones(3, t)) for t in (np.float16, np.float32))
+    assert half == single  # the moments of both are float32
+
+
 def test_leaves_are_not_hashable():
     with pytest.raises(TypeError, match="unhashable"):
         hash(leafs(Adam())[0])
@@ -217,8 +231,19 @@ def test_adjust_a_rule():
     assert optirs.adjust(CHAIN, rho=0.25).rules[2].rules[1] == Momentum(rho=0.25)
     assert optirs.adjust(optirs.MixedPrecision(Adam()), 0.5).rule.eta == 0.5
     assert optirs.adjust(Own(), 0.25) == Own(0.25)
-    with pytest.raises(TypeError, match="adjust"):
+    with pytest.raises(TypeError, match=r"^adjust_: a rule does not change: use adjust"):
         optirs.adjust_(Adam(), 0.25)
+
+
+@pytest.mark.parametrize("act", [optirs.adjust, optirs.adjust_])
+def test_errors_of_adjust_say_which_one_was_called(act):
+    state = optirs.setup(Adam(), [np.ones(2)])
+    with pytest.raises(ValueError, match=f"^{act.__name__}: no rule here has a field 'rho'"):
+        act(state, rho=0.5)
+    with pytest.raises(TypeError, match=f"^{act.__name__}: eta is given twice$"):
+        act(state, 0.5, eta=0.5)
+    with pytest.raises(TypeError, match=f"^{act.__name__} takes a state"):
+        act([np.ones(2)], 0.5)
 
 
 def test_adjust_what_some_rules_have():

@@ -148,9 +148,9 @@ def test_state_and_model_disagree_about_ties(step):
     tied, free = {"a": x, "b": x}, {"a": x.copy(), "b": y}
     with pytest.raises(ValueError, match="a and b are one parameter in the state"):
         step(optirs.setup(HALF, tied), free, {"a": x})
-    with pytest.raises(ValueError, match="a and b"):
+    with pytest.raises(ValueError, match="a and b are one parameter in the model, but two in the state"):
         step(optirs.setup(HALF, free), tied, {"a": x})
-    with pytest.raises(ValueError, match="a and b"):
+    with pytest.raises(ValueError, match="a and b are one parameter in the model, but two in the state"):
         step(optirs.setup(HALF, free), {"a": x, "b": x.T}, None)
     assert (x == 1).all()
     assert (y == 1).all()
@@ -171,6 +171,41 @@ def test_wrong_shape_at_a_transposed_place_names_it():
     model = {"a": x, "b": x.T}
     with pytest.raises(ValueError, match=r"gradient at b has shape \(2, 3\), the parameter has \(3, 2\)"):
         optirs.update(optirs.setup(HALF, model), model, {"b": np.ones((2, 3))})
+
+
+def of_length_one():
+    z = np.arange(3.0)
+    yield z.reshape(3, 1), z[:, None]
+    yield z[:, None], z.reshape(3, 1)
+    yield z[None], z.reshape(1, 3)
+    yield z.reshape(3, 1), z[None]
+    yield z[None], z.reshape(3, 1)
+    yield z.reshape(1, 3, 1), z[None, :, None].T
+    strided = np.arange(6.0)[::2]
+    yield strided[:, None], np.lib.stride_tricks.as_strided(strided, (3, 1), (16, 800))
+    yield np.lib.stride_tricks.as_strided(strided, (1, 3), (800, 16)), strided[:, None]
+
+
+@pytest.mark.parametrize("arrays", list(of_length_one()), ids=lambda a: f"{a[0].strides}-{a[1].strides}")
+@pytest.mark.parametrize("step", [optirs.update, optirs.update_])
+def test_strides_of_axes_of_length_one_mean_nothing(arrays, step):
+    x, y = model = list(arrays)
+    before = x.copy()
+    state = optirs.setup(HALF, model)
+    assert state[0] is state[1]
+    flat, restructure = optirs.destructure(model)
+    assert len(flat) == 3
+    assert [a.shape for a in restructure(flat)] == [x.shape, y.shape]
+    _, new = step(state, model, [np.ones(x.shape), np.ones(y.shape)])
+    np.testing.assert_array_equal(new[0], before - 1)
+    assert new[1].shape == y.shape
+    assert is_tied(new[0], new[1])
+    fixed = optirs.functor(children=("W",), trainable=())(type("Fixed", (), {}))()
+    fixed.W = y
+    _, new = step(optirs.setup(HALF, [x, fixed]), [x, fixed], [np.ones(x.shape), None])
+    assert is_tied(new[0], new[1].W)
+    with pytest.raises(ValueError, match="one parameter in the model"):
+        step(optirs.setup(HALF, [x.copy(), y.copy()]), model, None)
 
 
 def test_empty_arrays_share_nothing():

@@ -288,6 +288,15 @@ def test_other_exceptions_go_through() -> None:
     ("change", "error", "message"),
     [
         ({"rule": None}, TypeError, "a rule is needed, or a state"),
+        ({"state": RULE}, TypeError, r"^train: state is the rule Descent\(.*\): a rule is the fourth argument"),
+        ({"state": RULE, "rule": None}, TypeError, "^train: state is the rule Descent"),
+        ({"state": optirs.Adam, "rule": None}, TypeError, "^train: state is the rule <class .*Adam'>"),
+        (
+            {"state": {"W": np.ones(3)}},
+            TypeError,
+            "^train: state must be .* setup or train returned, this dict has no L",
+        ),
+        ({"state": 3, "rule": None}, TypeError, "^train: state must be .* setup or train returned, this int has no L"),
         ({"gradient": optirs.mse}, TypeError, "use optirs.supervised"),
         ({"gradient": 3}, TypeError, "must be callable"),
         ({"gradient": lambda m, x, y: 1.0}, TypeError, r"must return \(loss, gradient\), got float"),

@@ -192,6 +192,19 @@ def test_init_false_fields_and_defaults():
     assert (step(model, {"W": [1.0]}).W == 0.5).all()
 
 
+def test_a_child_that_cannot_be_set_names_the_place():
+    @optirs.functor(children=("W",))
+    class Fixed:
+        W = property(lambda self: np.ones(2))
+
+    tree = {"layers": [Fixed()]}
+    text = r"^Fixed at layers\[0\] has no writable attribute W: AttributeError: .*property"
+    with pytest.raises(ValueError, match=text) as caught:
+        optirs.setup(optirs.Descent(), tree)
+    assert isinstance(caught.value.__cause__, AttributeError)
+    assert len(optirs.trainables(tree)) == 1
+
+
 def test_dict_subclasses_keep_their_type():
     class Mine(dict):
         pass

@@ -75,14 +75,30 @@ def _as_array(g: Any, dtype: np.dtype[Any]) -> Array:
     ways = [_of_torch] if of_torch else [_of_dlpack, _of_anything] if hasattr(g, "__dlpack__") else [_of_anything]
     for way in ways:
         try:
-            array: Array = way(g, dtype)
+            array = way(g, dtype)
         except (TypeError, ValueError, BufferError, RuntimeError) as e:
             error = e
         else:
+            array = with_large_ints(array)
             if array.dtype.kind == "O":
                 raise TypeError(f"is no array of numbers, but {type(g).__name__}")
             return array
     raise TypeError(f"is no array of numbers, but {type(g).__name__} ({error})") from error
+
+
+def with_large_ints(array: Array) -> Array:
+    """The floats that an array of objects stands for, if all of them are numbers: NumPy has no integers beyond 64 bits.
+
+    Raises:
+        ValueError: If one is beyond the floats, too. The text goes on where "gradient at ... " stops.
+    """
+    if array.dtype.kind != "O" or not all(isinstance(x, (int, float, complex, np.number, np.bool)) for x in array.flat):
+        return array
+    wide = complex if any(isinstance(x, (complex, np.complexfloating)) for x in array.flat) else float
+    try:
+        return array.astype(wide)
+    except OverflowError:
+        raise ValueError("has an int that is beyond the range of float64") from None
 
 
 def _of_torch(tensor: Any, dtype: np.dtype[Any]) -> Array:

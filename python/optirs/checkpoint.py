@@ -92,10 +92,11 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
         "metadata": {name: Encoder().value(value, ("metadata", name)) for name, value in metadata.items()},
         "rules": table and table.rules,
         "state": table and table.leaves,
+        "none": table and table.none,
         "model": None if model is None else _model_table(model, entries),
     }
     if table is not None and model is not None:
-        _fitted(table.leaves, model, "state", "model")
+        _fitted(table.leaves, table.none, model, "state", "model")
     text = json.dumps(about, separators=(",", ":"), allow_nan=False)
     _archive.write(os.fsdecode(path), entries, text[1:])
 
@@ -131,14 +132,17 @@ class _StateTable:
 
     def __init__(self, state: Any, entries: dict[str, Entry]) -> None:
         self.rules: list[Any] = []
+        self.none: list[str] = []
+        """Where the state has None: a parameter may stand there that has no Leaf."""
         self._index: dict[str, int] = {}
         self._seen: dict[int, tuple[Any, int]] = {}
         self._encoder = Encoder(entries)
         found: dict[int, dict[str, Any]] = {}
         for path, leaf, _ in leaves(state, whole=True):
-            if leaf is None:
-                continue
             at = ("state", *path)
+            if leaf is None:
+                self.none.append(_core.path_text(at))
+                continue
             if not isinstance(leaf, Leaf):
                 kind = type(leaf).__name__
                 raise TypeError(
@@ -222,7 +226,7 @@ def load(path: str | os.PathLike[str], like: Any) -> Checkpoint:
         if about["format"] != FORMAT:
             raise ValueError(f"{path} has format {about['format']}; this version of optirs reads {FORMAT}")
         model = None if about["model"] is None else _model(about["model"], like, decoder)
-        state = None if about["state"] is None else _state(about["state"], about["rules"], like, decoder)
+        state = None if about["state"] is None else _state(about, like, decoder)
         metadata = {name: decoder.value(value) for name, value in about["metadata"].items()}
     except (LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise ValueError(f"{path} has contents that make no sense: {error!r}") from error
@@ -257,10 +261,10 @@ def _model(table: list[dict[str, Any]], like: Any, decoder: Decoder) -> Any:
     return _core.unflatten(like, values, True, False)
 
 
-def _state(table: list[dict[str, Any]], encoded_rules: list[Any], like: Any, decoder: Decoder) -> Any:
+def _state(about: dict[str, Any], like: Any, decoder: Decoder) -> Any:
     """A state for `like`, with the Leafs of the file."""
-    fitted, index = _fitted(table, like, "file", "like")
-    rules = [decoder.value(encoded) for encoded in encoded_rules]
+    fitted, index = _fitted(about["state"], about["none"], like, "file", "like")
+    rules = [decoder.value(encoded) for encoded in about["rules"]]
     for rule in rules:
         if not isinstance(rule, Rule):
             raise TypeError(f"{rule!r} is no rule")
@@ -272,12 +276,13 @@ def _state(table: list[dict[str, Any]], encoded_rules: list[Any], like: Any, dec
 
 
 def _fitted(
-    table: list[dict[str, Any]], model: Any, one: str, other: str
+    table: list[dict[str, Any]], none: list[str], model: Any, one: str, other: str
 ) -> tuple[list[dict[str, Any] | None], list[int | None]]:
     """The Leaf in the table of each parameter of `model`, if it has one, and each leaf's index among them."""
     _, found, index = parameters(model)
     by_place = {place: leaf for leaf in table for place in leaf["places"]}
     fitted = []
+    unknown = set[str]()
     for p in found:
         transposed = dict(_places("state", p))
         places = [[place, False] for place in transposed]
@@ -285,6 +290,7 @@ def _fitted(
         leaf = by_place.get(at)
         fitted.append(leaf)
         if leaf is None:
+            unknown.update(transposed)
             continue
         same_ties(at, seen_from(at, [[place, False] for place in leaf["places"]]), places, one, other)
         first = leaf["places"][0]
@@ -296,4 +302,6 @@ def _fitted(
             del by_place[place]
     if by_place:
         raise ValueError(f"the {one} has a Leaf at {next(iter(by_place))}, where {other} has no parameter")
+    if unknown := unknown.difference(none):
+        raise ValueError(f"{other} has a parameter at {min(unknown)}, where the {one} has neither a Leaf nor None")
     return fitted, index

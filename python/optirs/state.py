@@ -170,8 +170,8 @@ def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     As `Optimisers.adjust` in Julia.
     """
     if isinstance(state, Rule):
-        return _adjusted_rules([state], eta, fields)[0]
-    leaves, own, rules = _adjusted_leaves(state, eta, fields)
+        return _adjusted_rules([state], eta, fields, "adjust")[0]
+    leaves, own, rules = _adjusted_leaves(state, eta, fields, "adjust")
     new = {id(leaf): leaf._with_rule(rule) for leaf, rule in zip(own, rules, strict=True)}
     return _core.unflatten(state, [new.get(id(leaf), leaf) for leaf in leaves], True, True)
 
@@ -199,29 +199,31 @@ def adjust_(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     As `Optimisers.adjust!` in Julia.
     """
     if isinstance(state, Rule):
-        raise TypeError("a rule does not change: use adjust, which returns a new one")
-    _, own, rules = _adjusted_leaves(state, eta, fields)
+        raise TypeError("adjust_: a rule does not change: use adjust, which returns a new one")
+    _, own, rules = _adjusted_leaves(state, eta, fields, "adjust_")
     _core.set_rules(own, rules)
     return state
 
 
-def _adjusted_leaves(state: Any, eta: Any, changes: dict[str, Any]) -> tuple[list[Any], list[Leaf], list[Rule]]:
-    """All leaves of the tree, its Leafs (tied ones once), and their new rules."""
-    leaves, own = _leafs(state, "adjust")
-    return leaves, own, _adjusted_rules([leaf.rule for leaf in own], eta, changes)
+def _adjusted_leaves(
+    state: Any, eta: Any, changes: dict[str, Any], what: str
+) -> tuple[list[Any], list[Leaf], list[Rule]]:
+    """All leaves of the tree, its Leafs (tied ones once), and their new rules; `what` is the function asked."""
+    leaves, own = _leafs(state, what)
+    return leaves, own, _adjusted_rules([leaf.rule for leaf in own], eta, changes, what)
 
 
-def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any]) -> list[Rule]:
+def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any], what: str) -> list[Rule]:
     if eta is not None:
         if "eta" in changes:
-            raise TypeError("adjust: eta is given twice")
+            raise TypeError(f"{what}: eta is given twice")
         changes = {"eta": eta, **changes}
     known = [fields(rule) for rule in rules]
     names = dict.fromkeys(name for some in known for name in some)
     for name in changes:
         if name not in names:
             there = f"there are: {', '.join(names)}" if names else "there are none"
-            raise ValueError(f"adjust: no rule here has a field {name!r} that can be adjusted; {there}")
+            raise ValueError(f"{what}: no rule here has a field {name!r} that can be adjusted; {there}")
     new: dict[int, Rule] = {}  # leaves that share a rule share the new one
     for rule, own in zip(rules, known, strict=True):
         if id(rule) not in new:

@@ -16,9 +16,14 @@ def tie(a: NDArray[Any], b: NDArray[Any]) -> bool | None:
         return False
     if a.size == 0 or a.dtype != b.dtype or _address(a) != _address(b):
         return None
-    if a.shape == b.shape and a.strides == b.strides:
+    if _lie_alike(a, b):
         return False
-    return True if a.shape == b.shape[::-1] and a.strides == b.strides[::-1] else None
+    return True if _lie_alike(a, b.T) else None
+
+
+def _lie_alike(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Whether shape and strides are the same; the stride of an axis of length 1 leads nowhere, so any will do."""
+    return a.shape == b.shape and all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
 
 
 def _address(x: NDArray[Any]) -> int:

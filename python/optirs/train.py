@@ -16,6 +16,7 @@ from .batches import Batch, Batches, batches, mean_over
 from .events import HOOKS, Callback, Event, hooked, hooks
 from .history import History
 from .progress import Progress
+from .rules import Rule
 from .state import setup, update
 from .tree import leaves
 
@@ -242,6 +243,7 @@ def _loss_and_gradient(answer: Any) -> tuple[float, Any]:
 
 def _start(rule: Any, model: Any, state: Any) -> tuple[Any, Any]:
     """State and model to begin with, in arrays of their own."""
+    _check_state(state)
     if state is None:
         if rule is None:
             raise TypeError("train: a rule is needed, or a state to resume from")
@@ -255,6 +257,16 @@ def _start(rule: Any, model: Any, state: Any) -> tuple[Any, Any]:
     # A step without a gradient: nothing moves, and every array in the result is new.
     start: tuple[Any, Any] = update(state, model, None)
     return start
+
+
+def _check_state(state: Any) -> None:
+    if isinstance(state, Rule) or (isinstance(state, type) and issubclass(state, Rule)):
+        raise TypeError(f"train: state is the rule {state!r}: a rule is the fourth argument, or rule=...")
+    found = [leaf for _, leaf, _ in leaves(state, whole=True)]
+    if any(leaf is not None for leaf in found) and not any(isinstance(leaf, Leaf) for leaf in found):
+        raise TypeError(
+            f"train: state must be one that setup or train returned, this {type(state).__name__} has no Leaf"
+        )
 
 
 def _rules(state: Any) -> list[Any]:

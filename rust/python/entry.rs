@@ -14,6 +14,7 @@ use super::gradient::Gradient;
 use super::layout::Layout;
 use super::leaf::{Guard, Leaf, busy};
 use super::memory::allocate;
+use super::order::a_leaf;
 use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
@@ -146,6 +147,9 @@ impl<'a, 'py> Entry<'a, 'py> {
 fn parameter<'a>(py: Python<'_>, place: &'a Place, i: usize, names: &Names) -> PyResult<View<'a>> {
     let leaf = place.leaf.get();
     let Some(view) = View::of(&place.array) else {
+        if place.array.is_exact_instance_of::<Leaf>() {
+            return Err(a_leaf("model", &names.of(i), "second"));
+        }
         let kind = place.array.get_type().name()?;
         return Err(PyTypeError::new_err(format!("model at {} is {kind}, the state has a Leaf there", names.of(i))));
     };
@@ -169,15 +173,17 @@ fn not_tied(first: &str, second: &str) -> PyErr {
 }
 
 /// Whether `b` is the array `a` (`Some(false)`), its full transpose (`Some(true)`), or neither.
-pub fn tied(a: &View, b: &View) -> Option<bool> {
+pub fn tied<'a>(a: &View<'a>, b: &View<'a>) -> Option<bool> {
     if a.data != b.data || a.dtype != b.dtype || a.shape.len() != b.shape.len() {
         return None;
     }
-    if a.shape == b.shape && a.strides == b.strides {
+    // The stride of an axis of length 1 leads nowhere, so any will do.
+    let alike = |(x, y): ((&isize, &isize), (&isize, &isize))| x.0 == y.0 && (*x.0 == 1 || x.1 == y.1);
+    let axes = |v: &View<'a>| v.shape.iter().zip(v.strides);
+    if axes(a).zip(axes(b)).all(alike) {
         return Some(false);
     }
-    let reversed = |x: &[isize], y: &[isize]| x.iter().eq(y.iter().rev());
-    (reversed(a.shape, b.shape) && reversed(a.strides, b.strides)).then_some(true)
+    axes(a).zip(axes(b).rev()).all(alike).then_some(true)
 }
 
 impl<'py> Entry<'_, 'py> {

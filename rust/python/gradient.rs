@@ -7,8 +7,9 @@ use pyo3::types::PyList;
 
 use super::arrays::{View, descriptor, native};
 use super::entry::{Entry, Names};
-use super::leaf::Moments;
+use super::leaf::{Leaf, Moments};
 use super::memory::Memory;
+use super::order::a_leaf;
 use crate::dtype::DType;
 use crate::job::Source;
 
@@ -109,6 +110,9 @@ impl<'a, 'py> Entry<'a, 'py> {
         let convert = helpers.getattr(intern!(py, "converted"))?;
         let parts = PyList::empty(py);
         for &(g, transposed, place) in self.gradient.iter().chain(&self.others) {
+            if g.is_exact_instance_of::<Leaf>() {
+                return Err(a_leaf("gradient", &names.of(place), "third"));
+            }
             let part = convert.call1((g, &dtype, &layout.shape, transposed));
             parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
@@ -221,13 +221,13 @@ impl Leaf {
             Form::Mixed(rule) => {
                 let pair = state.cast::<PyTuple>().ok().filter(|t| t.len() == 2);
                 let pair = pair.ok_or_else(|| wrong("MixedPrecision's state is (master, state)".into()))?;
-                self.read_slot(py, 0, "master", &pair.get_item(0)?)?;
+                self.read_slot(py, 0, "MixedPrecision: master", &pair.get_item(0)?)?;
                 self.read_state(py, program, rule, &pair.get_item(1)?, counts)
             }
             Form::Scheduled(timer, rule) => {
                 let pair = state.cast::<PyTuple>().ok().filter(|t| t.len() == 2);
                 let pair = pair.ok_or_else(|| wrong("Scheduled's state is (t, state)".into()))?;
-                counts[program.counter_of(*timer)] = pair.get_item(0)?.extract()?;
+                counts[program.counter_of(*timer)] = read_count("Scheduled: t", &pair.get_item(0)?)?;
                 self.read_state(py, program, rule, &pair.get_item(1)?, counts)
             }
             &Form::Link(i) => {
@@ -238,10 +238,15 @@ impl Leaf {
                 let dict = state.cast::<PyDict>().map_err(|_| wrong(format!("{name}'s is a dict")))?;
                 let item = |key: &str| dict.get_item(key)?.ok_or_else(|| wrong(format!("{name} lacks {key}")));
                 for (slot, named) in program.slots_of(i).zip(link.slots()) {
-                    self.read_slot(py, slot, named.name, &item(named.name)?)?;
+                    self.read_slot(py, slot, &format!("{name}: {}", named.name), &item(named.name)?)?;
                 }
                 if let Some(counter) = link.counter() {
-                    counts[i] = item(counter)?.extract()?;
+                    let t = read_count(&format!("{name}: {counter}"), &item(counter)?)?;
+                    // Of the built-in rules only AccumGrad ever starts to count again.
+                    if link.advance(t) != t {
+                        return Err(PyValueError::new_err(format!("{name}: {counter} must be less than n, got {t}")));
+                    }
+                    counts[i] = t;
                 }
                 let expected = link.slots().len() + usize::from(link.counter().is_some());
                 if dict.len() == expected {
@@ -253,18 +258,40 @@ impl Leaf {
         }
     }
 
-    fn read_slot(&self, py: Python<'_>, slot: usize, name: &str, values: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Copies a state array; `what` names it in errors.
+    fn read_slot(&self, py: Python<'_>, slot: usize, what: &str, values: &Bound<'_, PyAny>) -> PyResult<()> {
         let guard = self.reading()?;
         let Moments::Compiled { slots, .. } = &guard.get().moments else { return Ok(()) };
-        let to = self.view(py, &slots[slot])?;
+        let (to, dtype) = (self.view(py, &slots[slot])?, slots[slot].dtype);
         let Some(view) = View::of(values) else {
-            return Err(PyTypeError::new_err(format!("state {name} is no array, but {}", values.get_type().name()?)));
+            let kind = values.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("{what} must be an array, got {kind}")));
         };
         if view.shape != self.layout.shape {
             let (a, b) = (shape_text(py, view.shape), shape_text(py, &self.layout.shape));
-            return Err(PyValueError::new_err(format!("state {name} has shape {a}, the parameter has {b}")));
+            return Err(PyValueError::new_err(format!("{what} has shape {a}, the parameter has {b}")));
         }
-        numpy(py)?.call_method1("copyto", (to, values))?;
+        numpy(py)?.call_method1("copyto", (to, values)).map_err(|error| {
+            if !error.is_instance_of::<PyTypeError>(py) {
+                return error;
+            }
+            let found = values.getattr(intern!(py, "dtype")).map_or_else(|_| "?".into(), |d| d.to_string());
+            let wrong = PyTypeError::new_err(format!("{what} is {found}, not {}", dtype.name()));
+            wrong.set_cause(py, Some(error));
+            wrong
+        })?;
         Ok(())
     }
+}
+
+/// A count of steps in a state; `what` names it in errors.
+fn read_count(what: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let py = value.py();
+    let index = if value.is_instance_of::<PyBool>() { None } else { value.call_method0(intern!(py, "__index__")).ok() };
+    let Some(index) = index else {
+        return Err(PyTypeError::new_err(format!("{what} must be an int, got {}", value.repr()?)));
+    };
+    // Half the range of u64, so that counting on never overflows.
+    let count = index.extract::<i64>().ok().and_then(|n| u64::try_from(n).ok());
+    count.ok_or_else(|| PyValueError::new_err(format!("{what} must be in [0, 2**63), got {index}")))
 }

@@ -7,10 +7,16 @@ use super::leaf::Leaf;
 use super::path::{Path, too_deep};
 use super::tree::{children, node};
 
+const TAKES: &str = "update takes (state, model, gradient)";
+
 /// optax has `grads, state, params`: arguments in another order deserve an error of their own.
 pub fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
     if has_leaf(state) {
-        return Ok(());
+        return match (has_leaf(model), has_leaf(gradient)) {
+            (true, _) => Err(PyTypeError::new_err(format!("{TAKES}, but the second argument is a state, too"))),
+            (_, true) => Err(PyTypeError::new_err(format!("{TAKES}, but the third argument is a state, too"))),
+            _ => Ok(()),
+        };
     }
     let py = state.py();
     if state.is_instance(&py.import("optirs.rules")?.getattr("Rule")?)? {
@@ -27,6 +33,11 @@ pub fn check_order(state: &Bound<'_, PyAny>, model: &Bound<'_, PyAny>, gradient:
     Err(PyTypeError::new_err(format!(
         "update takes (state, model, gradient) in this order; the {other} argument is the state here"
     )))
+}
+
+/// The error of a Leaf where an array should be: at `place` of the `what`, which is the `nth` argument.
+pub fn a_leaf(what: &str, place: &str, nth: &str) -> PyErr {
+    PyTypeError::new_err(format!("{what} at {place} is a Leaf: {TAKES}, but the {nth} argument is a state"))
 }
 
 /// Whether a [`Leaf`] stands anywhere in `tree`; one that contains itself is not searched for ever.

@@ -135,11 +135,12 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
             }
             (Whose::Parameter(i), Whose::Parameter(j)) => {
                 let (a, b) = (&self.entries[i.min(j) as usize], &self.entries[i.max(j) as usize]);
-                if !shares(py, a.array, b.array)? {
+                let one = View::of(a.array).zip(View::of(b.array)).and_then(|(a, b)| tied(&a, &b)).is_some();
+                if !one && !shares(py, a.array, b.array)? {
                     return Ok(());
                 }
                 let (a, b) = (names.of(a.place), names.of(b.place));
-                Err(overlap(&a, &b))
+                Err(if one { tied_in_the_model(&a, &b) } else { overlap(&a, &b) })
             }
             (Whose::Parameter(i), Whose::Bystander(j)) | (Whose::Bystander(j), Whose::Parameter(i)) => {
                 let (entry, other) = (&self.entries[i as usize], &self.bystanders[j as usize]);
@@ -171,6 +172,13 @@ fn disjoint(spans: &[Span]) -> bool {
         high_alone = if s.whose.alone() { high_alone.max(s.high) } else { high_alone };
         free
     })
+}
+
+fn tied_in_the_model(a: &str, b: &str) -> PyErr {
+    PyValueError::new_err(format!(
+        "{a} and {b} are one parameter in the model, but two in the state: make the state of this model with setup, or \
+         give each place an array of its own"
+    ))
 }
 
 fn overlap(a: &str, b: &str) -> PyErr {

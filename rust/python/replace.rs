@@ -73,8 +73,8 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
             states.push(s);
             models.push(m);
         }
-        let new_state = rebuild(state, &kind, keys.iter().cloned(), states, true)?;
-        let new_model = rebuild(model, &model_kind, keys.into_iter(), models, false)?;
+        let new_state = rebuild(state, &kind, keys.iter().cloned(), states, true, &Path::default())?;
+        let new_model = rebuild(model, &model_kind, keys.into_iter(), models, false, &Path::default())?;
         Ok((new_state, new_model))
     }
 
@@ -100,6 +100,6 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
         if old.iter().zip(&new).all(|((_, a), b)| a.is(b)) {
             return Ok(model.clone());
         }
-        rebuild(model, &kind, old.into_iter().map(|(key, _)| key), new, false)
+        rebuild(model, &kind, old.into_iter().map(|(key, _)| key), new, false, &Path::default())
     }
 }

@@ -117,15 +117,19 @@ pub fn optional<'py>(
     object.getattr_opt(name).map_err(|error| unreadable(object, name, path, error))
 }
 
-/// The error of an attribute that raised `error`.
+/// The error of an attribute that raised `error` when it was read.
 fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, error: PyErr) -> PyErr {
+    unusable(object, name, path, "readable", error)
+}
+
+fn unusable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, what: &str, error: PyErr) -> PyErr {
     let py = object.py();
     if !error.is_instance_of::<PyException>(py) {
         return error; // Ctrl-C
     }
     let class = object.get_type();
     let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
-    let text = format!("{class} at {} has no readable attribute {name}: {error}", path.text(py));
+    let text = format!("{class} at {} has no {what} attribute {name}: {error}", path.text(py));
     let wrapped = PyValueError::new_err(text);
     wrapped.set_cause(py, Some(error));
     wrapped
@@ -152,13 +156,14 @@ pub fn children<'py>(object: &Bound<'py, PyAny>, kind: &Node<'_, 'py>, path: &Pa
     }))
 }
 
-/// A node like `object` with other children. `bare`: without the attributes that are not children.
+/// A node like `object`, which stands at `path`, with other children. `bare`: without the attributes that are no children.
 pub fn rebuild<'py>(
     object: &Bound<'py, PyAny>,
     kind: &Node<'_, 'py>,
     keys: impl Iterator<Item = Bound<'py, PyAny>>,
     values: Vec<Bound<'py, PyAny>>,
     bare: bool,
+    path: &Path,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = object.py();
     match kind {
@@ -186,7 +191,7 @@ pub fn rebuild<'py>(
             let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
             new.call1((tuple.get_type(), PyTuple::new(py, values)?))
         }
-        Node::Object(class) => instance(object, class.get(), values, bare),
+        Node::Object(class) => instance(object, class.get(), values, bare, path),
     }
 }
 
@@ -205,6 +210,7 @@ fn instance<'py>(
     class: &Registration,
     values: Vec<Bound<'py, PyAny>>,
     bare: bool,
+    path: &Path,
 ) -> PyResult<Bound<'py, PyAny>> {
     static NEW: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = object.py();
@@ -223,7 +229,8 @@ fn instance<'py>(
         }
     }
     for (name, value) in class.children.iter().zip(values) {
-        set_attribute(&made, name.bind(py), &value)?;
+        let name = name.bind(py);
+        set_attribute(&made, name, &value).map_err(|error| unusable(object, name, path, "writable", error))?;
     }
     Ok(made)
 }
@@ -329,6 +336,6 @@ fn visit<'py>(
     }
     match bare {
         None => Ok(object.clone()),
-        Some(bare) => rebuild(object, &kind, children.into_iter().map(|c| c.0), values, bare),
+        Some(bare) => rebuild(object, &kind, children.into_iter().map(|c| c.0), values, bare, path),
     }
 }

@@ -143,15 +143,23 @@ fn own_step<'py>(
     Ok(Some((state, if x.is_none() { None } else { Some(x) })))
 }
 
-/// An error of a rule in Python with the place: in its text where it is ours, as a note where it may be anybody's.
+/// An error of a rule in Python with the place: in its text where it is ours, as a note where it is anybody's.
 pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
-    if error.is_instance_of::<PyFloatingPointError>(py) {
-        let text = error.value(py).to_string();
-        let reason = text.split(PLACE).next().unwrap_or(&text);
+    let value = error.value(py);
+    if error.is_instance_of::<PyFloatingPointError>(py)
+        && let Some((reason, _)) = value.to_string().split_once(PLACE)
+    {
         return refused(place, reason);
     }
+    if value.hasattr(intern!(py, "_placeless")).unwrap_or(false) {
+        // The same error, so that it keeps its traceback and its cause.
+        let named = (format!("{value}{PLACE}{place}"),);
+        if value.setattr(intern!(py, "args"), named).is_ok() {
+            return error;
+        }
+    }
     // A note that cannot be added is no reason to hide the error itself.
-    let _ = error.value(py).call_method1("add_note", (format!("for the parameter at {place}"),));
+    let _ = value.call_method1("add_note", (format!("for the parameter at {place}"),));
     error
 }
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ._base import Array, Rule, expect_rule, spec
+from .._gradient import with_large_ints
+from ._base import Array, Rule, expect_rule, placeless, spec
 
 _COMPUTE: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float32),
@@ -100,15 +101,20 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
         array: Array = np.asarray(dx)
     except ValueError:  # rows of different lengths, or a state of several parts
         array = np.empty((), object)
+    if not isinstance(dx, np.ndarray):
+        try:
+            array = with_large_ints(array)
+        except ValueError as error:
+            raise placeless(ValueError(f"{_name(rule)}: {what} {error}")) from None
     to = _COMPUTE[x.dtype.name]
     if array.dtype.name not in _COMPUTE and array.dtype.kind not in "iu":
         found = type(dx).__name__ if array.dtype.hasobject else array.dtype
         hint = "; write apply(rule, state, x, dx)" if what == "the gradient" and _like_a_state(dx) else ""
-        raise TypeError(f"{_name(rule)}: {what} must be an array of numbers, got {found}{hint}")
+        raise placeless(TypeError(f"{_name(rule)}: {what} must be an array of numbers, got {found}{hint}"))
     if array.dtype.kind == "c" and to.kind != "c":
-        raise TypeError(f"{_name(rule)}: {what} is {array.dtype}, the parameter is {x.dtype}")
+        raise placeless(TypeError(f"{_name(rule)}: {what} is {array.dtype}, the parameter is {x.dtype}"))
     if array.shape != x.shape:
-        raise ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}")
+        raise placeless(ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}"))
     with np.errstate(over="ignore", invalid="ignore"):
         if what == "the gradient" and rule._master is None:
             array = array.astype(x.dtype, copy=False)  # as `update` does
@@ -123,7 +129,7 @@ def _like_a_state(dx: Any) -> bool:
 def _pair(rule: Rule, result: Any) -> tuple[Any, Any]:
     """What `apply` of a rule must return."""
     if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(f"{_name(rule)}.apply must return (state, dx), got {type(result).__name__}")
+        raise placeless(TypeError(f"{_name(rule)}.apply must return (state, dx), got {type(result).__name__}"))
     return result
 
 

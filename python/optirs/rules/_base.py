@@ -13,6 +13,7 @@ from ._checked import Checked, checked, own_fields
 Array = NDArray[Any]
 R = TypeVar("R", bound="Rule")
 T = TypeVar("T", bound="type[BuiltIn]")
+E = TypeVar("E", bound=Exception)
 
 
 class Rule:
@@ -176,3 +177,9 @@ def expect_rule(what: str, rule: Any) -> Rule:
     if isinstance(rule, type) and issubclass(rule, Rule):
         raise TypeError(f"{what} must be a rule, got the class {rule.__name__}: write {rule.__name__}(...)")
     raise TypeError(f"{what} must be a rule, got {rule!r}")
+
+
+def placeless(error: E) -> E:
+    """Marks an error of optirs' own about one parameter: an update puts the place into its text."""
+    error._placeless = True  # type: ignore[attr-defined]
+    return error

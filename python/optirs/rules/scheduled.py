@@ -10,7 +10,7 @@ import numpy as np
 from ..schedules import Schedule
 from ..schedules._base import extremes
 from ._apply import apply, init
-from ._base import Array, Rule, adjusted, expect_rule, fields, spec
+from ._base import Array, Rule, adjusted, expect_rule, fields, placeless, spec
 
 Setting = Schedule | Callable[[int], Any] | tuple[Schedule | Callable[[int], Any] | float, ...]
 """What a hyper-parameter follows. In a tuple, numbers stay."""
@@ -160,7 +160,7 @@ def _at(rule: Rule, schedules: tuple[tuple[str, Setting], ...], t: int) -> Rule:
         return adjusted(rule, **values)
     except (TypeError, ValueError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{error}, by its schedule at step {t}") from error
+        raise placeless(kind(f"{error}, by its schedule at step {t}")) from error
 
 
 def _value(setting: Any, t: int) -> Any:
