@@ -86,9 +86,9 @@ class Compiled:
         run, fit = self.run, self.fit
         run.current, run.good, run.epoch = self.sets[fit.current], self.sets[fit.good], fit.epoch
         new = fit.losses(len(run.history))
-        if new:
+        if new.size:
             run.history.extend(new)
-            run.bar.advance(run.epoch, new[-1], len(new))
+            run.bar.advance(run.epoch, new[-1], new.size)
         run.step = len(run.history) + (fit.failed is not None)
 
 

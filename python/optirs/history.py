@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -26,7 +27,7 @@ class History(Sequence[float]):
     """
 
     def __init__(self, losses: Iterable[float] = (), logged: Iterable[tuple[int, float]] = ()) -> None:
-        self._losses = list(losses)
+        self._losses = array("d", losses)
         self.logged = list(logged)
 
     def append(self, loss: float) -> None:
@@ -35,7 +36,11 @@ class History(Sequence[float]):
 
     def extend(self, losses: Iterable[float]) -> None:
         """Adds the losses of more steps."""
-        self._losses.extend(losses)
+        if isinstance(losses, np.ndarray):
+            # Without a Python object for each of them.
+            self._losses.frombytes(losses.astype(np.float64).tobytes())
+        else:
+            self._losses.extend(array("d", losses))
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -45,7 +50,8 @@ class History(Sequence[float]):
     @overload
     def __getitem__(self, index: slice) -> list[float]: ...
     def __getitem__(self, index: int | slice) -> float | list[float]:
-        return self._losses[index]
+        found = self._losses[index]
+        return found.tolist() if isinstance(found, array) else found
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:

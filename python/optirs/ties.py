@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._core import span
 from .tree import KeyPath, isnumeric, leaves
 
 
@@ -14,7 +16,7 @@ def tie(a: NDArray[Any], b: NDArray[Any]) -> bool | None:
     """Whether `b` is `a` (False), its full transpose (True), or neither (None)."""
     if a is b:
         return False
-    if a.size == 0 or a.dtype != b.dtype or _address(a) != _address(b):
+    if a.size == 0 or a.dtype != b.dtype or span(a) != span(b):
         return None
     if _lie_alike(a, b):
         return False
@@ -24,11 +26,6 @@ def tie(a: NDArray[Any], b: NDArray[Any]) -> bool | None:
 def _lie_alike(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Whether shape and strides are the same; the stride of an axis of length 1 leads nowhere, so any will do."""
     return a.shape == b.shape and all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
-
-
-def _address(x: NDArray[Any]) -> int:
-    address: int = x.__array_interface__["data"][0]
-    return address
 
 
 @dataclasses.dataclass
@@ -60,13 +57,13 @@ def arrays(tree: Any) -> Tied:
 
 def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
     found: list[Parameter] = []
-    by_address: dict[int, list[int]] = {}
+    by_span: dict[tuple[int, int], list[int]] = {}
     index: list[int | None] = []
     for path, leaf, trained in all_leaves:
         if not wanted(leaf, trained):
             index.append(None)
             continue
-        candidates = by_address.setdefault(_address(leaf), [])
+        candidates = by_span.setdefault(span(leaf), [])
         known = next(((i, t) for i in candidates if (t := tie(found[i].array, leaf)) is not None), None)
         if known is None:
             candidates.append(len(found))
@@ -84,25 +81,17 @@ def origins(model: Any, found: list[Parameter]) -> tuple[list[Any], list[tuple[i
     The parameter as its index in `found`, which `parameters` found in `model`, and whether it is transposed.
     """
     by_path = {path: (i, transposed) for i, p in enumerate(found) for path, transposed in p.places}
-    by_address = {_address(p.array): i for i, p in enumerate(found) if p.array.size}
+    by_span = {span(p.array): i for i, p in enumerate(found) if p.array.size}
     whole = leaves(model, whole=True)
 
     def origin(path: KeyPath, leaf: Any) -> tuple[int, bool] | None:
         if path in by_path or not isnumeric(leaf):
             return by_path.get(path)
-        i = by_address.get(_address(leaf))
+        i = by_span.get(span(leaf))
         transposed = None if i is None else tie(found[i].array, leaf)
         return None if i is None or transposed is None else (i, transposed)
 
     return [leaf for _, leaf, _ in whole], [origin(path, leaf) for path, leaf, _ in whole]
-
-
-def _span(x: NDArray[Any]) -> tuple[int, int]:
-    """The addresses of the first byte and of the one behind the last."""
-    if x.flags.forc:
-        low = _address(x)
-        return low, low + x.nbytes
-    return np.lib.array_utils.byte_bounds(x)
 
 
 def _bystanders(
@@ -119,7 +108,9 @@ def _bystanders(
 
 def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
     arrays = [*((p.path, p.array) for p in found), *bystanders]
-    spans = sorted((*_span(x), i) for i, (_, x) in enumerate(arrays) if x.size)
+    spans = sorted((*span(x), i) for i, (_, x) in enumerate(arrays) if x.size)
+    if all(a[1] <= b[0] for a, b in pairwise(spans)):
+        return
     open_: list[tuple[int, int, int]] = []
     for low, high, i in spans:
         open_ = [o for o in open_ if o[1] > low]

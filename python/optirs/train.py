@@ -243,17 +243,14 @@ def _loss_and_gradient(answer: Any) -> tuple[float, Any]:
 
 def _start(rule: Any, model: Any, state: Any) -> tuple[Any, Any]:
     """State and model to begin with, in arrays of their own."""
-    _check_state(state)
     if state is None:
         if rule is None:
             raise TypeError("train: a rule is needed, or a state to resume from")
         state = setup(rule, model)
-    elif rule is not None:
-        asked, found = _rules(setup(rule, model)), _rules(state)
-        if asked != found:
-            different = next((pair for pair in zip(asked, found, strict=False) if pair[0] != pair[1]), None)
-            detail = f"{different[0]!r} and {different[1]!r}" if different else f"{len(asked)} and {len(found)} of them"
-            raise ValueError(f"train: rule and state disagree about the rules: {detail}; leave rule out to resume")
+    else:
+        _check_state(state)
+        if rule is not None:
+            _check_rules(_rules(setup(rule, model)), _rules(state))
     # A step without a gradient: nothing moves, and every array in the result is new.
     start: tuple[Any, Any] = update(state, model, None)
     return start
@@ -267,6 +264,13 @@ def _check_state(state: Any) -> None:
         raise TypeError(
             f"train: state must be one that setup or train returned, this {type(state).__name__} has no Leaf"
         )
+
+
+def _check_rules(asked: list[Any], found: list[Any]) -> None:
+    if asked != found:
+        different = next((pair for pair in zip(asked, found, strict=False) if pair[0] != pair[1]), None)
+        detail = f"{different[0]!r} and {different[1]!r}" if different else f"{len(asked)} and {len(found)} of them"
+        raise ValueError(f"train: rule and state disagree about the rules: {detail}; leave rule out to resume")
 
 
 def _rules(state: Any) -> list[Any]:

@@ -111,6 +111,12 @@ pub fn span(object: &Bound<'_, PyAny>) -> Option<(usize, usize)> {
     Some(view.span(usize::try_from(size).ok()?))
 }
 
+/// As [`span`], for Python.
+#[pyfunction(name = "span")]
+pub fn array_span(x: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
+    span(x).ok_or_else(|| PyTypeError::new_err("span: not an array"))
+}
+
 /// Whether some element of `view` is another one, too, as in broadcast arrays.
 pub fn overlaps_itself(view: &View, itemsize: usize) -> bool {
     let axes = || view.shape.iter().zip(view.strides).filter(|(n, _)| **n > 1);

@@ -143,8 +143,8 @@ impl Fit {
     }
 
     /// The losses of the steps from number `start` on.
-    fn losses(&self, start: usize) -> Vec<f64> {
-        self.progress.losses[start.min(self.progress.losses.len())..].to_vec()
+    fn losses<'py>(&self, py: Python<'py>, start: usize) -> Bound<'py, PyArray1<f64>> {
+        PyArray1::from_slice(py, &self.progress.losses[start.min(self.progress.losses.len())..])
     }
 
     /// Says that the loss of the current model was found finite.

@@ -41,6 +41,8 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
+    use super::arrays::array_span;
+    #[pymodule_export]
     use super::files::{file_header, read_file_header};
     #[pymodule_export]
     use super::fit::Fit;
