@@ -112,14 +112,14 @@ MEANS = {
         (CHAIN, "WeightDecay > Momentum"),
     ),
     "the same share for nobody": Means(
-        "pool.rs",
-        "crew.work(me);",
-        "crew.work(0);",
+        "pool/board.rs",
+        "inside.work(me);",
+        "inside.work(0);",
         ("b", "2^18", "c"),
         threads=(2,),
     ),
     "helpers sleep at once": Means(
-        "pool.rs",
+        "pool/board.rs",
         "Duration::from_micros(100)",
         "Duration::from_micros(0)",
         ("b", "2^18", "2^20"),

@@ -2,7 +2,7 @@
 //! their states are shown.
 
 use crate::dtype::DType;
-use crate::rule::{Entry, Fields, Kernel, Value};
+use crate::rule::{Borrower, Entry, Fields, Kernel, Value};
 use crate::rules::RULES;
 use crate::schedules::Schedule;
 use std::ops::Range;
@@ -48,8 +48,11 @@ impl Recipe {
     }
 
     fn build(&self, fields: &Fields) -> Result<Box<dyn Kernel>, String> {
-        (self.entry.build)(fields)
-            .map_err(|field| format!("{}: {field} is missing or of a wrong type", self.entry.name))
+        (self.entry.build)(fields).map_err(|field| self.lacks(field))
+    }
+
+    fn lacks(&self, field: &str) -> String {
+        format!("{}: {field} is missing or of a wrong type", self.entry.name)
     }
 }
 
@@ -136,7 +139,8 @@ impl Program {
         self.links.len() + timer
     }
 
-    /// Whether hyper-parameters change with the step: then [`Program::at`] makes the program that is to be run.
+    /// Whether hyper-parameters change with the step: then [`Program::at`] makes the program that is to be run, and
+    /// [`Program::link`] a link of it.
     #[must_use]
     pub fn is_scheduled(&self) -> bool {
         !self.timers.is_empty()
@@ -145,14 +149,27 @@ impl Program {
     /// The program of the next step: the same links with the hyper-parameters of that step, and nothing scheduled.
     pub fn at(&self, counts: &[u64]) -> Result<Self, String> {
         let mut program = Self { names: self.names.clone(), master: self.master, ..Self::empty() };
-        let timers = || self.timers.iter().zip(&counts[self.links.len()..]);
         for (i, recipe) in self.recipes.iter().enumerate() {
-            let scheduled = |field: &str| {
-                timers().filter(|(timer, _)| timer.links.contains(&i)).find_map(|(timer, &t)| timer.value(field, t))
-            };
-            program.links.push(recipe.build(&|field| scheduled(field).or_else(|| recipe.value(field)))?);
+            program.links.push(recipe.build(&|field| self.value(i, field, counts))?);
         }
         Ok(program)
+    }
+
+    /// Lends link `i` as it is at the next step.
+    pub fn link(&self, i: usize, counts: &[u64], to: &mut Borrower) -> Result<(), String> {
+        if !self.is_scheduled() {
+            to(self.links[i].as_ref());
+            return Ok(());
+        }
+        let recipe = &self.recipes[i];
+        (recipe.entry.lend)(&|field| self.value(i, field, counts), to).map_err(|field| recipe.lacks(field))
+    }
+
+    /// The value of a field of link `i` at the next step.
+    fn value(&self, i: usize, field: &str, counts: &[u64]) -> Option<Value> {
+        let timers = self.timers.iter().zip(&counts[self.links.len()..]);
+        let mut own = timers.filter(|(timer, _)| timer.links.contains(&i));
+        own.find_map(|(timer, &t)| timer.value(field, t)).or_else(|| self.recipes[i].value(field))
     }
 
     /// The type in which a parameter of type `dtype` is kept and stepped: the master's, if there is one.
@@ -256,7 +273,14 @@ mod tests {
             assert_eq!(counts[3..], [taken, t]);
             let now = program.at(&counts).unwrap();
             assert!(program.is_scheduled() && !now.is_scheduled());
-            let eta = |i: usize| now.links[i].prepare(1, crate::rule::Rounding::of(crate::dtype::Compute::F64))[0];
+            let eta = |i: usize| {
+                let rounding = crate::rule::Rounding::of(crate::dtype::Compute::F64);
+                let mut lent = None;
+                program.link(i, &counts, &mut |link| lent = Some(link.prepare(1, rounding))).unwrap();
+                let made = now.links[i].prepare(1, rounding);
+                assert_eq!(lent, Some(made));
+                made[0]
+            };
             let expected = |t: u64| 1.0 - t.min(4) as f64 / 4.0;
             assert_eq!((eta(0), eta(2)), (expected(taken), expected(t)));
             let reach = program.reach(&counts).0;

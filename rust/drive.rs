@@ -8,6 +8,7 @@ use crate::job::{Job, TILE, Tables, Way};
 use crate::pool::{self, Border};
 use crate::simd;
 use crate::stream::{fence, stream};
+use std::cell::Cell;
 use std::ptr;
 
 /// From so many bytes of traffic on more than one thread pays.
@@ -53,6 +54,11 @@ enum Piece {
     Copy { copy: usize, start: usize, end: usize },
 }
 
+thread_local! {
+    /// The pieces of a plan that is shared out, and where in them its tasks start: lists that are kept for the next plan.
+    static LISTS: Cell<(Vec<Piece>, Vec<usize>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
 impl Plan<'_> {
     /// Does it all.
     ///
@@ -77,8 +83,9 @@ impl Plan<'_> {
             return fence();
         }
         let task = (total / (TASKS * threads)).clamp(TASK_BYTES.0, TASK_BYTES.1);
-        let pieces = self.pieces(task);
-        let tasks = self.tasks(&pieces, task);
+        let (mut pieces, mut tasks) = LISTS.take();
+        self.cut(task, &mut pieces);
+        self.group(&pieces, task, &mut tasks);
         pool::run(threads, tasks.len() - 1, &|i| {
             for &piece in &pieces[tasks[i]..tasks[i + 1]] {
                 // SAFETY: the caller's promise; the pieces are disjoint parts of the plan.
@@ -86,11 +93,12 @@ impl Plan<'_> {
             }
             fence();
         });
+        LISTS.set((pieces, tasks));
     }
 
-    /// The plan cut into pieces of at most `bytes`.
-    fn pieces(&self, bytes: usize) -> Vec<Piece> {
-        let mut pieces = Vec::new();
+    /// Cuts the plan into `pieces` of at most `bytes`.
+    fn cut(&self, bytes: usize, pieces: &mut Vec<Piece>) {
+        pieces.clear();
         for (job, j) in self.jobs.iter().enumerate() {
             let step = (bytes / j.traffic(self.tables)).max(TILE) / TILE * TILE;
             for start in (0..j.n).step_by(step) {
@@ -103,12 +111,13 @@ impl Plan<'_> {
                 pieces.push(Piece::Copy { copy, start, end: c.bytes.min(start + step) });
             }
         }
-        pieces
     }
 
-    /// Where in `pieces` each task starts, and the end: tasks of about `bytes`.
-    fn tasks(&self, pieces: &[Piece], bytes: usize) -> Vec<usize> {
-        let (mut starts, mut sum) = (vec![0], 0);
+    /// Writes to `starts` where in `pieces` each task starts, and the end: tasks of about `bytes`.
+    fn group(&self, pieces: &[Piece], bytes: usize, starts: &mut Vec<usize>) {
+        starts.clear();
+        starts.push(0);
+        let mut sum = 0;
         for (i, piece) in pieces.iter().enumerate() {
             if sum >= bytes {
                 starts.push(i);
@@ -120,7 +129,6 @@ impl Plan<'_> {
             };
         }
         starts.push(pieces.len());
-        starts
     }
 
     unsafe fn piece(&self, piece: Piece, way: Way) {

@@ -10,9 +10,10 @@ mod pointwise;
 pub use crossentropy::Target;
 pub use pointwise::Pointwise;
 
-use crate::pool::{self, Border};
+use crate::pool::{self, Border, parts};
 use crossentropy::ROOM;
-use std::sync::Mutex;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Elements of a block of rows, as far as rows allow it.
 const BLOCK: usize = 1 << 14;
@@ -26,6 +27,11 @@ pub enum Objective<'a> {
     Pointwise(Pointwise, &'a [f32]),
     /// Classes of logits.
     Crossentropy(Target<'a>),
+}
+
+thread_local! {
+    /// What each block of a loss that is shared out adds up to: a list that is kept for the next one.
+    static SUMS: Cell<Vec<AtomicU64>> = const { Cell::new(Vec::new()) };
 }
 
 /// The sizes of a prediction.
@@ -94,21 +100,25 @@ impl Objective<'_> {
         weight: f64,
         dyhat: Option<&mut [f32]>,
     ) -> f64 {
-        let mut out = dyhat.map(|d| d.chunks_mut(step));
-        let blocks: Vec<_> =
-            yhat.chunks(step).map(|part| Mutex::new((part, out.as_mut().and_then(Iterator::next), 0.0))).collect();
-        let tasks = blocks.chunks(BLOCK.div_ceil(step)).collect::<Vec<_>>();
-        pool::run(threads, tasks.len(), &|t| {
-            for (i, block) in tasks[t].iter().enumerate() {
-                // Each block is locked once, by the task that it belongs to.
-                if let Ok(mut block) = block.lock() {
-                    let first = (t * BLOCK.div_ceil(step) + i) * step;
-                    let (part, out) = (block.0, block.1.take());
-                    block.2 = self.block(n, first, part, weight, out);
-                }
+        let group = BLOCK.div_ceil(step);
+        let mut sums = SUMS.take();
+        sums.clear();
+        sums.resize_with(yhat.len().div_ceil(step), AtomicU64::default);
+        let task = |t: usize, mut out: Option<&mut [f32]>| {
+            for (i, sum) in sums.iter().enumerate().skip(t * group).take(group) {
+                let part = &yhat[i * step..yhat.len().min((i + 1) * step)];
+                let at = (i - t * group) * step;
+                let out = out.as_mut().map(|out| &mut out[at..at + part.len()]);
+                sum.store(self.block(n, i * step, part, weight, out).to_bits(), Ordering::Relaxed);
             }
-        });
-        blocks.into_iter().map(|block| block.into_inner().map_or(f64::NAN, |b| b.2)).sum()
+        };
+        match dyhat {
+            Some(dyhat) => parts::run(threads, dyhat, group * step, &|at, out| task(at / (group * step), Some(out))),
+            None => pool::run(threads, sums.len().div_ceil(group), &|t| task(t, None)),
+        }
+        let sum = sums.iter_mut().map(|sum| f64::from_bits(*sum.get_mut())).sum();
+        SUMS.set(sums);
+        sum
     }
 
     /// The sum over a block whose first element is number `first`; `weight` times its gradient goes to `out`.

@@ -237,6 +237,9 @@ field!(u64, Count);
 /// Looks a field's value up by name.
 pub type Fields<'a> = dyn Fn(&'static str) -> Option<Value> + 'a;
 
+/// What a rule is lent to.
+pub type Borrower<'a> = dyn FnMut(&dyn Kernel) + 'a;
+
 /// A rule as the registry knows it.
 #[derive(Clone, Copy)]
 pub struct Entry {
@@ -246,6 +249,8 @@ pub struct Entry {
     pub fields: &'static [&'static str],
     /// Makes the rule of its hyper-parameters; `Err` names the one that is missing or of another type.
     pub build: fn(&Fields) -> Result<Box<dyn Kernel>, &'static str>,
+    /// The same, lent for a moment and without asking for memory.
+    pub lend: fn(&Fields, &mut Borrower) -> Result<(), &'static str>,
 }
 
 /// Defines a rule's struct and how it is read from named values.
@@ -261,13 +266,19 @@ macro_rules! rule {
             pub(crate) const ENTRY: crate::rule::Entry = crate::rule::Entry {
                 name: stringify!($name),
                 fields: &[$(stringify!($field)),*],
-                build: |fields| {
-                    $(let $field = fields(stringify!($field))
-                        .and_then(<$t as crate::rule::Field>::read)
-                        .ok_or(stringify!($field))?;)*
-                    Ok($name { $($field),* }.boxed())
+                build: |fields| Ok(Self::read(fields)?.boxed()),
+                lend: |fields, to| {
+                    Self::read(fields)?.lent(to);
+                    Ok(())
                 },
             };
+
+            fn read(fields: &crate::rule::Fields) -> Result<Self, &'static str> {
+                $(let $field = fields(stringify!($field))
+                    .and_then(<$t as crate::rule::Field>::read)
+                    .ok_or(stringify!($field))?;)*
+                Ok(Self { $($field),* })
+            }
         }
     };
 }
@@ -277,11 +288,16 @@ pub(crate) use rule;
 pub trait Boxed: Sized {
     /// See [`Boxed`].
     fn boxed(self) -> Box<dyn Kernel>;
+    /// The same, lent.
+    fn lent(self, to: &mut Borrower);
 }
 
 impl<R: Elementwise> Boxed for R {
     fn boxed(self) -> Box<dyn Kernel> {
         Box::new(self)
+    }
+    fn lent(self, to: &mut Borrower) {
+        to(&self);
     }
 }
 

@@ -8,6 +8,7 @@ use super::thin;
 use super::vector::{Plain, Square, Vector};
 use crate::buffer::Buffer;
 use crate::simd::Level;
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 
 /// Terms that are added up in registers before they join the sum: part of the result's definition.
@@ -23,6 +24,16 @@ const WIDEST: usize = 32;
 /// One panel of `b`, aligned so that no vector of it lies in two cache lines.
 #[repr(align(64))]
 struct Panel([MaybeUninit<f32>; BLOCK * WIDEST + 8]);
+
+thread_local! {
+    /// Where this thread packs, kept for its next product.
+    static ROOM: Cell<Option<Buffer>> = const { Cell::new(None) };
+}
+
+/// Room to pack in, if the system has so much. Taken, not borrowed: nothing can be in its way.
+fn room(bytes: usize) -> Option<Buffer> {
+    ROOM.take().filter(|room| room.len() >= bytes).or_else(|| Buffer::new(bytes))
+}
 
 /// One product, all strides in elements. `b` or its transpose is contiguous along rows, `a` likewise, `out` is.
 #[derive(Clone, Copy)]
@@ -137,10 +148,12 @@ impl Product {
                 Way::Tiles => {}
             }
             let packs = self.m > 2 * ROWS && self.n > V::LANES && self.k >= 16 && self.work() > 1 << 15;
-            let buffer =
-                if packs { Buffer::new((M_PACK * V::LANES + WIDEST + 8) * BLOCK * size_of::<f32>()) } else { None };
-            match buffer {
-                Some(buffer) => self.packed::<V, S, ROWS>(buffer.ptr().cast()),
+            let room = if packs { room((M_PACK * V::LANES + WIDEST + 8) * BLOCK * size_of::<f32>()) } else { None };
+            match room {
+                Some(room) => {
+                    self.packed::<V, S, ROWS>(room.ptr().cast());
+                    ROOM.set(Some(room));
+                }
                 None => self.direct::<V, S, ROWS>(),
             }
         }

@@ -3,12 +3,11 @@
 
 use super::step::{Parameter, Refused};
 use crate::buffer::Buffer;
-use crate::chain::Program;
 use crate::drive::{Copy, Plan};
 use crate::dtype::DType;
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
-use crate::rule::{Rounding, Scalars};
+use crate::rule::Scalars;
 use std::ops::Range;
 
 /// A job whose first link waits for a norm.
@@ -51,14 +50,14 @@ impl Room {
         let (scalars, states) = &mut self.staged;
         scalars.clear();
         states.clear();
-        scalars.extend(p.scalars(&links));
         p.states(&links, from, states);
-        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
-            let wanted = Measure { norm: reduction.norm(), of: gradient, n: p.n, compute };
+        for link in links.clone() {
+            scalars.push(p.scalars(link).map_err(refused(i))?);
+        }
+        if let Some(norm) = p.norm(&links).map_err(refused(i))? {
             // SAFETY: the caller's promise.
-            let norm = unsafe { self.norms.measure(&[wanted]) }[0];
-            check(p.rule(), links.start, norm, i)?;
-            scalars[0] = reduction.scalars(norm, Rounding::of(compute));
+            let norm = unsafe { self.norms.measure(&[Measure { norm, of: gradient, n: p.n, compute }]) }[0];
+            scalars[0] = p.scalars_of_norm(links.start, norm).map_err(refused(i))?;
         }
         let scratch = self.scratch[i].as_ref().map_or(std::ptr::null_mut(), Buffer::ptr);
         let tables = Tables { scalars, states };
@@ -124,17 +123,7 @@ impl<'a> Step<'a> {
         from: usize,
     ) -> Result<(), Refused> {
         if self.is_kept(parameters, &room.scratch) {
-            let mut scalars = self.scalars.iter_mut();
-            for (i, links) in &self.owners {
-                // The scalars first: `zip` takes from its left side one more than from its right one.
-                for (new, to) in parameters[*i].scalars(links).zip(&mut scalars) {
-                    *to = new;
-                }
-            }
-            for (pending, measure) in self.pending.iter().zip(&mut self.measures) {
-                let link = &parameters[pending.parameter].rule().links[pending.link];
-                measure.norm = link.reduction().map_or(measure.norm, |reduction| reduction.norm());
-            }
+            self.renew(parameters)?;
         } else {
             self.clear();
             for i in 0..parameters.len() {
@@ -144,6 +133,21 @@ impl<'a> Step<'a> {
         }
         // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
         unsafe { self.measure(parameters, &mut room.norms) }
+    }
+
+    /// Gives the plan the scalars of the next step.
+    fn renew(&mut self, parameters: &[Parameter<'a>]) -> Result<(), Refused> {
+        let mut scalars = self.scalars.iter_mut();
+        for (i, links) in &self.owners {
+            for (link, to) in links.clone().zip(&mut scalars) {
+                *to = parameters[*i].scalars(link).map_err(refused(*i))?;
+            }
+        }
+        for (&Pending { parameter: i, link, .. }, measure) in self.pending.iter().zip(&mut self.measures) {
+            let norm = parameters[i].norm(&(link..link + 1)).map_err(refused(i))?;
+            measure.norm = norm.unwrap_or(measure.norm);
+        }
+        Ok(())
     }
 
     /// Does it.
@@ -204,7 +208,7 @@ impl<'a> Step<'a> {
             source = unsafe { room.staged(p, i, from, links.clone(), source)? };
             links = program.segment(links.end, reach);
         }
-        self.last_segment(parameters, i, from, links, source, steps);
+        self.last_segment(parameters, i, from, links, source, steps)?;
         self.reached.push((reach, steps));
         Ok(())
     }
@@ -225,16 +229,16 @@ impl<'a> Step<'a> {
         links: Range<usize>,
         gradient: Source,
         steps: bool,
-    ) {
+    ) -> Result<(), Refused> {
         let p = &parameters[i];
         let (working, program) = (p.working(), p.program);
         let compute = working.compute();
-        let scalars = self.scalars_of(parameters, i, &links);
+        let scalars = self.scalars_of(parameters, i, &links)?;
         let first = self.states.len();
         p.states(&links, from, &mut self.states);
-        if let Some(reduction) = p.rule().links.get(links.start).and_then(|l| l.reduction()) {
+        if let Some(norm) = p.norm(&links).map_err(refused(i))? {
             self.pending.push(Pending { job: self.jobs.len(), parameter: i, link: links.start });
-            self.measures.push(Measure { norm: reduction.norm(), of: gradient, n: p.n, compute });
+            self.measures.push(Measure { norm, of: gradient, n: p.n, compute });
         }
         let x = Sink { ptr: p.x[1 - from], dtype: p.dtype };
         let master = program.master.map(|_| Sink { ptr: p.slots[0].1[1 - from], dtype: working });
@@ -250,11 +254,12 @@ impl<'a> Step<'a> {
             rounded: master.filter(|_| steps).map(|_| x),
             dx: None,
         });
+        Ok(())
     }
 
     /// Where the scalars of `links` of parameter `i` start: those of the one before, if it has the same rule and counts and
     /// waits for no norm. Equal counts stay equal while the plan is kept.
-    fn scalars_of(&mut self, parameters: &[Parameter<'a>], i: usize, links: &Range<usize>) -> usize {
+    fn scalars_of(&mut self, parameters: &[Parameter<'a>], i: usize, links: &Range<usize>) -> Result<usize, Refused> {
         let p = &parameters[i];
         if let (Some(q), Some(job)) = (i.checked_sub(1).map(|j| &parameters[j]), self.jobs.last())
             && std::ptr::eq(p.program, q.program)
@@ -262,12 +267,14 @@ impl<'a> Step<'a> {
             && p.working() == q.working()
             && p.program.links.iter().all(|l| l.reduction().is_none())
         {
-            return job.scalars;
+            return Ok(job.scalars);
         }
         let start = self.scalars.len();
-        self.scalars.extend(p.scalars(links));
+        for link in links.clone() {
+            self.scalars.push(p.scalars(link).map_err(refused(i))?);
+        }
         self.owners.push((i, links.clone()));
-        start
+        Ok(start)
     }
 
     /// Computes the norms that jobs wait for.
@@ -278,18 +285,14 @@ impl<'a> Step<'a> {
         // SAFETY: the caller's promise.
         let norms = unsafe { norms.measure(&self.measures) };
         for (pending, &norm) in self.pending.iter().zip(norms) {
-            let rule = parameters[pending.parameter].rule();
-            check(rule, pending.link, norm, pending.parameter)?;
-            if let Some(reduction) = rule.links[pending.link].reduction() {
-                let job = &self.jobs[pending.job];
-                self.scalars[job.scalars] = reduction.scalars(norm, Rounding::of(job.compute));
-            }
+            let scalars = parameters[pending.parameter].scalars_of_norm(pending.link, norm);
+            self.scalars[self.jobs[pending.job].scalars] = scalars.map_err(refused(pending.parameter))?;
         }
         Ok(())
     }
 }
 
-fn check(rule: &Program, link: usize, norm: f64, parameter: usize) -> Result<(), Refused> {
-    let refusal = rule.links[link].reduction().and_then(|r| r.refuse(norm));
-    refusal.map_or(Ok(()), |reason| Err(Refused { parameter, reason }))
+/// The refusal of a step by this parameter's rule.
+fn refused(parameter: usize) -> impl FnOnce(String) -> Refused {
+    move |reason| Refused { parameter, reason }
 }

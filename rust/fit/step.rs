@@ -7,17 +7,14 @@ use super::plan::{Room, Step};
 use crate::chain::Program;
 use crate::dtype::DType;
 use crate::job::{Source, State};
-use crate::rule::{Rounding, Scalars};
+use crate::reduce::Norm;
+use crate::rule::{Rounding, SCALARS, Scalars};
 use std::ops::Range;
-use std::ptr;
-use std::sync::Arc;
 
 /// One parameter, its rule and its state, in two sets.
 pub struct Parameter<'a> {
     /// Its rule.
     pub program: &'a Program,
-    /// The same with the hyper-parameters of the next step, where they follow schedules.
-    pub now: Option<Arc<Program>>,
     /// The type of its elements.
     pub dtype: DType,
     /// How many there are.
@@ -55,16 +52,36 @@ impl Parameter<'_> {
         self.program.slots_of(links.start).start..self.program.slots_of(links.end - 1).end
     }
 
-    /// The rule whose hyper-parameters are those of the next step. Its links compute as those of `program` do: they differ
-    /// in their scalars.
-    pub(super) fn rule(&self) -> &Program {
-        self.now.as_deref().unwrap_or(self.program)
+    fn rounding(&self) -> Rounding {
+        Rounding::of(self.working().compute())
     }
 
-    /// The scalars of `links` at their next step.
-    pub(super) fn scalars(&self, links: &Range<usize>) -> impl Iterator<Item = Scalars> {
-        let (rule, rounding) = (self.rule(), Rounding::of(self.working().compute()));
-        links.clone().map(move |i| rule.links[i].prepare(self.counts[i] + 1, rounding))
+    /// The scalars of a link at its next step.
+    pub(super) fn scalars(&self, link: usize) -> Result<Scalars, String> {
+        let mut scalars = [0.0; SCALARS];
+        let t = self.counts[link] + 1;
+        self.program.link(link, &self.counts, &mut |link| scalars = link.prepare(t, self.rounding()))?;
+        Ok(scalars)
+    }
+
+    /// The norm that the first of `links` waits for, if it does.
+    pub(super) fn norm(&self, links: &Range<usize>) -> Result<Option<Norm>, String> {
+        let mut norm = None;
+        if !links.is_empty() {
+            self.program.link(links.start, &self.counts, &mut |link| norm = link.reduction().map(|r| r.norm()))?;
+        }
+        Ok(norm)
+    }
+
+    /// The scalars of a link that has waited for this `norm`; `Err` if it refuses it.
+    pub(super) fn scalars_of_norm(&self, link: usize, norm: f64) -> Result<Scalars, String> {
+        let mut scalars = Ok([0.0; SCALARS]);
+        self.program.link(link, &self.counts, &mut |link| {
+            if let Some(reduction) = link.reduction() {
+                scalars = reduction.refuse(norm).map_or_else(|| Ok(reduction.scalars(norm, self.rounding())), Err);
+            }
+        })?;
+        scalars
     }
 
     pub(super) fn states(&self, links: &Range<usize>, from: usize, out: &mut Vec<State>) {
@@ -78,7 +95,7 @@ impl Parameter<'_> {
     }
 }
 
-/// Why a step was not made: a rule refused the norm of this parameter's gradient.
+/// Why a step was not made: the rule of this parameter refused it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Which parameter.
@@ -110,9 +127,6 @@ impl<'a> Stepper<'a> {
     /// The pointers of the parameters are aligned and valid for their `n` elements, no two of what is written overlap or
     /// overlap a gradient, and nobody else uses any of it meanwhile.
     pub unsafe fn step(&mut self, from: usize) -> Result<(), Refused> {
-        for i in 0..self.parameters.len() {
-            self.schedule(i)?;
-        }
         let step = &mut self.steps[from];
         // SAFETY: the caller's promise.
         unsafe {
@@ -123,19 +137,6 @@ impl<'a> Stepper<'a> {
             p.before.copy_from_slice(&p.counts);
             p.program.advance(&mut p.counts, reach);
         }
-        Ok(())
-    }
-    /// Gives parameter `i` the rule of its next step, if it is scheduled: that of the one before, if both are at one step.
-    fn schedule(&mut self, i: usize) -> Result<(), Refused> {
-        let (before, rest) = self.parameters.split_at_mut(i);
-        let p = &mut rest[0];
-        if !p.program.is_scheduled() {
-            return Ok(());
-        }
-        p.now = match before.last() {
-            Some(q) if ptr::eq(p.program, q.program) && p.counts == q.counts => q.now.clone(),
-            _ => Some(Arc::new(p.program.at(&p.counts).map_err(|reason| Refused { parameter: i, reason })?)),
-        };
         Ok(())
     }
 }

@@ -4,9 +4,8 @@
 
 use crate::kernel::per_level;
 use crate::math::single::{sigmoid, softplus, tanh};
-use crate::pool::{self, Border};
+use crate::pool::{self, Border, parts};
 use crate::simd::{self, Level};
-use std::sync::Mutex;
 
 /// Elements of a task of a thread.
 const TASK: usize = 1 << 15;
@@ -200,7 +199,7 @@ impl Activation {
         if threads == 1 {
             return self.forward_part(y);
         }
-        shared(threads, y, &|_, part| self.forward_part(part));
+        parts::run(threads, y, TASK, &|_, part| self.forward_part(part));
     }
 
     /// Replaces every `dy` in `d` by the gradient by `z`. Unless [`Self::needs_input`], `z` may be `y`.
@@ -216,22 +215,11 @@ impl Activation {
         if threads == 1 {
             return self.backward_part(z, y, d);
         }
-        shared(threads, d, &|at, part| {
+        parts::run(threads, d, TASK, &|at, part| {
             let range = at..at + part.len();
             self.backward_part(&z[range.clone()], &y[range], part);
         });
     }
-}
-
-/// Calls `work` with the parts of `data` and where they start, on so many threads.
-fn shared(threads: usize, data: &mut [f32], work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-    let parts: Vec<_> = data.chunks_mut(TASK).map(Mutex::new).collect();
-    pool::run(threads, parts.len(), &|i| {
-        // Each part is locked once, by the task that has its number.
-        if let Ok(mut part) = parts[i].lock() {
-            work(i * TASK, &mut part);
-        }
-    });
 }
 
 #[cfg(test)]

@@ -406,7 +406,6 @@ fn parameter<'a>(
     let slots = sets[0].0.iter().zip(sets[1].0).map(|(a, b)| (a.dtype, [a.place.ptr, b.place.ptr]));
     Ok(Parameter {
         program,
-        now: None,
         dtype: leaf.dtype,
         n: leaf.layout.len,
         x: [data(0)?, data(1)?],

@@ -1,6 +1,6 @@
 //! RMSProp (Tieleman and Hinton 2012): steps over the root of a mean square, or of a variance when centred.
 use super::prelude::*;
-use crate::rule::Kernel;
+use crate::rule::{Borrower, Kernel};
 
 rule! {
     /// See the module.
@@ -13,6 +13,9 @@ struct Centred(RMSProp);
 impl Boxed for RMSProp {
     fn boxed(self) -> Box<dyn Kernel> {
         if self.centred { Box::new(Centred(self)) } else { Box::new(Plain(self)) }
+    }
+    fn lent(self, to: &mut Borrower) {
+        if self.centred { to(&Centred(self)) } else { to(&Plain(self)) }
     }
 }
 

@@ -1,6 +1,6 @@
-//! On one thread, a training in its steady state asks the allocator for nothing, whatever its layers and loss, and its rule unless
-//! that has a schedule. (To share a step out among threads takes some small lists.)
+//! A training in its steady state asks the allocator for nothing, on any of its threads, whatever its layers, loss and rule.
 
+use optirs::affine::{self, Shape};
 use optirs::chain::{Program, Spec};
 use optirs::dtype::DType;
 use optirs::fit::batch::{Data, Gathered};
@@ -10,29 +10,38 @@ use optirs::layers::activation::Activation;
 use optirs::layers::dense::Dense;
 use optirs::layers::network::Network;
 use optirs::layers::workspace::Floats;
-use optirs::losses::{Objective, Pointwise, Target};
+use optirs::losses::{Objective, Pointwise, Rows, Target};
 use optirs::pool;
 use optirs::rule::Value;
+use optirs::schedules::Schedule;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The system's allocator, and how often it was asked by each thread: the harness has threads of its own.
+/// The system's allocator, which counts how often it is asked.
 struct Counting;
 
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
-    static ASKED: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread's requests count: the harness has threads of its own.
+    static COUNTS: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    ASKED.fetch_add(usize::from(COUNTS.get()), Ordering::Relaxed);
 }
 
 // SAFETY: all is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.set(ASKED.get() + 1);
+        count();
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ASKED.set(ASKED.get() + 1);
+        count();
         // SAFETY: the caller's promise.
         unsafe { System.realloc(ptr, layout, size) }
     }
@@ -56,12 +65,27 @@ fn adam() -> Spec {
     rule("Adam", &[("eta", Value::Float(1e-3)), ("beta", beta), ("epsilon", Value::Float(1e-8))])
 }
 
+fn descent() -> Spec {
+    rule("Descent", &[("eta", Value::Float(1e-3))])
+}
+
 fn clip() -> Spec {
     rule("ClipNorm", &[("omega", Value::Float(1.0)), ("p", Value::Float(2.0)), ("throw", Value::Flag(true))])
 }
 
 fn accumulate() -> Spec {
     rule("AccumGrad", &[("n", Value::Count(3))])
+}
+
+fn rmsprop(centred: bool) -> Spec {
+    let values = [("eta", 1e-3), ("rho", 0.9), ("epsilon", 1e-8)].map(|(name, x)| (name, Value::Float(x)));
+    rule("RMSProp", &[&values[..], &[("centred", Value::Flag(centred))]].concat())
+}
+
+/// The rule with a field that changes at every step.
+fn scheduled(field: &str, rule: Spec) -> Spec {
+    let schedule = Schedule::Cosine { start: 1e-3, steps: 1000, end: 1e-4 };
+    Spec::Scheduled(Box::new(rule), Some(vec![(field.into(), vec![schedule])]))
 }
 
 /// Numbers that differ, in ±0.5.
@@ -77,14 +101,18 @@ struct Training {
     n_out: usize,
     batch: usize,
     shuffled: bool,
+    /// Steps after which nothing is new.
+    first: usize,
 }
 
 impl Training {
     fn new(activation: Activation, rule: Spec) -> Self {
-        Self { activation, rule, hidden: 16, n_out: 4, batch: 32, shuffled: true }
+        // Steps from either set of arrays, and what waits for every third gradient with them and without.
+        let first = 6;
+        Self { activation, rule, hidden: 16, n_out: 4, batch: 32, shuffled: true, first }
     }
 
-    /// How often the allocator is asked in `epochs` epochs, after the first one.
+    /// How often the allocator is asked in `epochs` epochs, after the first steps.
     fn allocations(&self, rows: usize, objective: Objective<'_>, epochs: usize) -> usize {
         let last = Dense { n_in: self.hidden, n_out: self.n_out, activation: Activation::Identity };
         let first = Dense { n_in: N_IN, n_out: self.hidden, activation: self.activation };
@@ -105,7 +133,6 @@ impl Training {
         };
         let parameters = lengths.iter().enumerate().map(|(i, &n)| Parameter {
             program: &program,
-            now: None,
             dtype: DType::F32,
             n,
             x: both(&numbers(n, i)),
@@ -132,38 +159,79 @@ impl Training {
         let x = numbers(rows * N_IN, 77);
         let data = Data { rows, x: &x, objective, order: self.shuffled.then_some(&order[..]) };
         let mut progress = Progress { losses: Vec::with_capacity(10_000), ..Progress::default() };
+        let first = self.first.div_ceil(rows.div_ceil(self.batch));
         let mut asked = 0;
-        for epoch in 1..=epochs + 1 {
-            let before = ASKED.get();
+        for epoch in 1..=first + epochs {
+            let before = ASKED.load(Ordering::Relaxed);
             // SAFETY: the arrays are of the network's sizes, aligned, and nobody else's.
             let end = unsafe { fit.run(&data, &mut progress, epoch, Duration::from_secs(60)) };
-            asked += if epoch > 1 { ASKED.get() - before } else { 0 };
+            asked += if epoch > first { ASKED.load(Ordering::Relaxed) - before } else { 0 };
             assert_eq!(end, End::Done);
         }
-        assert_eq!(progress.losses.len(), (epochs + 1) * rows.div_ceil(self.batch));
+        assert_eq!(progress.losses.len(), (first + epochs) * rows.div_ceil(self.batch));
         asked
     }
 }
 
-#[test]
-fn a_step_asks_for_no_memory() {
-    pool::set_threads(1);
-    let (rows, n_out) = (100, 4);
-    let y = numbers(rows * n_out, 5);
-    let shares: Vec<f32> = y.iter().map(|y| y + 0.5).collect();
-    let one_hot: Vec<f32> = (0..rows * n_out).map(|i| if i % n_out == i / n_out % n_out { 1.0 } else { 0.0 }).collect();
-    let classes: Vec<usize> = (0..rows).map(|i| i % n_out).collect();
-    let mut objectives =
-        vec![Objective::Crossentropy(Target::Classes(&classes)), Objective::Crossentropy(Target::Rows(&one_hot))];
-    for &loss in Pointwise::ALL {
-        let targets = if loss == Pointwise::BinaryCrossentropy { &shares } else { &y };
-        objectives.push(Objective::Pointwise(loss, targets));
+/// Sets the number of threads. From now on each of them counts, and has the room that it keeps for itself: else it would
+/// come by that at the first step for which it is not too late.
+fn set_threads(threads: usize) {
+    pool::set_threads(threads);
+    let inside = AtomicUsize::new(0);
+    pool::run(threads, threads, &|_| {
+        inside.fetch_add(1, Ordering::Relaxed);
+        while inside.load(Ordering::Relaxed) < threads {
+            std::thread::yield_now();
+        }
+        let (shape, ones) = (Shape { batch: 32, n_in: 32, n_out: 64 }, [1.0; 64 * 32]);
+        affine::forward(shape, &ones, &ones[..64], &ones[..32 * 32], &mut [0.0; 32 * 64]);
+        let logits = Objective::Crossentropy(Target::Classes(&[0]));
+        assert!(logits.loss(Rows { batch: 1, n: ones.len() }, &ones) > 0.0);
+        COUNTS.set(true);
+    });
+}
+
+/// What the tests compare predictions with.
+struct Targets {
+    y: Vec<f32>,
+    shares: Vec<f32>,
+    one_hot: Vec<f32>,
+    classes: Vec<usize>,
+}
+
+impl Targets {
+    fn new(rows: usize, n_out: usize) -> Self {
+        let y = numbers(rows * n_out, 5);
+        Self {
+            shares: y.iter().map(|y| y + 0.5).collect(),
+            one_hot: (0..rows * n_out).map(|i| if i % n_out == i / n_out % n_out { 1.0 } else { 0.0 }).collect(),
+            classes: (0..rows).map(|i| i % n_out).collect(),
+            y,
+        }
     }
+
+    fn objectives(&self) -> Vec<Objective<'_>> {
+        let pointwise = Pointwise::ALL.iter().map(|&loss| {
+            Objective::Pointwise(loss, if loss == Pointwise::BinaryCrossentropy { &self.shares } else { &self.y })
+        });
+        [Target::Classes(&self.classes), Target::Rows(&self.one_hot)]
+            .map(Objective::Crossentropy)
+            .into_iter()
+            .chain(pointwise)
+            .collect()
+    }
+}
+
+/// Every activation with every loss, and rules of every kind.
+fn small() {
+    let rows = 100;
+    let targets = Targets::new(rows, 4);
+    let objectives = targets.objectives();
     for &activation in Activation::ALL {
         for &objective in &objectives {
             for shuffled in [false, true] {
                 let training = Training { shuffled, ..Training::new(activation, adam()) };
-                assert_eq!(training.allocations(rows, objective, 5), 0, "{activation:?} {objective:?}");
+                assert_eq!(training.allocations(rows, objective, 3), 0, "{activation:?} {objective:?}");
             }
         }
     }
@@ -172,14 +240,65 @@ fn a_step_asks_for_no_memory() {
         Spec::Chain(vec![adam(), clip()]),
         Spec::Chain(vec![accumulate(), adam(), clip()]),
         Spec::Mixed(Box::new(adam()), DType::F32),
+        scheduled("eta", adam()),
+        scheduled("rho", rmsprop(false)),
+        scheduled("rho", rmsprop(true)),
+        scheduled("eta", Spec::Chain(vec![accumulate(), scheduled("omega", clip()), adam()])),
     ];
     for rule in rules {
         let text = format!("{rule:?}");
         let training = Training::new(Activation::Relu, rule);
-        assert_eq!(training.allocations(rows, objectives[0], 5), 0, "{text}");
+        assert_eq!(training.allocations(rows, objectives[0], 3), 0, "{text}");
     }
-    // Products that are packed, and more classes than there is room for on the stack.
-    let wide = Training { hidden: 64, n_out: 1100, batch: 32, ..Training::new(Activation::Gelu, adam()) };
-    let classes: Vec<usize> = (0..64).collect();
-    assert_eq!(wide.allocations(64, Objective::Crossentropy(Target::Classes(&classes)), 3), 0);
+}
+
+/// Products that are packed, and more classes than there is room for on the stack.
+fn wide() {
+    let wide = Training { hidden: 64, n_out: 1100, ..Training::new(Activation::Gelu, adam()) };
+    assert_eq!(wide.allocations(64, Targets::new(64, 1100).objectives()[0], 3), 0);
+}
+
+/// Batches so long that layers and losses are shared out also to helpers that are asleep.
+fn long() {
+    let (batch, n_out) = (8192, 32);
+    let targets = Targets::new(batch, n_out);
+    let objectives = targets.objectives();
+    assert_eq!(objectives.len(), Activation::ALL.len());
+    for (&activation, &objective) in Activation::ALL.iter().zip(&objectives) {
+        let training = Training { hidden: 32, n_out, batch, first: 2, ..Training::new(activation, adam()) };
+        let text = match objective {
+            Objective::Pointwise(loss, _) => loss.name(),
+            Objective::Crossentropy(_) => "crossentropy",
+        };
+        assert_eq!(training.allocations(batch, objective, 2), 0, "{activation:?} {text}");
+    }
+}
+
+/// Parameters so large that their updates, and in the first two their norms, are shared out also to helpers that are asleep.
+fn large() {
+    let batch = 4;
+    let rules = [
+        (2100, Spec::Chain(vec![accumulate(), descent(), clip()])),
+        (2100, Spec::Chain(vec![scheduled("omega", clip()), scheduled("eta", descent())])),
+        (350, Spec::Mixed(Box::new(adam()), DType::F32)),
+        (350, scheduled("eta", adam())),
+    ];
+    for (n_out, rule) in rules {
+        let (text, targets) = (format!("{rule:?}"), Targets::new(batch, n_out));
+        let training = Training { hidden: 1024, n_out, batch, ..Training::new(Activation::Relu, rule) };
+        assert_eq!(training.allocations(batch, targets.objectives()[0], 3), 0, "{text}");
+    }
+}
+
+#[test]
+fn a_step_asks_for_no_memory() {
+    set_threads(1);
+    small();
+    wide();
+    for threads in [2, 3] {
+        set_threads(threads);
+        wide();
+        long();
+        large();
+    }
 }

@@ -1,0 +1,144 @@
+//! The threads that share some tasks.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+/// The threads that share some tasks.
+pub struct Crew {
+    task: &'static (dyn Fn(usize) + Sync),
+    shares: Vec<Tasks>,
+    /// Twice the number of helpers at work, and 1 more once nobody may join.
+    inside: AtomicUsize,
+    /// Whether a task has panicked on a helper.
+    failed: AtomicBool,
+}
+
+/// The tasks of a share: the next one, and the end. Each on a cache line of its own, as each is mostly one thread's.
+#[repr(align(64))]
+struct Tasks {
+    next: AtomicUsize,
+    end: usize,
+}
+
+thread_local! {
+    /// The shares of the last crew that this thread has led, kept for the next one.
+    static SHARES: Cell<Vec<Tasks>> = const { Cell::new(Vec::new()) };
+}
+
+const CLOSED: usize = 1;
+const ONE: usize = 2;
+
+impl Crew {
+    /// One for `task(0)` to `task(tasks - 1)` and so many threads. Before it or the task goes, it is closed and waited for.
+    pub fn new(task: &(dyn Fn(usize) + Sync), tasks: usize, shares: usize) -> Self {
+        // SAFETY: helpers call it only while they are inside, and whoever leads the crew waits for them.
+        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
+        let share = |i| Tasks { next: AtomicUsize::new(tasks * i / shares), end: tasks * (i + 1) / shares };
+        let mut list = SHARES.take();
+        list.clear();
+        list.extend((0..shares).map(share));
+        Self { task, shares: list, inside: AtomicUsize::new(0), failed: AtomicBool::new(false) }
+    }
+
+    /// Lets nobody in any more.
+    pub fn close(&self) {
+        self.inside.fetch_or(CLOSED, Ordering::Relaxed);
+    }
+
+    /// Waits until nobody is inside.
+    pub fn wait(&self) {
+        const SPINS: usize = 1000; // some microseconds
+        let mut waited = 0;
+        while self.inside.load(Ordering::Acquire) != CLOSED {
+            if waited < SPINS {
+                std::hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
+            waited += 1;
+        }
+    }
+
+    /// Passes the panic of a helper on, and the list of shares to the next crew.
+    pub fn end(self) {
+        assert!(!self.failed.load(Ordering::Relaxed), "a task has panicked on another thread");
+        SHARES.set(self.shares);
+    }
+
+    /// Does the share of thread `me`, then what the others have left.
+    pub fn work(&self, me: usize) {
+        for i in 0..self.shares.len() {
+            let share = &self.shares[(me + i) % self.shares.len()];
+            loop {
+                let task = share.next.fetch_add(1, Ordering::Relaxed);
+                if task >= share.end {
+                    break;
+                }
+                (self.task)(task);
+            }
+        }
+    }
+}
+
+/// A helper at work in a crew, which does not end before it has left.
+pub struct Inside(NonNull<Crew>);
+
+// SAFETY: a crew is used by any thread that is inside.
+unsafe impl Send for Inside {}
+
+impl Inside {
+    /// Joins a crew, unless it is closed.
+    ///
+    /// # Safety
+    /// The crew is alive, and from now on waits before it goes.
+    pub unsafe fn join(crew: NonNull<Crew>) -> Option<Self> {
+        let join = |n| if n & CLOSED == 0 { Some(n + ONE) } else { None };
+        // SAFETY: the caller's promise.
+        let inside = unsafe { &crew.as_ref().inside };
+        // Only then is there one: who is dropped leaves.
+        inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, join).is_ok().then(|| Self(crew))
+    }
+
+    /// Works as thread `me`, and leaves.
+    pub fn work(self, me: usize) {
+        // SAFETY: the crew does not end while we are inside.
+        let crew = unsafe { self.0.as_ref() };
+        if catch_unwind(AssertUnwindSafe(|| crew.work(me))).is_err() {
+            crew.failed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // SAFETY: as above, up to this very subtraction.
+        unsafe { self.0.as_ref() }.inside.fetch_sub(ONE, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crew_ends_when_those_inside_have_left_and_nobody_joins_it_then() {
+        let crew = Crew::new(&|_| (), 4, 2);
+        // SAFETY: the crew waits below.
+        let join = || unsafe { Inside::join(NonNull::from(&crew)) };
+        let [first, second] = [join(), join()];
+        drop(first);
+        crew.close();
+        assert!(join().is_none());
+        thread::scope(|scope| {
+            scope.spawn(move || second.unwrap().work(1));
+            crew.wait();
+        });
+        assert!(crew.shares.iter().all(|share| share.next.load(Ordering::Relaxed) > share.end));
+        assert!(join().is_none());
+        crew.wait();
+        crew.end();
+    }
+}
