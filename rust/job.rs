@@ -94,6 +94,7 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Bytes read and written for an element.
     #[must_use]
+    #[inline]
     pub fn traffic(&self, tables: Tables) -> usize {
         let sinks = self.y.map_or(0, |y| y.dtype.size()) + self.rounded.map_or(0, |r| r.dtype.size());
         let states: usize = tables.states[self.states.clone()].iter().map(|s| 2 * s.size).sum();

@@ -35,6 +35,7 @@ pub struct View<'a> {
 /// NumPy's class `ndarray`, once one was seen: most arrays are of that class itself.
 static NDARRAY: AtomicPtr<pyo3::ffi::PyTypeObject> = AtomicPtr::new(std::ptr::null_mut());
 
+#[inline]
 fn is_array(object: &Bound<'_, PyAny>) -> bool {
     let class = object.get_type_ptr();
     if class == NDARRAY.load(Ordering::Relaxed) {
@@ -55,6 +56,7 @@ static BF16: AtomicI32 = AtomicI32::new(0);
 
 impl<'a> View<'a> {
     /// The parts of `object`, if it is a NumPy array.
+    #[inline]
     pub fn of(object: &'a Bound<'_, PyAny>) -> Option<Self> {
         let py = object.py();
         if !is_array(object) {
@@ -147,6 +149,7 @@ pub fn overlaps_itself(view: &View, itemsize: usize) -> bool {
 }
 
 /// Our name for NumPy's type number `num`.
+#[inline]
 fn dtype(py: Python<'_>, num: c_int, scalar: *mut pyo3::ffi::PyTypeObject) -> Option<DType> {
     const HALF: c_int = NPY_TYPES::NPY_HALF as c_int;
     const FLOAT: c_int = NPY_TYPES::NPY_FLOAT as c_int;
@@ -159,21 +162,25 @@ fn dtype(py: Python<'_>, num: c_int, scalar: *mut pyo3::ffi::PyTypeObject) -> Op
         HALF => Some(DType::F16),
         CFLOAT => Some(DType::C64),
         CDOUBLE => Some(DType::C128),
-        num if num >= NPY_TYPES::NPY_USERDEF as c_int => {
-            if BF16.load(Ordering::Relaxed) == num {
-                return Some(DType::BF16);
-            }
-            // SAFETY: a descriptor's scalar type is a live type object.
-            let scalar = unsafe { Bound::from_borrowed_ptr(py, scalar.cast()) };
-            let name: String = scalar.getattr("__name__").and_then(|n| n.extract()).ok()?;
-            if name != "bfloat16" {
-                return None;
-            }
-            BF16.store(num, Ordering::Relaxed);
-            Some(DType::BF16)
-        }
+        num if num >= NPY_TYPES::NPY_USERDEF as c_int => registered(py, num, scalar),
         _ => None,
     }
+}
+
+/// The same of a type that was registered at run time.
+#[inline(never)]
+fn registered(py: Python<'_>, num: c_int, scalar: *mut pyo3::ffi::PyTypeObject) -> Option<DType> {
+    if BF16.load(Ordering::Relaxed) == num {
+        return Some(DType::BF16);
+    }
+    // SAFETY: a descriptor's scalar type is a live type object.
+    let scalar = unsafe { Bound::from_borrowed_ptr(py, scalar.cast()) };
+    let name: String = scalar.getattr("__name__").and_then(|n| n.extract()).ok()?;
+    if name != "bfloat16" {
+        return None;
+    }
+    BF16.store(num, Ordering::Relaxed);
+    Some(DType::BF16)
 }
 
 /// A new array of type `descr` over the memory of `place`.

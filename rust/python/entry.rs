@@ -75,52 +75,77 @@ pub fn entries<'b, 'a, 'py>(
 ) -> PyResult<(List<'b, Entry<'a, 'py>>, List<'b, Origin>)> {
     let mut entries = List::with_capacity_in(places.len(), arena);
     let mut origins = List::with_capacity_in(places.len(), arena);
-    let mut seen: FxHashMap<*const Leaf, u32> = FxHashMap::default();
-    seen.reserve(places.len());
+    let mut seen = Seen::default();
+    if !in_place {
+        seen.0.reserve(places.len());
+    }
     for (i, place) in places.iter().enumerate() {
         let view = parameter(py, place, i, names)?;
         if in_place && !view.writeable {
             return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i))));
         }
         let new = u32::try_from(entries.len()).map_err(|_| PyValueError::new_err("too many parameters"))?;
-        let entry = *seen.entry(place.leaf.get()).or_insert(new);
-        let transposed = if entry == new {
-            entries.push(Entry::new(py, place, i, &view, names, in_place)?);
-            false
-        } else {
-            let first: &Entry = &entries[entry as usize];
-            let tied = View::of(first.array).and_then(|v| tied(&v, &view));
-            tied.ok_or_else(|| not_tied(&names.of(first.place), &names.of(i)))?
+        // A leaf that can be entered to write is none of those before: they are taken.
+        let guard = if in_place { place.leaf.get().write() } else { None };
+        let entry = if guard.is_some() { None } else { seen.find(place.leaf.get(), &entries) };
+        let Some(entry) = entry else {
+            let guard = if in_place { guard } else { place.leaf.get().read() };
+            let (guard, direct) = checked(py, place, i, &view, guard, names)?;
+            let gradient = place.gradient.as_ref().map(|g| (g, false, i));
+            let (array, data, others) = (&place.array, view.data, Vec::new());
+            entries.push(Entry { place: i, guard, array, data, direct, scheduled: None, gradient, others });
+            origins.push(Origin { entry: new, transposed: false });
+            continue;
         };
+        let first: &mut Entry = &mut entries[entry as usize];
+        let tied = View::of(first.array).and_then(|v| tied(&v, &view));
+        let transposed = tied.ok_or_else(|| not_tied(&names.of(first.place), &names.of(i)))?;
+        first.add(place, transposed, i);
         origins.push(Origin { entry, transposed });
-        entries[entry as usize].add(place, transposed, i);
     }
     Ok((entries, origins))
 }
 
-impl<'a, 'py> Entry<'a, 'py> {
-    fn new(
-        py: Python<'py>,
-        place: &'a Place<'py>,
-        i: usize,
-        view: &View,
-        names: &Names,
-        in_place: bool,
-    ) -> PyResult<Self> {
-        let leaf = place.leaf.get();
-        if !leaf.layout.has_shape(view.shape) {
-            return Err(wrong_shape(py, leaf, view, &names.of(i)));
-        }
-        let guard = if in_place { leaf.write() } else { leaf.read() }.ok_or_else(busy)?;
-        let direct = view.plain && leaf.layout.matches(view);
-        if in_place && !direct && overlaps_itself(view, leaf.dtype.size()) {
-            return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
-        }
-        let (array, data) = (&place.array, view.data);
-        Ok(Self { place: i, guard, array, data, direct, scheduled: None, gradient: None, others: Vec::new() })
-    }
+/// The entries by their leaves, as far as somebody asked: in place, that is only where there are ties.
+#[derive(Default)]
+struct Seen(FxHashMap<*const Leaf, u32>);
 
-    /// Adds the gradient at a place.
+impl Seen {
+    /// Which of `entries` has this leaf.
+    fn find(&mut self, leaf: &Leaf, entries: &[Entry]) -> Option<u32> {
+        for entry in &entries[self.0.len()..] {
+            let i = self.0.len() as u32;
+            self.0.insert(entry.leaf(), i);
+        }
+        self.0.get(&std::ptr::from_ref(leaf)).copied()
+    }
+}
+
+/// Leave to use a leaf met for the first time, and whether the array is stepped where it lies. `guard`: `None` if somebody
+/// else uses the leaf.
+#[inline]
+fn checked<'a>(
+    py: Python<'_>,
+    place: &'a Place,
+    i: usize,
+    view: &View,
+    guard: Option<Guard<'a>>,
+    names: &Names,
+) -> PyResult<(Guard<'a>, bool)> {
+    let leaf = place.leaf.get();
+    if !leaf.layout.has_shape(view.shape) {
+        return Err(wrong_shape(py, leaf, view, &names.of(i)));
+    }
+    let guard = guard.ok_or_else(busy)?;
+    let direct = view.plain && leaf.layout.matches(view);
+    if guard.writes() && !direct && overlaps_itself(view, leaf.dtype.size()) {
+        return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
+    }
+    Ok((guard, direct))
+}
+
+impl<'a, 'py> Entry<'a, 'py> {
+    /// Adds the gradient at another place.
     fn add(&mut self, place: &'a Place<'py>, transposed: bool, i: usize) {
         let Some(g) = &place.gradient else { return };
         match self.gradient {
@@ -135,6 +160,7 @@ impl<'a, 'py> Entry<'a, 'py> {
     }
 
     /// The addresses from the parameter's first byte to behind its last one.
+    #[inline]
     pub fn span(&self) -> (usize, usize) {
         let size = self.leaf().dtype.size();
         let view = if self.direct { None } else { View::of(self.array) };
@@ -144,6 +170,7 @@ impl<'a, 'py> Entry<'a, 'py> {
 }
 
 /// The parts of the model's array at a place; its type must be the leaf's.
+#[inline]
 fn parameter<'a>(py: Python<'_>, place: &'a Place, i: usize, names: &Names) -> PyResult<View<'a>> {
     let leaf = place.leaf.get();
     let Some(view) = View::of(&place.array) else {

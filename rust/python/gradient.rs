@@ -68,24 +68,20 @@ impl<'a, 'py> Entry<'a, 'py> {
     }
 
     /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
+    #[inline(always)]
     pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
-        let gradient = self.checked_gradient(py, names)?;
-        Ok(gradient.filter(|_| !self.guard.get().frozen))
-    }
-
-    fn checked_gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
-        let own = matches!(self.guard.get().moments, Moments::Own(_));
-        match self.gradient {
-            None => Ok(None),
-            Some((g, false, _)) if !own && self.others.is_empty() => match self.as_is(g) {
-                Some(gradient) => Ok(Some(gradient)),
-                None => self.converted(py, names).map(Some),
-            },
-            Some(_) => self.converted(py, names).map(Some),
-        }
+        let Some((g, transposed, _)) = self.gradient else { return Ok(None) };
+        let inner = self.guard.get();
+        let alone = !transposed && self.others.is_empty() && matches!(inner.moments, Moments::Compiled { .. });
+        let gradient = match if alone { self.as_is(g) } else { None } {
+            Some(gradient) => gradient,
+            None => self.converted(py, names)?,
+        };
+        Ok((!inner.frozen).then_some(gradient))
     }
 
     /// The gradient where it lies, if the driver can read it there.
+    #[inline]
     fn as_is(&self, g: &'a Bound<'py, PyAny>) -> Option<Gradient<'a, 'py>> {
         let view = View::of(g)?;
         let (dtype, working) = (view.dtype?, self.working());
@@ -101,6 +97,7 @@ impl<'a, 'py> Entry<'a, 'py> {
     }
 
     /// The gradient converted, summed and laid out by NumPy.
+    #[cold]
     fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'a, 'py>> {
         let working = self.wanted(py)?;
         let layout = &self.leaf().layout;

@@ -82,6 +82,11 @@ impl<'a> Guard<'a> {
         self.leaf
     }
 
+    /// Whether it is a writer's.
+    pub fn writes(&self) -> bool {
+        self.write
+    }
+
     /// What the leaf holds.
     pub fn get(&self) -> &Inner {
         // SAFETY: while this guard lives nobody writes, except its own holder through `get_mut`.

@@ -62,12 +62,17 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         gradients: &mut [Option<Gradient<'a, 'py>>],
         elsewhere: &mut Vec<(usize, Origin)>,
     ) -> PyResult<bool> {
-        let mut spans = self.spans(arena, gradients);
-        spans.retain(|s| s.low < s.high);
-        spans.sort_by_key(|s| s.low); // finds runs that are in order already
-        if disjoint(&spans) {
+        let mut written = self.written(arena);
+        let mut others = self.others(arena, gradients);
+        for spans in [&mut written, &mut others] {
+            spans.sort_by_key(|s| s.low); // which are in order already where arrays were made in the order of the tree
+        }
+        if disjoint(&written, &others) {
             return Ok(false);
         }
+        let mut spans = written;
+        spans.extend_from_slice(&others);
+        spans.sort_by_key(|s| s.low);
         let mut open: Vec<Span> = Vec::new();
         for &b in &spans {
             open.retain(|a| a.high > b.low);
@@ -79,39 +84,44 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         Ok(true)
     }
 
-    fn spans<'b>(&self, arena: &'b Bump, gradients: &[Option<Gradient>]) -> List<'b, Span> {
-        let mut spans = List::with_capacity_in(2 * self.entries.len() + 8, arena);
+    /// What nobody else may share: the parameters and, in place, the memory of the state.
+    fn written<'b>(&self, arena: &'b Bump) -> List<'b, Span> {
+        let mut spans = List::with_capacity_in(self.entries.len() + 8, arena);
+        for (i, entry) in (0_u32..).zip(self.entries) {
+            add(&mut spans, entry.span(), Whose::Parameter(i));
+        }
+        if !self.in_place {
+            return spans;
+        }
         // Leaves share their memory slot by slot: it is listed once for all in a row.
         let mut last: Vec<*const Memory> = Vec::new();
-        for (i, entry) in (0_u32..).zip(self.entries) {
-            let (low, high) = entry.span();
-            spans.push(Span { low, high, whose: Whose::Parameter(i) });
-            if !self.in_place {
-                continue;
-            }
-            if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
-                last.resize(last.len().max(slots.len()), std::ptr::null());
-                for (slot, last) in slots.iter().zip(&mut last) {
-                    let memory: *const Memory = slot.place.memory.get();
-                    if !std::ptr::eq(*last, memory) {
-                        *last = memory;
-                        let buffer = &slot.place.memory.get().0;
-                        let low = buffer.ptr() as usize;
-                        spans.push(Span { low, high: low + buffer.len(), whose: Whose::State });
-                    }
+        for entry in self.entries {
+            let Moments::Compiled { slots, .. } = &entry.guard.get().moments else { continue };
+            last.resize(last.len().max(slots.len()), std::ptr::null());
+            for (slot, last) in slots.iter().zip(&mut last) {
+                let memory: *const Memory = slot.place.memory.get();
+                if !std::ptr::eq(*last, memory) {
+                    *last = memory;
+                    let buffer = &slot.place.memory.get().0;
+                    let low = buffer.ptr() as usize;
+                    add(&mut spans, (low, low + buffer.len()), Whose::State);
                 }
             }
         }
-        // Each kind by itself: they often lie in the order of the tree, which the sorting makes use of.
+        spans
+    }
+
+    /// What may be shared with others of its kind: in place the gradients, and the bystanders.
+    fn others<'b>(&self, arena: &'b Bump, gradients: &[Option<Gradient>]) -> List<'b, Span> {
+        let mut spans = List::with_capacity_in(self.entries.len() + self.bystanders.len(), arena);
         for (i, (entry, gradient)) in (0_u32..).zip(self.entries.iter().zip(gradients)) {
             let Some(g) = gradient.as_ref().filter(|_| self.in_place) else { continue };
             let low = g.source.ptr as usize;
-            let high = low + entry.leaf().layout.len * g.source.dtype.size();
-            spans.push(Span { low, high, whose: Whose::Gradient(i) });
+            add(&mut spans, (low, low + entry.leaf().layout.len * g.source.dtype.size()), Whose::Gradient(i));
         }
         for (i, array) in (0_u32..).zip(self.bystanders) {
-            if let Some((low, high)) = super::arrays::span(array) {
-                spans.push(Span { low, high, whose: Whose::Bystander(i) });
+            if let Some(span) = super::arrays::span(array) {
+                add(&mut spans, span, Whose::Bystander(i));
             }
         }
         spans
@@ -163,15 +173,22 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
     }
 }
 
-/// Whether nothing that stands alone meets anything; `spans` are sorted by their starts.
-fn disjoint(spans: &[Span]) -> bool {
-    let (mut high, mut high_alone) = (0, 0);
-    spans.iter().all(|s| {
-        let free = s.low >= if s.whose.alone() { high } else { high_alone };
-        high = high.max(s.high);
-        high_alone = if s.whose.alone() { high_alone.max(s.high) } else { high_alone };
-        free
-    })
+/// Adds what `whose` spans, unless it is empty.
+#[inline]
+fn add(spans: &mut List<Span>, (low, high): (usize, usize), whose: Whose) {
+    if low < high {
+        spans.push(Span { low, high, whose });
+    }
+}
+
+/// Whether nothing meets what is written; both are sorted by their starts.
+fn disjoint(written: &[Span], others: &[Span]) -> bool {
+    let mut next = written.iter().peekable();
+    written.is_sorted_by(|a, b| a.high <= b.low)
+        && others.iter().all(|other| {
+            while next.next_if(|w| w.high <= other.low).is_some() {}
+            next.peek().is_none_or(|w| other.high <= w.low)
+        })
 }
 
 fn tied_in_the_model(a: &str, b: &str) -> PyErr {

@@ -43,8 +43,25 @@ pub struct Steps<'b, 'a, 'py> {
     pending: List<'b, Pending<'a>>,
     /// Memory that must live until the plan has run.
     kept: Vec<Buffer>,
-    /// What the last scalars were made of, and where they start.
-    last: Option<(*const Program, Counts, DType, usize)>,
+    /// The last course, and what it is that of.
+    last: Option<(*const Program, Counts, DType, Course)>,
+}
+
+/// What the steps of all entries with one rule at one count have in common.
+#[derive(Clone, Copy)]
+struct Course {
+    /// How many links the step reaches.
+    reach: usize,
+    /// Whether it reaches the parameter.
+    steps: bool,
+    /// The end of the first segment.
+    first: usize,
+    /// Where the state arrays of the first link start, and where those of the links that are not reached do.
+    slots: (usize, usize),
+    /// Where the scalars of the links start; `None` if each entry has its own, since a link waits for a norm.
+    scalars: Option<usize>,
+    /// The type in which the links compute.
+    compute: Compute,
 }
 
 /// An entry's rule and state arrays.
@@ -78,7 +95,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         &mut self,
         entry: &'a Entry<'_, 'py>,
         gradient: Option<&Gradient>,
-        output: &Output<'py>,
+        output: &Output,
     ) -> PyResult<Option<usize>> {
         let Moments::Compiled { program, slots, counts } = &entry.guard.get().moments else {
             self.carry_x(entry, output);
@@ -91,34 +108,71 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             self.carry_slots(&rule, 0..slots.len(), entry, output);
             return Ok(None);
         };
-        let (reach, steps) = program.reach(counts);
-        let first_skipped = if reach == program.links.len() { slots.len() } else { program.slots_of(reach).start };
-        self.carry_slots(&rule, first_skipped..slots.len(), entry, output);
-        if !steps {
+        let course = self.course(&rule, program.working(entry.leaf().dtype));
+        self.carry_slots(&rule, course.slots.1..slots.len(), entry, output);
+        if !course.steps {
             self.carry_x(entry, output);
-            self.carry_slots(&rule, 0..usize::from(program.master.is_some()), entry, output);
+            self.carry_slots(&rule, 0..course.slots.0, entry, output);
         }
-        let (mut source, mut links) = (gradient.source, program.segment(0, reach));
-        if links.end < reach {
+        let (mut source, mut links) = (gradient.source, 0..course.first);
+        if links.end < course.reach {
             let scratch = self.scratch(entry)?;
-            while links.end < reach {
+            while links.end < course.reach {
                 source = self.staged(&rule, links.clone(), entry, output, source, scratch)?;
-                links = program.segment(links.end, reach);
+                links = program.segment(links.end, course.reach);
             }
         }
-        self.last_segment(&rule, links, entry, output, source, steps)?;
-        Ok(Some(reach))
+        self.last_segment(&rule, course, links, entry, output, source);
+        Ok(Some(course.reach))
+    }
+
+    /// The course of a step in the type `working`: that of the entry before, if it has the same rule and counts.
+    fn course(&mut self, rule: &Rule, working: DType) -> Course {
+        if let Some((program, counts, dtype, course)) = &self.last
+            && std::ptr::eq(*program, rule.program)
+            && counts.iter().eq(rule.counts)
+            && *dtype == working
+        {
+            return *course;
+        }
+        self.new_course(rule, working)
+    }
+
+    #[cold]
+    fn new_course(&mut self, rule: &Rule, working: DType) -> Course {
+        let (program, compute) = (rule.program, working.compute());
+        let (reach, steps) = program.reach(rule.counts);
+        let skipped = if reach == program.links.len() { rule.slots.len() } else { program.slots_of(reach).start };
+        let waits = program.links.iter().any(|l| l.reduction().is_some());
+        let course = Course {
+            reach,
+            steps,
+            first: program.segment(0, reach).end,
+            slots: (usize::from(program.master.is_some()), skipped),
+            scalars: (!waits).then(|| self.add_scalars(rule, 0..reach, compute)),
+            compute,
+        };
+        self.last = Some((std::ptr::from_ref(program), rule.counts.into(), working, course));
+        course
+    }
+
+    /// Where the scalars of `links`, which are added, start.
+    fn add_scalars(&mut self, rule: &Rule, links: Range<usize>, compute: Compute) -> usize {
+        let start = self.scalars.len();
+        self.scalars.extend(scalars(rule, &links, compute, None));
+        start
     }
 
     /// When pure, copies a parameter that is not stepped.
     fn carry_x(&mut self, entry: &Entry, output: &Output) {
-        if output.x.ptr.cast_const() != output.from.ptr {
+        if output.x != output.from {
             let bytes = entry.leaf().layout.len * entry.leaf().dtype.size();
-            self.copies.push(Copy { from: output.from.ptr, to: output.x.ptr, bytes });
+            self.copies.push(Copy { from: output.from, to: output.x, bytes });
         }
     }
 
     /// When pure, copies state arrays that are not stepped.
+    #[inline]
     fn carry_slots(&mut self, rule: &Rule, range: Range<usize>, entry: &Entry, output: &Output) {
         if self.in_place {
             return;
@@ -144,6 +198,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
     }
 
     /// Runs a segment that is not the last one: its `dx` goes to `scratch`, its new state where nobody sees it yet.
+    #[cold]
     fn staged(
         &mut self,
         rule: &Rule<'a>,
@@ -153,8 +208,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         gradient: Source,
         scratch: *mut u8,
     ) -> PyResult<Source> {
-        let (n, working) = (entry.leaf().layout.len, entry.working());
-        let compute = working.compute();
+        let (n, compute) = (entry.leaf().layout.len, entry.working().compute());
         let norm = self.norm(rule, &links, entry, gradient)?;
         let scalars = scalars(rule, &links, compute, norm);
         let mut states = Vec::new();
@@ -174,7 +228,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             n,
             compute,
             gradient,
-            x: old_x(rule, output, working),
+            x: old_x(rule, entry, output),
             y: None,
             rounded: None,
             dx: Some(scratch),
@@ -206,32 +260,37 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
     fn last_segment(
         &mut self,
         rule: &Rule<'a>,
+        course: Course,
         links: Range<usize>,
         entry: &Entry,
         output: &Output,
         gradient: Source,
-        steps: bool,
-    ) -> PyResult<()> {
-        let working = entry.working();
-        let compute = working.compute();
+    ) {
+        let (n, compute) = (entry.leaf().layout.len, course.compute);
+        let slots = if links.start == 0 { course.slots.0..course.slots.1 } else { slots_of(rule.program, &links) };
         let first = self.states.len();
-        for i in slots_of(rule.program, &links) {
+        for i in slots {
             let slot = &rule.slots[i];
             let to = if self.in_place { slot.place.ptr } else { output.slots[i].ptr };
             self.states.push(State { from: slot.place.ptr, to, size: slot.dtype.size() });
         }
+        let x = Sink { ptr: output.x, dtype: entry.leaf().dtype };
         let master = rule.program.master.is_some().then(|| {
             let to = if self.in_place { rule.slots[0].place.ptr } else { output.slots[0].ptr };
-            Sink { ptr: to, dtype: working }
+            Sink { ptr: to, dtype: entry.working() }
         });
-        let scalars = self.scalars(rule, &links, working);
-        let n = entry.leaf().layout.len;
-        let writes = steps && output.dx.is_none();
-        if let Some(reduction) = rule.program.links.get(links.start).and_then(|l| l.reduction()) {
-            let measure = Measure { norm: reduction.norm(), of: gradient, n, compute };
-            let (job, link) = (self.jobs.len(), links.start);
-            self.pending.push(Pending { job, program: rule.program, link, place: entry.place, measure });
-        }
+        let writes = course.steps && output.dx.is_none();
+        let scalars = match course.scalars {
+            Some(scalars) => scalars,
+            None => {
+                if let Some(reduction) = rule.program.links.get(links.start).and_then(|l| l.reduction()) {
+                    let measure = Measure { norm: reduction.norm(), of: gradient, n, compute };
+                    let (job, link) = (self.jobs.len(), links.start);
+                    self.pending.push(Pending { job, program: rule.program, link, place: entry.place, measure });
+                }
+                self.add_scalars(rule, links.clone(), compute)
+            }
+        };
         self.jobs.push(Job {
             links: &rule.program.links[links],
             scalars,
@@ -239,29 +298,11 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             n,
             compute,
             gradient,
-            x: old_x(rule, output, working),
-            y: writes.then_some(master.unwrap_or(output.x)),
-            rounded: master.filter(|_| writes).map(|_| output.x),
-            dx: output.dx.filter(|_| steps),
+            x: old_x(rule, entry, output),
+            y: writes.then_some(master.unwrap_or(x)),
+            rounded: master.filter(|_| writes).map(|_| x),
+            dx: output.dx.filter(|_| course.steps),
         });
-        Ok(())
-    }
-
-    /// Where the scalars of `links` start: those of the entry before, if it has the same rule and counts and waits for no
-    /// norm.
-    fn scalars(&mut self, rule: &Rule, links: &Range<usize>, working: DType) -> usize {
-        if let Some((program, counts, dtype, start)) = &self.last
-            && std::ptr::eq(*program, rule.program)
-            && counts[..] == *rule.counts
-            && *dtype == working
-        {
-            return *start;
-        }
-        let start = self.scalars.len();
-        self.scalars.extend(scalars(rule, links, working.compute(), None));
-        let waits = rule.program.links.iter().any(|l| l.reduction().is_some());
-        self.last = (!waits).then(|| (std::ptr::from_ref(rule.program), rule.counts.into(), working, start));
-        start
     }
 
     /// Whether the last entry's step reaches its parameter.
@@ -299,10 +340,10 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
 }
 
 /// The old values that a step starts from: the master copy's, if there is one.
-fn old_x(rule: &Rule, output: &Output, working: DType) -> Source {
+fn old_x(rule: &Rule, entry: &Entry, output: &Output) -> Source {
     match rule.program.master {
-        Some(_) => Source { ptr: rule.slots[0].place.ptr, dtype: working },
-        None => output.from,
+        Some(_) => Source { ptr: rule.slots[0].place.ptr, dtype: entry.working() },
+        None => Source { ptr: output.from, dtype: entry.leaf().dtype },
     }
 }
 

@@ -100,6 +100,7 @@ pub fn fields<'py>(tuple: &Bound<'py, PyTuple>) -> PyResult<Option<Bound<'py, Py
 }
 
 /// The child `name` of a registered object.
+#[inline]
 pub fn attribute<'py>(
     object: &Bound<'py, PyAny>,
     name: &Bound<'py, PyString>,
@@ -109,6 +110,7 @@ pub fn attribute<'py>(
 }
 
 /// The same of an object that may lack it, as a gradient may.
+#[inline]
 pub fn optional<'py>(
     object: &Bound<'py, PyAny>,
     name: &Bound<'py, PyString>,
@@ -118,6 +120,7 @@ pub fn optional<'py>(
 }
 
 /// The error of an attribute that raised `error` when it was read.
+#[cold]
 fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, error: PyErr) -> PyErr {
     unusable(object, name, path, "readable", error)
 }

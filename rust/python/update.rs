@@ -4,7 +4,6 @@ use bumpalo::Bump;
 use pyo3::exceptions::PyFloatingPointError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use smallvec::SmallVec;
 
 use super::arena::{List, with_arena};
 use super::arrays::{View, array, copy_into, native, numpy};
@@ -17,7 +16,6 @@ use super::replace::replace;
 use super::schedules::schedule;
 use super::steps::Steps;
 use super::walk::walk;
-use crate::job::{Sink, Source};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one.
 type Made<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
@@ -63,7 +61,8 @@ fn update_in<'py>(
     let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
     let mut elsewhere = Vec::new();
     disturbed |= touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
-    let outputs = outputs(arena, py, &entries, in_place)?;
+    let parts = if in_place { Vec::new() } else { fresh_parts(arena, py, &entries)? };
+    let outputs = outputs(arena, py, &entries, &parts, in_place)?;
     if disturbed || !in_place || entries.iter().any(|e| !e.direct) {
         // Python code may have run since the arrays were looked at, be it in the collector that new objects set off; from
         // here on no more of it does until all is written.
@@ -78,18 +77,20 @@ fn update_in<'py>(
     }
     steps.run()?;
     drop(steps);
-    let mut made = made.into_iter().chain(std::iter::repeat_with(|| None));
     if in_place {
         let mut old = List::new_in(arena);
-        for ((entry, output), reach) in entries.iter_mut().zip(&outputs).zip(reached) {
-            old.extend(commit(entry, output, made.next().flatten(), reach)?);
+        for (i, ((entry, output), reach)) in entries.iter_mut().zip(&outputs).zip(reached).enumerate() {
+            let made = made.get_mut(i).and_then(Option::take);
+            if let Some(state) = commit(entry, output, made, reach)? {
+                old.push(state);
+            }
         }
         drop((entries, old));
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = List::with_capacity_in(entries.len(), arena);
-    for ((entry, output), reach) in entries.iter().zip(outputs).zip(reached) {
-        fresh.push(hand_out(py, entry, output, made.next().flatten(), reach)?);
+    for (i, ((entry, output), reach)) in entries.iter().zip(&outputs).zip(reached).enumerate() {
+        fresh.push(hand_out(py, entry, output, made.get_mut(i).and_then(Option::take), reach)?);
     }
     drop(entries);
     let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
@@ -164,36 +165,32 @@ pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
 }
 
 /// Where an entry's new values go.
-pub struct Output<'py> {
+pub struct Output<'p, 'py> {
     /// The parameter.
-    pub x: Sink,
+    pub x: *mut u8,
     /// Its old values, gapless.
-    pub from: Source,
+    pub from: *mut u8,
     /// Where `dx` goes instead of being subtracted, in the compute type.
     pub dx: Option<*mut u8>,
     /// The state arrays; empty in place.
-    pub slots: SmallVec<[Part; 2]>,
+    pub slots: &'p [Part],
     /// Fresh memory for the parameter; `None` in place and where it goes through a copy.
-    fresh: Option<Part>,
+    fresh: Option<&'p Part>,
     /// The gapless copy through which an unusual array is stepped.
     through: Option<Bound<'py, PyAny>>,
 }
 
-impl<'py> Output<'py> {
+impl<'py> Output<'_, 'py> {
     /// For a step whose `dx` is wanted, with the state in place.
     pub fn direction(py: Python<'py>, entry: &Entry<'_, 'py>, dx: *mut u8) -> PyResult<Self> {
-        Ok(Self { dx: Some(dx), ..output(py, entry, true, &mut std::iter::empty())? })
+        Ok(Self { dx: Some(dx), ..output(py, entry, true, &mut &[][..])? })
     }
 }
 
-fn outputs<'b, 'py>(
-    arena: &'b Bump,
-    py: Python<'py>,
-    entries: &[Entry<'_, 'py>],
-    in_place: bool,
-) -> PyResult<List<'b, Output<'py>>> {
+/// Fresh memory for the new values of all entries.
+fn fresh_parts(arena: &Bump, py: Python<'_>, entries: &[Entry]) -> PyResult<Vec<Part>> {
     let mut requests = List::new_in(arena);
-    for entry in entries.iter().filter(|_| !in_place) {
+    for entry in entries {
         let len = entry.leaf().layout.len;
         if entry.direct {
             requests.push((0, len * entry.leaf().dtype.size()));
@@ -202,7 +199,16 @@ fn outputs<'b, 'py>(
             requests.extend(slots.iter().enumerate().map(|(i, s)| (i + 1, len * s.dtype.size())));
         }
     }
-    let mut parts = allocate(py, &requests)?.into_iter();
+    allocate(py, &requests)
+}
+
+fn outputs<'b, 'p, 'py>(
+    arena: &'b Bump,
+    py: Python<'py>,
+    entries: &[Entry<'_, 'py>],
+    mut parts: &'p [Part],
+    in_place: bool,
+) -> PyResult<List<'b, Output<'p, 'py>>> {
     let mut outputs = List::with_capacity_in(entries.len(), arena);
     for entry in entries {
         outputs.push(output(py, entry, in_place, &mut parts)?);
@@ -210,29 +216,38 @@ fn outputs<'b, 'py>(
     Ok(outputs)
 }
 
-fn output<'py>(
+/// `parts`: fresh memory, of which it takes its own from the front.
+#[inline]
+fn output<'p, 'py>(
     py: Python<'py>,
     entry: &Entry<'_, 'py>,
     in_place: bool,
-    parts: &mut impl Iterator<Item = Part>,
-) -> PyResult<Output<'py>> {
-    let dtype = entry.leaf().dtype;
-    let fresh = if entry.direct && !in_place { parts.next() } else { None };
-    let slots = match &entry.guard.get().moments {
-        Moments::Compiled { slots, .. } if !in_place => parts.by_ref().take(slots.len()).collect(),
-        _ => SmallVec::new(),
-    };
-    let through = if entry.direct { None } else { Some(entry.gapless(py)?) };
-    let data = through.as_ref().and_then(View::of).map_or(entry.data, |copy| copy.data);
-    let to = fresh.as_ref().map_or(data, |f| f.ptr);
-    Ok(Output { x: Sink { ptr: to, dtype }, from: Source { ptr: data, dtype }, dx: None, slots, fresh, through })
+    parts: &mut &'p [Part],
+) -> PyResult<Output<'p, 'py>> {
+    let (mut x, mut through) = (entry.data, None);
+    if !entry.direct {
+        let copy = entry.gapless(py)?;
+        x = View::of(&copy).map_or(x, |copy| copy.data);
+        through = Some(copy);
+    }
+    let mut output = Output { x, from: x, dx: None, slots: &[], fresh: None, through };
+    if !in_place {
+        if entry.direct {
+            output.fresh = parts.split_off_first();
+            output.x = output.fresh.map_or(x, |fresh| fresh.ptr);
+        }
+        if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
+            output.slots = parts.split_off(..slots.len()).unwrap_or(&[]);
+        }
+    }
+    Ok(output)
 }
 
 /// Writes what does not lie where it belongs yet, without running Python code. What it returns is to be dropped when all
 /// entries are done: that may run some.
 fn commit<'py>(
     entry: &mut Entry<'_, 'py>,
-    output: &Output<'py>,
+    output: &Output<'_, 'py>,
     made: Option<Made<'py>>,
     reach: Option<usize>,
 ) -> PyResult<Option<Py<PyAny>>> {
@@ -256,7 +271,7 @@ fn commit<'py>(
 fn hand_out<'py>(
     py: Python<'py>,
     entry: &Entry<'_, 'py>,
-    output: Output<'py>,
+    output: &Output<'_, 'py>,
     made: Option<Made<'py>>,
     reach: Option<usize>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
@@ -264,7 +279,7 @@ fn hand_out<'py>(
     let (dtype, layout) = (entry.leaf().dtype, &entry.leaf().layout);
     let (own, new_x) = made.map_or((None, None), |(s, x)| (Some(s), x));
     let x = match (&output.fresh, &output.through) {
-        (Some(part), _) => array(py, part, &native(entry.array, dtype)?, dtype.size(), layout)?,
+        (&Some(part), _) => array(py, part, &native(entry.array, dtype)?, dtype.size(), layout)?,
         (None, through) => {
             let x = numpy(py)?.call_method1(intern!(py, "empty_like"), (entry.array, py.None(), "K", false))?;
             let values = through.as_ref().unwrap_or(entry.array);
@@ -281,7 +296,8 @@ fn hand_out<'py>(
             None => copied(py, state)?,
         }),
         Moments::Compiled { program, slots, counts } => {
-            let fresh = slots.iter().zip(output.slots).map(|(old, place)| Slot { place, dtype: old.dtype });
+            let fresh =
+                slots.iter().zip(output.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
             let mut counts = counts.clone();
             program.advance(&mut counts, reach.unwrap_or(0));
             Moments::Compiled { program: program.clone(), slots: fresh.collect(), counts }

@@ -4,6 +4,7 @@ use bumpalo::Bump;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+use smallvec::SmallVec;
 
 use super::arena::List;
 use super::arrays::View;
@@ -54,14 +55,17 @@ pub fn bystander_name(arena: &Bump, state: &Object<'_>, model: &Object<'_>, i: u
     walk.name.unwrap_or_else(|| "?".into())
 }
 
+/// So many classes are remembered.
+const CLASSES: usize = 4;
+
 /// A walk under way.
 pub struct Walk<'b, 'py> {
     found: Found<'b, 'py>,
     /// Where it is.
     pub path: Path,
     leaf: Bound<'py, PyType>,
-    /// The registered class that was met last: a model has many objects of few classes.
-    class: Option<(Bound<'py, PyType>, Bound<'py, Registration>)>,
+    /// The registered classes that were met first: a model has many objects of few classes.
+    classes: SmallVec<[(Bound<'py, PyType>, Bound<'py, Registration>); CLASSES]>,
     /// The bystander whose name is asked for, and its name.
     wanted: Option<usize>,
     name: Option<String>,
@@ -80,7 +84,14 @@ enum Key<'a, 'py> {
 impl<'b, 'py> Walk<'b, 'py> {
     fn new(arena: &'b Bump, py: Python<'py>) -> Self {
         let found = Found { places: List::new_in(arena), bystanders: List::new_in(arena) };
-        Self { found, path: Path::default(), leaf: py.get_type::<Leaf>(), class: None, wanted: None, name: None }
+        Self {
+            found,
+            path: Path::default(),
+            leaf: py.get_type::<Leaf>(),
+            classes: SmallVec::new(),
+            wanted: None,
+            name: None,
+        }
     }
 
     fn root(&mut self, state: &Object<'py>, model: &Object<'py>, gradient: Option<&Object<'py>>) -> PyResult<()> {
@@ -96,6 +107,7 @@ impl<'b, 'py> Walk<'b, 'py> {
     }
 
     /// Goes on with a child.
+    #[inline]
     fn child(
         &mut self,
         key: Key<'_, 'py>,
@@ -109,14 +121,26 @@ impl<'b, 'py> Walk<'b, 'py> {
             self.found.places.push(Place { leaf, array: model, gradient });
             return Ok(());
         }
+        self.down(key, &state, &model, gradient.as_ref())
+    }
+
+    /// Goes down to a child that is no leaf.
+    #[inline(never)]
+    fn down(
+        &mut self,
+        key: Key<'_, 'py>,
+        state: &Object<'py>,
+        model: &Object<'py>,
+        gradient: Option<&Object<'py>>,
+    ) -> PyResult<()> {
         match key {
             Key::Index(i) => self.path.push_index(state.py(), i)?,
             Key::Name(name) => self.path.push(name)?,
         }
         if state.is_none() {
-            self.bystanders(&model)?
+            self.bystanders(model)?
         } else {
-            self.visit(&state, &model, gradient.as_ref())?
+            self.visit(state, model, gradient)?
         }
         self.path.pop();
         Ok(())
@@ -141,9 +165,8 @@ impl<'b, 'py> Walk<'b, 'py> {
     }
 
     fn visit(&mut self, state: &Object<'py>, model: &Object<'py>, gradient: Option<&Object<'py>>) -> PyResult<()> {
-        if let Some((class, registration)) = &self.class
-            && state.get_type_ptr() == class.as_type_ptr()
-        {
+        let class = state.get_type_ptr();
+        if let Some((_, registration)) = self.classes.iter().find(|known| known.0.as_type_ptr() == class) {
             let registration = registration.clone();
             return self.object(state, registration.get(), model, gradient);
         }
@@ -161,7 +184,9 @@ impl<'b, 'py> Walk<'b, 'py> {
             }
             Node::Tuple(children, names) => self.tuple(children, names, model, gradient),
             Node::Object(registration) => {
-                self.class = Some((state.get_type(), registration.clone()));
+                if self.classes.len() < CLASSES {
+                    self.classes.push((state.get_type(), registration.clone()));
+                }
                 self.object(state, registration.get(), model, gradient)
             }
         }
