@@ -28,6 +28,13 @@ pub struct Source {
     pub dtype: DType,
 }
 
+impl Source {
+    /// Asks for the tile that starts at element `at`, which is about to be read.
+    fn ask(&self, at: usize) {
+        ahead(self.ptr.wrapping_add(at * self.dtype.size()), TILE * self.dtype.size());
+    }
+}
+
 /// An array to write: its first element and type.
 #[derive(Clone, Copy)]
 pub struct Sink {
@@ -184,39 +191,9 @@ impl Job<'_> {
                 g: self.gradient.ptr.add(at).cast_mut(),
                 s,
                 o,
+                far: if way.far { TILE } else { 0 },
             };
-            if way.far && !in_place {
-                return self.streamed(tables, start, call, way.level);
-            }
             self.links[0].run(self.compute, way.level, &call);
-        }
-    }
-
-    /// As one call, but the results go past the caches, strip by strip.
-    #[inline(never)]
-    unsafe fn streamed(&self, tables: Tables, start: usize, all: Call, level: Level) {
-        let mut room = Strips::new();
-        let strips = room.starts();
-        let size = self.compute.dtype().size();
-        let states = &tables.states[self.states.clone()];
-        for at in (0..all.n).step_by(TILE) {
-            let n = TILE.min(all.n - at);
-            // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
-            unsafe {
-                let mut call = Call { n, y: strips[SLOTS], ..all };
-                (call.x, call.g) = (all.x.add(at * size), all.g.add(at * size));
-                for (i, state) in states.iter().enumerate() {
-                    call.s[i] = all.s[i].add(at * state.size);
-                    call.o[i] = strips[i];
-                }
-                self.links[0].run(self.compute, level, &call);
-                self.ahead(tables, start + at + TILE, 0, 1 + states.len());
-                stream(level, call.y, all.y.add(at * size), n * size);
-                for (i, state) in states.iter().enumerate() {
-                    self.ahead(tables, start + at + TILE, 1 + i, 1 + states.len());
-                    stream(level, call.o[i], all.o[i].add(at * state.size), n * state.size);
-                }
-            }
         }
     }
 
@@ -238,19 +215,22 @@ impl Job<'_> {
         // SAFETY: the caller's promise; the scratch tiles overlap nothing.
         unsafe {
             T::load(self.gradient.dtype, self.gradient.ptr.add(at * self.gradient.dtype.size()), d);
+            if way.far {
+                self.gradient.ask(at + TILE);
+            }
             let mut from = self.x.ptr.add(at * self.x.dtype.size()).cast::<T>();
             if self.x.dtype != native {
+                if way.far {
+                    self.x.ask(at + TILE);
+                }
                 T::load(self.x.dtype, from.cast(), x);
                 from = x.as_ptr();
             }
             let y = self.y.filter(|_| self.dx.is_none());
             let to = y.map_or(ptr::null_mut(), |y| y.ptr.add(at * y.dtype.size()));
-            let past = way.far && self.rounded.is_none() && !ptr::eq(from, to.cast());
-            let mut strip = Strips::new();
             let land: *mut T = match y {
                 None => ptr::null_mut(),
                 Some(y) if y.dtype != native => x.as_mut_ptr(),
-                Some(_) if past => strip.starts()[0].cast(),
                 Some(_) => to.cast(),
             };
             self.links(tables, at, from, d, land, way);
@@ -260,26 +240,12 @@ impl Job<'_> {
             let Some(y) = y else { return };
             if y.dtype != native {
                 T::store(y.dtype, from_raw_parts(land, n), to);
-            } else if past {
-                stream(way.level, land.cast(), to, n * native.size());
             }
             if let Some(r) = self.rounded {
                 // What is rounded is the master as it was stored, which may be narrower than the compute type.
                 T::load(y.dtype, to, x);
                 T::store(r.dtype, x, r.ptr.add(at * r.dtype.size()));
             }
-        }
-    }
-
-    /// Asks for the tile at `at` of part `part` of `parts` of what is read.
-    ///
-    /// While a link computes on a tile in the cache, memory would be idle. All of the next tile at once is more than a core
-    /// can ask for, and it waits: a stream or two at a time were measured to be the better way.
-    fn ahead(&self, tables: Tables, at: usize, part: usize, parts: usize) {
-        let own = [(self.gradient.ptr, self.gradient.dtype.size()), (self.x.ptr, self.x.dtype.size())];
-        let states = tables.states[self.states.clone()].iter().map(|s| (s.from.cast_const(), s.size));
-        for (ptr, size) in own.into_iter().chain(states).skip(part).step_by(parts) {
-            ahead(ptr.wrapping_add(at * size), TILE * size);
         }
     }
 
@@ -292,9 +258,6 @@ impl Job<'_> {
         }
         let mut states = &tables.states[self.states.clone()];
         for (i, (link, k)) in self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate() {
-            if way.far {
-                self.ahead(tables, at + TILE, i, self.links.len());
-            }
             let (own, rest) = states.split_at(link.slots().len());
             states = rest;
             let last = i + 1 == self.links.len() && !land.is_null();
@@ -307,7 +270,11 @@ impl Job<'_> {
             };
             let [s, o] = [[ptr::null_mut(); SLOTS]; 2];
             let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
-            let call = Call { mode, n: d.len(), k, x, y, g, s, o };
+            // What is read again goes through the caches.
+            let again =
+                mode == Mode::Pure && (self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype()));
+            let far = if way.far && !again { TILE } else { 0 };
+            let call = Call { mode, n: d.len(), k, x, y, g, s, o, far };
             // SAFETY: the caller's promise.
             unsafe { link_tile(link.as_ref(), T::COMPUTE, own, at, call, way) };
         }
@@ -319,6 +286,10 @@ impl Job<'_> {
 /// # Safety
 /// As for [`crate::drive::Plan::run`], for the elements of the tile.
 unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: usize, mut call: Call, way: Way) {
+    if states.is_empty() {
+        // SAFETY: the caller's promise.
+        return unsafe { link.run(compute, way.level, &call) };
+    }
     let mut room = Strips::new();
     let strips = room.starts();
     let moves = |state: &State| !ptr::eq(state.from, state.to);
@@ -326,11 +297,15 @@ unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: u
     unsafe {
         for (i, state) in states.iter().enumerate() {
             let (from, to) = (state.from.add(at * state.size), state.to.add(at * state.size));
-            // A strip in between for what goes past the caches, and where a pure loop would meet its own input.
+            // A strip in between where a loop changes what is to go past the caches, and where a pure one would meet its own
+            // input.
             let pure = call.mode == Mode::Pure;
-            let new = if way.far && moves(state) || pure && !moves(state) { strips[i] } else { to };
+            let new = if pure && !moves(state) || !pure && way.far && moves(state) { strips[i] } else { to };
             (call.s[i], call.o[i]) = (if pure { from } else { new }, new);
             if !pure && moves(state) {
+                if way.far {
+                    ahead(from.wrapping_add(TILE * state.size), call.n * state.size);
+                }
                 ptr::copy_nonoverlapping(from, new, call.n * state.size);
             }
         }
@@ -349,20 +324,20 @@ unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: u
     }
 }
 
-/// Room for a tile of each state array and of the parameter, in the first-level cache.
+/// Room for a tile of each state array, in the first-level cache.
 #[repr(align(64))]
-struct Strips([MaybeUninit<u8>; (SLOTS + 1) * STRIP]);
+struct Strips([MaybeUninit<u8>; SLOTS * STRIP]);
 
 /// Bytes of a tile of the largest type.
 const STRIP: usize = TILE * 16;
 
 impl Strips {
     fn new() -> Self {
-        Self([MaybeUninit::uninit(); (SLOTS + 1) * STRIP])
+        Self([MaybeUninit::uninit(); SLOTS * STRIP])
     }
 
     /// Where each strip starts.
-    fn starts(&mut self) -> [*mut u8; SLOTS + 1] {
+    fn starts(&mut self) -> [*mut u8; SLOTS] {
         let first: *mut u8 = self.0.as_mut_ptr().cast();
         std::array::from_fn(|i| first.wrapping_add(i * STRIP))
     }

@@ -4,10 +4,15 @@
 //! that the compiler vectorises for every rule. In place and pure are two loops, since with one loop over pointers that
 //! may be equal the compiler's overlap check fails in place and the loop runs one element at a time. Strides of the
 //! state known only at run time, local blocks of lanes and constant trip counts were measured and lost.
+//!
+//! Beyond the caches a loop is cut into parts of [`PART`] elements. Before each, it asks for the same part of what comes
+//! next: while a core divides, memory would have nothing to do otherwise. When pure, the results of a part go past the caches
+//! at once, from a strip in the first-level cache.
 
 use crate::element::Element;
-use crate::rule::{Elementwise, SLOTS, Scalars, narrow};
+use crate::rule::{Elementwise, SCALARS, SLOTS, Scalars, narrow};
 use crate::simd::Level;
+use crate::stream::{ahead, stream};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Where a loop reads and writes.
@@ -43,6 +48,9 @@ pub struct Call<'a> {
     pub s: [*mut u8; SLOTS],
     /// The new state, when pure.
     pub o: [*mut u8; SLOTS],
+    /// 0, or where the arrays lie beyond the caches: so many elements ahead the loop asks for what it reads, and what is
+    /// written when pure goes past the caches.
+    pub far: usize,
 }
 
 /// One element's state as a tuple, and the loops over arrays of it.
@@ -98,68 +106,126 @@ macro_rules! per_level {
 }
 pub(crate) use per_level;
 
+/// Elements that are computed between two askings for what lies ahead: of Adam's four streams as many lines as a core can
+/// wait for at a time.
+const PART: usize = 64;
+
 macro_rules! columns {
     ($($S:ident $s:ident $o:ident $i:tt),*) => {
         impl<T: Element, $($S: Element),*> Columns<T> for ($($S,)*) {
             unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, call: &Call) {
+                #[inline(always)]
+                #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+                fn replace<R: Elementwise<State<T> = ($($S,)*)>, T: Element, $($S: Element),*>(
+                    k: [T::Real; SCALARS], x: &mut [T], g: &[T], $($s: &mut [$S]),*
+                ) {
+                    let n = x.len();
+                    let g = &g[..n];
+                    $(let $s = &mut $s[..n];)*
+                    for i in 0..n {
+                        let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
+                        x[i] = x[i] - dx;
+                        $($s[i] = _s.$i;)*
+                    }
+                }
+                #[inline(always)]
+                #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+                fn renew<R: Elementwise<State<T> = ($($S,)*)>, T: Element, $($S: Element),*>(
+                    k: [T::Real; SCALARS], x: &[T], y: &mut [T], g: &[T], $($s: &[$S], $o: &mut [$S]),*
+                ) {
+                    let n = y.len();
+                    let (x, g) = (&x[..n], &g[..n]);
+                    $(let ($s, $o) = (&$s[..n], &mut $o[..n]);)*
+                    for i in 0..n {
+                        let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
+                        y[i] = x[i] - dx;
+                        $($o[i] = _s.$i;)*
+                    }
+                }
+                #[inline(always)]
+                fn pass_on<R: Elementwise<State<T> = ($($S,)*)>, T: Element, $($S: Element),*>(
+                    k: [T::Real; SCALARS], x: &[T], g: &mut [T], $($s: &mut [$S]),*
+                ) {
+                    let n = g.len();
+                    let x = &x[..n];
+                    $(let $s = &mut $s[..n];)*
+                    for i in 0..n {
+                        let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
+                        g[i] = dx;
+                        $($s[i] = _s.$i;)*
+                    }
+                }
                 per_level! {
                     fn in_place<R: Elementwise, T: Element, $($S: Element),*>(
-                        k: &Scalars, x: &mut [T], g: &[T], $($s: &mut [$S]),*
+                        k: &Scalars, far: usize, x: &mut [T], g: &[T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let (n, k) = (x.len(), narrow(k));
-                        let g = &g[..n];
-                        $(let $s = &mut $s[..n];)*
-                        for i in 0..n {
-                            let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
-                            x[i] = x[i] - dx;
-                            $($s[i] = _s.$i;)*
+                        let (k, whole) = (narrow(k), whole(x.len(), far));
+                        for i in (0..whole).step_by(PART) {
+                            let (x, g) = (&mut x[i..i + PART], &g[i..i + PART]);
+                            $(let $s = &mut $s[i..i + PART];)*
+                            ask(x, far);
+                            ask(g, far);
+                            $(ask($s, far);)*
+                            replace::<R, T, $($S),*>(k, x, g, $($s),*);
                         }
+                        replace::<R, T, $($S),*>(k, &mut x[whole..], &g[whole..], $(&mut $s[whole..]),*);
                     }
                 }
                 per_level! {
                     fn pure<R: Elementwise, T: Element, $($S: Element),*>(
-                        k: &Scalars, x: &[T], y: &mut [T], g: &[T], $($s: &[$S], $o: &mut [$S]),*
+                        stores: Level, k: &Scalars, far: usize, x: &[T], y: &mut [T], g: &[T],
+                        $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let (n, k) = (y.len(), narrow(k));
-                        let (x, g) = (&x[..n], &g[..n]);
-                        $(let ($s, $o) = (&$s[..n], &mut $o[..n]);)*
-                        for i in 0..n {
-                            let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
-                            y[i] = x[i] - dx;
-                            $($o[i] = _s.$i;)*
+                        let (k, whole) = (narrow(k), whole(y.len(), far));
+                        if whole > 0 {
+                            let mut new = [T::ZERO; PART];
+                            let mut _new: ($([$S; PART],)*) = ($([$S::ZERO; PART],)*);
+                            for i in (0..whole).step_by(PART) {
+                                let (x, g) = (&x[i..i + PART], &g[i..i + PART]);
+                                $(let $s = &$s[i..i + PART];)*
+                                ask(x, far);
+                                ask(g, far);
+                                $(ask($s, far);)*
+                                renew::<R, T, $($S),*>(k, x, &mut new, g, $($s, &mut _new.$i),*);
+                                past(stores, &new, &mut y[i..i + PART]);
+                                $(past(stores, &_new.$i, &mut $o[i..i + PART]);)*
+                            }
                         }
+                        renew::<R, T, $($S),*>(
+                            k, &x[whole..], &mut y[whole..], &g[whole..], $(&$s[whole..], &mut $o[whole..]),*
+                        );
                     }
                 }
                 per_level! {
                     fn link<R: Elementwise, T: Element, $($S: Element),*>(
-                        k: &Scalars, x: &[T], g: &mut [T], $($s: &mut [$S]),*
+                        k: &Scalars, _far: usize, x: &[T], g: &mut [T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let (n, k) = (g.len(), narrow(k));
-                        let x = &x[..n];
-                        $(let $s = &mut $s[..n];)*
-                        for i in 0..n {
-                            let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
-                            g[i] = dx;
-                            $($s[i] = _s.$i;)*
+                        let (k, whole) = (narrow(k), whole(g.len(), _far));
+                        for i in (0..whole).step_by(PART) {
+                            let (x, g) = (&x[i..i + PART], &mut g[i..i + PART]);
+                            $(let $s = &mut $s[i..i + PART];)*
+                            $(ask($s, _far);)*
+                            pass_on::<R, T, $($S),*>(k, x, g, $($s),*);
                         }
+                        pass_on::<R, T, $($S),*>(k, &x[whole..], &mut g[whole..], $(&mut $s[whole..]),*);
                     }
                 }
-                let &Call { mode, n, k, x, y, g, s: _s, o: _o } = call;
+                let &Call { mode, n, k, x, y, g, s: _s, o: _o, far } = call;
                 // SAFETY: the caller keeps what `Call` promises: the slices are valid, and the mutable ones overlap
                 // nothing.
                 unsafe {
                     match mode {
                         Mode::InPlace => in_place::<R, T, $($S),*>(
-                            level, k, from_raw_parts_mut(x.cast(), n), from_raw_parts(g.cast(), n),
+                            level, k, far, from_raw_parts_mut(x.cast(), n), from_raw_parts(g.cast(), n),
                             $(from_raw_parts_mut(_s[$i].cast(), n)),*
                         ),
                         Mode::Pure => pure::<R, T, $($S),*>(
-                            level, k, from_raw_parts(x.cast(), n), from_raw_parts_mut(y.cast(), n),
+                            level, level, k, far, from_raw_parts(x.cast(), n), from_raw_parts_mut(y.cast(), n),
                             from_raw_parts(g.cast(), n),
                             $(from_raw_parts(_s[$i].cast(), n), from_raw_parts_mut(_o[$i].cast(), n)),*
                         ),
                         Mode::Link => link::<R, T, $($S),*>(
-                            level, k, from_raw_parts(x.cast(), n), from_raw_parts_mut(g.cast(), n),
+                            level, k, far, from_raw_parts(x.cast(), n), from_raw_parts_mut(g.cast(), n),
                             $(from_raw_parts_mut(_s[$i].cast(), n)),*
                         ),
                     }
@@ -167,6 +233,26 @@ macro_rules! columns {
             }
         }
     };
+}
+
+/// How many of `n` elements are taken in parts: none where nothing is far.
+#[inline(always)]
+fn whole(n: usize, far: usize) -> usize {
+    if far > 0 { n / PART * PART } else { 0 }
+}
+
+/// Asks for what lies `far` elements behind those of `part`.
+#[inline(always)]
+fn ask<T>(part: &[T], far: usize) {
+    ahead(part.as_ptr().wrapping_add(far).cast(), size_of_val(part));
+}
+
+/// Writes `from` to `to`, past the caches.
+#[inline(always)]
+fn past<T>(level: Level, from: &[T; PART], to: &mut [T]) {
+    assert_eq!(to.len(), PART);
+    // SAFETY: two slices of the same length, one of them borrowed exclusively.
+    unsafe { stream(level, from.as_ptr().cast(), to.as_mut_ptr().cast(), size_of_val(from)) };
 }
 
 columns!();

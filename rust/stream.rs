@@ -10,10 +10,13 @@ use crate::simd::Level;
 ///
 /// # Safety
 /// Both are valid for `bytes` bytes and do not overlap.
+#[inline(always)]
 pub unsafe fn stream(level: Level, from: *const u8, to: *mut u8, bytes: usize) {
     // SAFETY: the caller's promise; `level` never exceeds what the processor has, and `to` is aligned as is asked for.
     unsafe {
         let whole = match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if (to as usize).is_multiple_of(64) => avx512(from, to, bytes),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Avx512 if (to as usize).is_multiple_of(32) => avx(from, to, bytes),
             #[cfg(target_arch = "x86_64")]
@@ -27,6 +30,7 @@ pub unsafe fn stream(level: Level, from: *const u8, to: *mut u8, bytes: usize) {
 /// Streams whole vectors, and says how many bytes that was.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
+#[inline]
 unsafe fn avx(from: *const u8, to: *mut u8, bytes: usize) -> usize {
     use std::arch::x86_64::{_mm256_loadu_si256, _mm256_stream_si256};
     let whole = bytes / 32 * 32;
@@ -37,8 +41,23 @@ unsafe fn avx(from: *const u8, to: *mut u8, bytes: usize) -> usize {
     whole
 }
 
+/// As [`avx`], a line at a time.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn avx512(from: *const u8, to: *mut u8, bytes: usize) -> usize {
+    use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
+    let whole = bytes / 64 * 64;
+    for at in (0..whole).step_by(64) {
+        // SAFETY: the caller's promise; `to` is aligned to 64 bytes.
+        unsafe { _mm512_stream_si512(to.add(at).cast(), _mm512_loadu_si512(from.add(at).cast())) };
+    }
+    whole
+}
+
 /// As [`avx`]. From memory such narrow stores gain little over ordinary ones, and lose nothing.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 unsafe fn sse2(from: *const u8, to: *mut u8, bytes: usize) -> usize {
     use std::arch::x86_64::{_mm_loadu_si128, _mm_stream_si128};
     let whole = bytes / 16 * 16;
@@ -50,6 +69,7 @@ unsafe fn sse2(from: *const u8, to: *mut u8, bytes: usize) -> usize {
 }
 
 /// Asks for `bytes` bytes from `at` on, which are about to be read.
+#[inline(always)]
 pub fn ahead(at: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..bytes).step_by(64) {

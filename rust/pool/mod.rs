@@ -4,10 +4,11 @@
 //! therefore keyed by process and number of threads, made once, and never taken down: a child makes its own, and the
 //! parent's is leaked there. No lock is involved that a vanished thread could hold.
 //!
-//! To share out work asks for no memory, but for the first calls. To wake a sleeping thread takes longer than many a step. A helper that has finished therefore looks for more work for
-//! a while ([`LINGER`]) before it goes to sleep, and small work is shared out only in calls that follow another one within
-//! that time ([`threads_for`]): the first of a row pays for the waking. Each thread starts with a share of its own, the same one at
-//! every call: what a step leaves in a core's cache, the next one finds there. Who is done takes from the others' shares.
+//! To share out work asks for no memory, but for the first calls. To wake a sleeping thread takes longer than many a step. A
+//! helper that has finished therefore looks for more work for a while ([`LINGER`]) before it goes to sleep, and small work
+//! is shared out only in calls that follow another one within that time ([`threads_for`]): the first of a row pays for the
+//! waking. Each thread starts with a share of its own, the same one at every call: what a step leaves in a core's cache,
+//! the next one finds there. Who is done takes from the others' shares.
 
 mod board;
 mod crew;
