@@ -114,8 +114,8 @@ MEANS = {
     ),
     "narrower stores past the caches": Means(
         "stream.rs",
-        "Level::Avx512 if",
-        "Level::Avx512 if bytes == 1 &&",
+        "=> avx512(from, to, bytes),",
+        "=> avx(from, to, bytes),",
         ("a2",),
         ("Descent", "Adam", CHAIN),
         modes=PURE,

@@ -4,7 +4,7 @@ Builds the extension module as it ships, but with its symbols, disassembles it (
 linker comes from) and looks at every loop of `rust/kernel.rs`: every rule, in place, pure and as a link of a chain, for
 every element type and instruction set. Each must hold an innermost loop that computes and stores whole registers of its
 instruction set and nothing one element at a time. Divisions and roots of the loop for the last few elements must be
-there too. It is no timing: the answer depends on the compiler alone.
+in one of those, too. It is no timing: the answer depends on the compiler alone.
 """
 
 import json
@@ -119,7 +119,7 @@ def fault(loop: Loop, code: list[Instruction]) -> str | None:
     good = [part for part in loops if is_vectorised(part, register)]
     if not good:
         return f"no loop on whole {register} registers"
-    lost = {name for part in loops for name in slow(part)} - slow(good[0])
+    lost = {name for part in loops for name in slow(part)} - {name for part in good for name in slow(part)}
     return f"{' and '.join(sorted(lost))} one at a time" if lost else None
 
 
