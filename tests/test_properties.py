@@ -18,6 +18,9 @@ STEPS = 5
 LARGE = 150_001
 """Enough for several threads, and for neither a vector's nor a tile's length."""
 
+FAR_BYTES, PERIOD = 24 << 20, 65_537
+"""An array of so many bytes that with it no rule fits into the caches, and after how many numbers it repeats itself."""
+
 REDUCING = ("ClipNorm",)
 ALL_DTYPES = pytest.mark.parametrize("dtype", DTYPES)
 ALL_RULES = pytest.mark.parametrize("rule", RULES)
@@ -118,6 +121,47 @@ def test_threads(rule: optirs.Rule, threads: None) -> None:
         optirs.set_num_threads(n)
         answers += [run(rule, model, grads[:2]), run(rule, model, grads[:2], in_place=True)]
     assert all(answer == answers[0] for answer in answers)
+
+
+@EACH_RULE
+def test_beyond_the_caches(rule: optirs.Rule, threads: None) -> None:
+    check_far(rule, "float32")
+
+
+@pytest.mark.parametrize("dtype", [name for name in DTYPES if name != "float32"])
+@pytest.mark.parametrize("rule", [p for p in ONE_EACH if p.id in ("Adam", "OptimiserChain", "MixedPrecision")])
+def test_beyond_the_caches_in_other_types(rule: optirs.Rule, dtype: str, threads: None) -> None:
+    check_far(rule, dtype)
+
+
+def check_far(rule: optirs.Rule, dtype: str) -> None:
+    """What lies beyond the caches takes other loops: the bits are those of a small array that is repeated."""
+    (small,), grads = problem(rule, dtype, ((PERIOD,),))
+    n = FAR_BYTES // small.itemsize + 37
+    large, long = np.resize(small, n), [np.resize(g, n) for (g,) in grads[1:3]]
+    answers = []
+    for count in (1, 3):
+        optirs.set_num_threads(count)
+        for step in (optirs.update, optirs.update_):
+            model: Any = [large.copy()]
+            state = optirs.setup(rule, model)
+            for g in long:
+                state, model = step(state, model, [g])
+            answers.append([model[0], *flat(state[0].state)])
+    for answer in answers[1:]:
+        assert all(same(a, b) for a, b in zip(answer, answers[0], strict=True))
+    if not reduces(rule):
+        model = [small]
+        state = optirs.setup(rule, model)
+        for (g,) in grads[1:3]:
+            state, model = optirs.update(state, model, [g])
+        for a, b in zip([model[0], *flat(state[0].state)], answers[0], strict=True):
+            assert same(np.resize(a, n), b)
+
+
+def same(a: Array, b: Array) -> bool:
+    """Whether all bits are equal."""
+    return a.dtype == b.dtype and np.array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
 @ALL_DTYPES

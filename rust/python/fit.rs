@@ -1,23 +1,19 @@
 //! `Fit`: a training of built-in layers with a built-in loss and compiled rules, whose loop needs no Python.
-use numpy::PyArrayDyn;
-use numpy::{PyArray1, PyArrayMethods};
+
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::arrays::{View, span};
 use super::entry::Names;
 use super::inputs::Float32;
-use super::leaf::{Guard, Leaf, Moments, busy};
+use super::leaf::busy;
 use super::losses::Targets;
 use super::network::{Input, Model, workspace};
-use super::tree::flatten;
+use super::trained::{Array, Trained, arrays, parameter, program, set_counts};
 use super::update::refused;
-use crate::chain::Program;
-use crate::dtype::DType;
 use crate::fit::batch::{Data, Gathered};
-use crate::fit::step::{Parameter, Stepper};
+use crate::fit::step::Stepper;
 use crate::fit::{Arrays, End, Origin, Progress};
 use crate::layers::network::Network;
 use crate::layers::workspace::Workspace;
@@ -30,24 +26,23 @@ enum Kept {
     Rows(Py<PyArrayDyn<f32>>),
 }
 
-/// Where an array of the network comes from.
-enum Array {
-    /// A parameter, by its number.
-    Trained(usize),
-    /// It is not trained.
-    Fixed(Py<PyArrayDyn<f32>>),
-}
+impl Kept {
+    /// The targets that are no classes.
+    fn rows(&self) -> Option<&Py<PyArrayDyn<f32>>> {
+        match self {
+            Self::Pointwise(_, y) | Self::Rows(y) => Some(y),
+            Self::Classes(_) => None,
+        }
+    }
 
-/// A parameter in both sets.
-struct Trained {
-    leaves: [Py<Leaf>; 2],
-    arrays: [Py<PyAny>; 2],
-    /// Which of the state's leaves it is, for errors.
-    place: usize,
-    /// The array of the network whose gradient is its gradient: layer, and 0 for `W` or 1 for `b`.
-    gradient: (usize, usize),
-    /// The other ones, whose gradients are added.
-    ties: Vec<(usize, usize)>,
+    /// The loss with these targets; `y` are those of [`Self::rows`].
+    fn objective<'a>(&'a self, y: &'a [f32]) -> Objective<'a> {
+        match self {
+            Self::Pointwise(loss, _) => Objective::Pointwise(*loss, y),
+            Self::Classes(classes) => Objective::Crossentropy(Target::Classes(classes)),
+            Self::Rows(_) => Objective::Crossentropy(Target::Rows(y)),
+        }
+    }
 }
 
 /// A training under way, between two equal sets of state and model: every step reads one and writes the other.
@@ -205,98 +200,33 @@ fn prepare<'py>(
     }))
 }
 
-/// The parameters of the two sets, and what each array of the network is; `None` where a step would need Python.
-fn arrays<'py>(
-    py: Python<'py>,
-    sets: &[(Bound<'py, PyAny>, Bound<'py, PyAny>); 2],
-    model: &Model<'py>,
-) -> PyResult<Option<(Vec<Trained>, Vec<Array>)>> {
-    let states = [flatten(&sets[0].0, true)?, flatten(&sets[1].0, true)?];
-    let models = [flatten(&sets[0].1, true)?, flatten(&sets[1].1, true)?];
-    let len = 2 * model.network.layers().len();
-    if states.iter().chain(&models).any(|leaves| leaves.len() != len) {
-        return Ok(None);
-    }
-    let (mut parameters, mut origins, mut place) = (Vec::<Trained>::new(), Vec::with_capacity(len), 0);
-    for i in 0..len {
-        let at = (i / 2, i % 2);
-        let Ok(leaf) = states[0][i].1.cast_exact::<Leaf>() else {
-            origins.push(Array::Fixed(model.array(at.0, at.1)));
-            continue;
-        };
-        let Ok(other) = states[1][i].1.cast_exact::<Leaf>() else { return Ok(None) };
-        place += 1;
-        if leaf.get().reading()?.get().frozen {
-            origins.push(Array::Fixed(model.array(at.0, at.1)));
-            continue;
-        }
-        let arrays = [&models[0][i].1, &models[1][i].1];
-        let known = parameters.iter().position(|p| p.leaves[0].is(leaf));
-        if !is_plain(leaf.get(), arrays, known.is_some())? {
-            return Ok(None);
-        }
-        if let Some(p) = known {
-            if (0..2).any(|side| !same_data(parameters[p].arrays[side].bind(py), arrays[side])) {
-                return Ok(None);
-            }
-            parameters[p].ties.push(at);
-        } else {
-            parameters.push(Trained {
-                leaves: [leaf.clone().unbind(), other.clone().unbind()],
-                arrays: arrays.map(|a| a.clone().unbind()),
-                place: place - 1,
-                gradient: at,
-                ties: Vec::new(),
-            });
-        }
-        origins.push(Array::Trained(known.unwrap_or(parameters.len() - 1)));
-    }
-    // An update carries a parameter to the places without a leaf, too; the loop would read the first set's there for ever.
-    let mut beside = (0..len).filter(|&i| !states[0][i].1.is_exact_instance_of::<Leaf>()).map(|i| &models[0][i].1);
-    if beside.any(|array| parameters.iter().any(|p| overlap(array, p.arrays[0].bind(py)))) {
-        return Ok(None);
-    }
-    Ok(Some((parameters, origins)))
-}
-
-/// Whether a parameter is stepped where it lies, by a compiled rule that takes its gradient as float32.
-fn is_plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<bool> {
-    let guard = leaf.reading()?;
-    let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(false) };
-    if program.asks_python {
-        return Ok(false); // a schedule is a function of the user's
-    }
-    let takes = match program.working(leaf.dtype) {
-        DType::F32 => true,
-        DType::F64 => !tied,
-        _ => false,
-    };
-    let lies = |array: &Bound<'_, PyAny>| {
-        View::of(array).is_some_and(|v| {
-            v.dtype == Some(leaf.dtype) && v.plain && v.shape == leaf.layout.shape && leaf.layout.matches(&v)
-        })
-    };
-    Ok(takes && leaf.layout.c_order && arrays.into_iter().all(lies))
-}
-
 /// The error of an array of the user's that is not what it was when the training began.
 fn resized() -> PyErr {
     PyRuntimeError::new_err("train: an array of the data or the model was resized during the training")
 }
 
-fn same_data(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
-    match (View::of(a), View::of(b)) {
-        (Some(a), Some(b)) => a.data == b.data && a.shape == b.shape,
-        _ => false,
-    }
-}
-
-/// Whether the addresses of two arrays meet.
-fn overlap(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
-    span(a).zip(span(b)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1)
-}
-
 impl Fit {
+    /// Gradients that are added to another one: from, to, length.
+    fn ties(&self) -> Vec<(*const f32, *mut f32, usize)> {
+        let gradient = |(layer, array): (usize, usize)| self.arrays.gradient(layer, array);
+        let of = |p: &Trained, from| (gradient(from).cast_const(), gradient(p.gradient), p.leaves[0].get().layout.len);
+        self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))).collect()
+    }
+
+    /// Where the network's arrays are.
+    fn origins(&self, py: Python<'_>) -> PyResult<Vec<[Origin; 2]>> {
+        let origin = |array: &Array, len: usize| match array {
+            Array::Trained(p) => Ok(Origin::Trained(*p)),
+            Array::Fixed(array) => {
+                let array = Float32::kept(array, py);
+                let elements = array.as_slice()?;
+                if elements.len() == len { Ok(Origin::Fixed(elements.as_ptr())) } else { Err(resized()) }
+            }
+        };
+        let layers = self.origins.chunks(2).zip(self.network.layers());
+        layers.map(|(pair, l)| Ok([origin(&pair[0], l.n_out * l.n_in)?, origin(&pair[1], l.n_out)?])).collect()
+    }
+
     fn go(&mut self, py: Python<'_>, epochs: usize, order: Option<&[usize]>, time: Duration) -> PyResult<End> {
         let mut guards = Vec::with_capacity(self.parameters.len());
         for p in &self.parameters {
@@ -312,38 +242,11 @@ impl Fit {
         let Some(stepper) = Stepper::new(parameters) else {
             return Err(PyMemoryError::new_err("no memory for a step"));
         };
-        let mut ties = Vec::new();
-        for p in &self.parameters {
-            let (to, len) = (self.arrays.gradient(p.gradient.0, p.gradient.1), p.leaves[0].get().layout.len);
-            ties.extend(p.ties.iter().map(|t| (self.arrays.gradient(t.0, t.1).cast_const(), to, len)));
-        }
-        let fixed = |array: &Array, len: usize| match array {
-            Array::Trained(p) => Ok(Origin::Trained(*p)),
-            Array::Fixed(array) => {
-                let array = Float32::kept(array, py);
-                let elements = array.as_slice()?;
-                if elements.len() == len { Ok(Origin::Fixed(elements.as_ptr())) } else { Err(resized()) }
-            }
-        };
-        let layers = self.network.layers().iter();
-        let origins = self.origins.chunks(2).zip(layers);
-        let origins = origins.map(|(pair, l)| Ok([fixed(&pair[0], l.n_out * l.n_in)?, fixed(&pair[1], l.n_out)?]));
-        let origins: Vec<[Origin; 2]> = origins.collect::<PyResult<_>>()?;
-        let (x, y) = (
-            Float32::kept(&self.x, py),
-            match &self.y {
-                Kept::Pointwise(_, y) | Kept::Rows(y) => Some(Float32::kept(y, py)),
-                Kept::Classes(_) => None,
-            },
-        );
+        let (ties, origins) = (self.ties(), self.origins(py)?);
+        let (x, y) = (Float32::kept(&self.x, py), self.y.rows().map(|y| Float32::kept(y, py)));
         let y = y.as_ref().map_or(Ok(&[][..]), Float32::as_slice)?;
-        let objective = match &self.y {
-            Kept::Pointwise(loss, _) => Objective::Pointwise(*loss, y),
-            Kept::Classes(classes) => Objective::Crossentropy(Target::Classes(classes)),
-            Kept::Rows(_) => Objective::Crossentropy(Target::Rows(y)),
-        };
-        let data = Data { rows: self.rows, x: x.as_slice()?, objective, order };
-        let targets = if matches!(self.y, Kept::Classes(_)) { 0 } else { self.rows * self.network.n_out() };
+        let data = Data { rows: self.rows, x: x.as_slice()?, objective: self.y.objective(y), order };
+        let targets = self.y.rows().map_or(0, |_| self.rows * self.network.n_out());
         if (data.x.len(), y.len()) != (self.rows * self.network.n_in(), targets) {
             return Err(resized());
         }
@@ -371,47 +274,4 @@ impl Fit {
         }
         Ok(end)
     }
-}
-
-fn program(guard: &Guard<'_>) -> PyResult<Arc<Program>> {
-    match &guard.get().moments {
-        Moments::Compiled { program, .. } => Ok(program.clone()),
-        Moments::Own(_) => Err(busy()),
-    }
-}
-
-fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
-    if let Some(inner) = guard.get_mut()
-        && let Moments::Compiled { counts, .. } = &mut inner.moments
-    {
-        counts.copy_from_slice(new);
-    }
-}
-
-/// The plain data of a parameter.
-fn parameter<'a>(
-    py: Python<'_>,
-    p: &Trained,
-    guards: &[Guard<'_>; 2],
-    program: &'a Program,
-    side: usize,
-    gradients: &Arrays,
-) -> PyResult<Parameter<'a>> {
-    let leaf = p.leaves[0].get();
-    let data = |side: usize| View::of(p.arrays[side].bind(py)).map(|v| v.data).ok_or_else(busy);
-    let sets = guards.each_ref().map(|guard| match &guard.get().moments {
-        Moments::Compiled { slots, counts, .. } => (&slots[..], &counts[..]),
-        Moments::Own(_) => (&[][..], &[][..]),
-    });
-    let slots = sets[0].0.iter().zip(sets[1].0).map(|(a, b)| (a.dtype, [a.place.ptr, b.place.ptr]));
-    Ok(Parameter {
-        program,
-        dtype: leaf.dtype,
-        n: leaf.layout.len,
-        x: [data(0)?, data(1)?],
-        slots: slots.collect(),
-        counts: sets[side].1.to_vec(),
-        before: sets[1 - side].1.to_vec(),
-        gradient: gradients.gradient(p.gradient.0, p.gradient.1).cast_const(),
-    })
 }

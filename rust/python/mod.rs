@@ -27,6 +27,7 @@ mod schedules;
 mod stack;
 mod steps;
 mod threads;
+mod trained;
 mod tree;
 mod update;
 mod walk;

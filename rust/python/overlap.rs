@@ -67,6 +67,8 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         for spans in [&mut written, &mut others] {
             spans.sort_by_key(|s| s.low); // which are in order already where arrays were made in the order of the tree
         }
+        // Memory that leaves share is listed again where one with memory of its own stands between them.
+        written.dedup_by(|b, a| matches!((a.whose, b.whose), (Whose::State, Whose::State)) && a.low == b.low);
         if disjoint(&written, &others) {
             return Ok(false);
         }

@@ -1,0 +1,167 @@
+//! The parameters of a training in both of its sets: found once, and made plain data for every run.
+
+use numpy::PyArrayDyn;
+use pyo3::prelude::*;
+use std::sync::Arc;
+
+use super::arrays::{View, span};
+use super::leaf::{Guard, Leaf, Moments, busy};
+use super::network::Model;
+use super::tree::flatten;
+use crate::chain::Program;
+use crate::dtype::DType;
+use crate::fit::Arrays;
+use crate::fit::step::Parameter;
+
+/// Where an array of the network comes from.
+pub enum Array {
+    /// A parameter, by its number.
+    Trained(usize),
+    /// It is not trained.
+    Fixed(Py<PyArrayDyn<f32>>),
+}
+
+/// A parameter in both sets.
+pub struct Trained {
+    /// Its leaf in each.
+    pub leaves: [Py<Leaf>; 2],
+    /// Its array in each.
+    pub arrays: [Py<PyAny>; 2],
+    /// Which of the state's leaves it is, for errors.
+    pub place: usize,
+    /// The array of the network whose gradient is its gradient: layer, and 0 for `W` or 1 for `b`.
+    pub gradient: (usize, usize),
+    /// The other ones, whose gradients are added.
+    pub ties: Vec<(usize, usize)>,
+}
+
+/// The parameters of the two sets, and what each array of the network is; `None` where a step would need Python.
+pub fn arrays<'py>(
+    py: Python<'py>,
+    sets: &[(Bound<'py, PyAny>, Bound<'py, PyAny>); 2],
+    model: &Model<'py>,
+) -> PyResult<Option<(Vec<Trained>, Vec<Array>)>> {
+    let states = [flatten(&sets[0].0, true)?, flatten(&sets[1].0, true)?];
+    let models = [flatten(&sets[0].1, true)?, flatten(&sets[1].1, true)?];
+    let len = 2 * model.network.layers().len();
+    if states.iter().chain(&models).any(|leaves| leaves.len() != len) {
+        return Ok(None);
+    }
+    let (mut parameters, mut origins, mut place) = (Vec::<Trained>::new(), Vec::with_capacity(len), 0);
+    for i in 0..len {
+        let at = (i / 2, i % 2);
+        let Ok(leaf) = states[0][i].1.cast_exact::<Leaf>() else {
+            origins.push(Array::Fixed(model.array(at.0, at.1)));
+            continue;
+        };
+        let Ok(other) = states[1][i].1.cast_exact::<Leaf>() else { return Ok(None) };
+        place += 1;
+        if leaf.get().reading()?.get().frozen {
+            origins.push(Array::Fixed(model.array(at.0, at.1)));
+            continue;
+        }
+        let arrays = [&models[0][i].1, &models[1][i].1];
+        let known = parameters.iter().position(|p| p.leaves[0].is(leaf));
+        if !is_plain(leaf.get(), arrays, known.is_some())? {
+            return Ok(None);
+        }
+        if let Some(p) = known {
+            if (0..2).any(|side| !same_data(parameters[p].arrays[side].bind(py), arrays[side])) {
+                return Ok(None);
+            }
+            parameters[p].ties.push(at);
+        } else {
+            parameters.push(Trained {
+                leaves: [leaf.clone().unbind(), other.clone().unbind()],
+                arrays: arrays.map(|a| a.clone().unbind()),
+                place: place - 1,
+                gradient: at,
+                ties: Vec::new(),
+            });
+        }
+        origins.push(Array::Trained(known.unwrap_or(parameters.len() - 1)));
+    }
+    // An update carries a parameter to the places without a leaf, too; the loop would read the first set's there for ever.
+    let mut beside = (0..len).filter(|&i| !states[0][i].1.is_exact_instance_of::<Leaf>()).map(|i| &models[0][i].1);
+    if beside.any(|array| parameters.iter().any(|p| overlap(array, p.arrays[0].bind(py)))) {
+        return Ok(None);
+    }
+    Ok(Some((parameters, origins)))
+}
+
+/// Whether a parameter is stepped where it lies, by a compiled rule that takes its gradient as float32.
+fn is_plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<bool> {
+    let guard = leaf.reading()?;
+    let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(false) };
+    if program.asks_python {
+        return Ok(false); // a schedule is a function of the user's
+    }
+    let takes = match program.working(leaf.dtype) {
+        DType::F32 => true,
+        DType::F64 => !tied,
+        _ => false,
+    };
+    let lies = |array: &Bound<'_, PyAny>| {
+        View::of(array).is_some_and(|v| {
+            v.dtype == Some(leaf.dtype) && v.plain && v.shape == leaf.layout.shape && leaf.layout.matches(&v)
+        })
+    };
+    Ok(takes && leaf.layout.c_order && arrays.into_iter().all(lies))
+}
+
+fn same_data(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    match (View::of(a), View::of(b)) {
+        (Some(a), Some(b)) => a.data == b.data && a.shape == b.shape,
+        _ => false,
+    }
+}
+
+/// Whether the addresses of two arrays meet.
+fn overlap(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    span(a).zip(span(b)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1)
+}
+
+/// The rule that a leaf's guard shows.
+pub fn program(guard: &Guard<'_>) -> PyResult<Arc<Program>> {
+    match &guard.get().moments {
+        Moments::Compiled { program, .. } => Ok(program.clone()),
+        Moments::Own(_) => Err(busy()),
+    }
+}
+
+/// Replaces the step counts of a leaf.
+pub fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
+    if let Some(inner) = guard.get_mut()
+        && let Moments::Compiled { counts, .. } = &mut inner.moments
+    {
+        counts.copy_from_slice(new);
+    }
+}
+
+/// The plain data of a parameter.
+pub fn parameter<'a>(
+    py: Python<'_>,
+    p: &Trained,
+    guards: &[Guard<'_>; 2],
+    program: &'a Program,
+    side: usize,
+    gradients: &Arrays,
+) -> PyResult<Parameter<'a>> {
+    let leaf = p.leaves[0].get();
+    let data = |side: usize| View::of(p.arrays[side].bind(py)).map(|v| v.data).ok_or_else(busy);
+    let sets = guards.each_ref().map(|guard| match &guard.get().moments {
+        Moments::Compiled { slots, counts, .. } => (&slots[..], &counts[..]),
+        Moments::Own(_) => (&[][..], &[][..]),
+    });
+    let slots = sets[0].0.iter().zip(sets[1].0).map(|(a, b)| (a.dtype, [a.place.ptr, b.place.ptr]));
+    Ok(Parameter {
+        program,
+        dtype: leaf.dtype,
+        n: leaf.layout.len,
+        x: [data(0)?, data(1)?],
+        slots: slots.collect(),
+        counts: sets[side].1.to_vec(),
+        before: sets[1 - side].1.to_vec(),
+        gradient: gradients.gradient(p.gradient.0, p.gradient.1).cast_const(),
+    })
+}
