@@ -89,8 +89,8 @@ pub(super) struct Step<'a> {
     pending: Vec<Pending>,
     /// The norms that are waited for.
     measures: Vec<Measure>,
-    /// Whose scalars stand one after the other in `scalars`: links of a parameter.
-    owners: Vec<(usize, Range<usize>)>,
+    /// Scalars that are others at every step: links of a parameter, and where in `scalars` they start.
+    renewed: Vec<(usize, Range<usize>, usize)>,
     /// How many links of each parameter take part, and whether the step reaches the parameter.
     pub(super) reached: Vec<(usize, bool)>,
 }
@@ -106,7 +106,7 @@ impl<'a> Step<'a> {
             copies: Vec::with_capacity(2 * n + states),
             pending: Vec::with_capacity(n),
             measures: Vec::with_capacity(n),
-            owners: Vec::with_capacity(n),
+            renewed: Vec::with_capacity(n),
             reached: Vec::with_capacity(n),
         }
     }
@@ -137,9 +137,8 @@ impl<'a> Step<'a> {
 
     /// Gives the plan the scalars of the next step.
     fn renew(&mut self, parameters: &[Parameter<'a>]) -> Result<(), Refused> {
-        let mut scalars = self.scalars.iter_mut();
-        for (i, links) in &self.owners {
-            for (link, to) in links.clone().zip(&mut scalars) {
+        for (i, links, start) in &self.renewed {
+            for (link, to) in links.clone().zip(&mut self.scalars[*start..]) {
                 *to = parameters[*i].scalars(link).map_err(refused(*i))?;
             }
         }
@@ -169,7 +168,7 @@ impl<'a> Step<'a> {
         self.copies.clear();
         self.pending.clear();
         self.measures.clear();
-        self.owners.clear();
+        self.renewed.clear();
         self.reached.clear();
     }
 
@@ -273,7 +272,9 @@ impl<'a> Step<'a> {
         for link in links.clone() {
             self.scalars.push(p.scalars(link).map_err(refused(i))?);
         }
-        self.owners.push((i, links.clone()));
+        if p.has_steps() {
+            self.renewed.push((i, links.clone(), start));
+        }
         Ok(start)
     }
 

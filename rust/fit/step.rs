@@ -56,6 +56,11 @@ impl Parameter<'_> {
         Rounding::of(self.working().compute())
     }
 
+    /// Whether its scalars are others at every step: what counts none has the same.
+    pub(super) fn has_steps(&self) -> bool {
+        self.program.is_scheduled() || self.program.links.iter().any(|link| link.counter().is_some())
+    }
+
     /// The scalars of a link at its next step.
     pub(super) fn scalars(&self, link: usize) -> Result<Scalars, String> {
         let mut scalars = [0.0; SCALARS];
