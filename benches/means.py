@@ -73,15 +73,15 @@ MEANS = {
         modes=BOTH,
     ),
     "no stores past the caches": Means(
-        "drive.rs",
-        "const FAR_BYTES: usize = 64 << 20;",
-        "const FAR_BYTES: usize = usize::MAX;",
+        "stream.rs",
+        "let whole = match level {",
+        "let whole = match level { _ if bytes > 0 => 0,",
         ("a2",),
         ("Descent", "Adam", CHAIN),
         modes=PURE,
         threads=(1, 2),
     ),
-    "stores past the caches always": Means(
+    "small arrays as if they were far": Means(
         "drive.rs",
         "const FAR_BYTES: usize = 64 << 20;",
         "const FAR_BYTES: usize = 0;",

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::ptr;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-/// Elements of a tile. From memory, 128 to 256 is best; larger tiles' bursts defeat the hardware's prefetching.
+/// Elements of a tile. With fewer the calls show, with many more a tile's arrays crowd each other out.
 pub const TILE: usize = 256;
 
 /// An array to read: its first element and type.
@@ -119,7 +119,7 @@ impl Job<'_> {
         }
         // SAFETY: the caller's promise.
         unsafe {
-            if self.is_lone() {
+            if self.is_lone(tables) {
                 return self.lone(tables, start, end, way);
             }
             match self.compute {
@@ -132,10 +132,12 @@ impl Job<'_> {
     }
 
     /// Whether one loop over the arrays as they are does it all.
-    fn is_lone(&self) -> bool {
+    fn is_lone(&self, tables: Tables) -> bool {
         let dtype = self.compute.dtype();
+        // A pure loop whose state stays where it is would meet its own input.
+        let apart = || tables.states[self.states.clone()].iter().all(|s| !ptr::eq(s.from, s.to));
         self.links.len() == 1
-            && self.y.is_some()
+            && self.y.is_some_and(|y| ptr::eq(y.ptr, self.x.ptr) || apart())
             && self.rounded.is_none()
             && self.dx.is_none()
             && self.x.dtype == dtype
@@ -192,6 +194,7 @@ impl Job<'_> {
                 s,
                 o,
                 far: if way.far { TILE } else { 0 },
+                again: false,
             };
             self.links[0].run(self.compute, way.level, &call);
         }
@@ -270,11 +273,10 @@ impl Job<'_> {
             };
             let [s, o] = [[ptr::null_mut(); SLOTS]; 2];
             let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
-            // What is read again goes through the caches.
-            let again =
-                mode == Mode::Pure && (self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype()));
-            let far = if way.far && !again { TILE } else { 0 };
-            let call = Call { mode, n: d.len(), k, x, y, g, s, o, far };
+            let far = if way.far { TILE } else { 0 };
+            // It is rounded in the next moment.
+            let again = self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
+            let call = Call { mode, n: d.len(), k, x, y, g, s, o, far, again };
             // SAFETY: the caller's promise.
             unsafe { link_tile(link.as_ref(), T::COMPUTE, own, at, call, way) };
         }

@@ -49,8 +49,10 @@ pub struct Call<'a> {
     /// The new state, when pure.
     pub o: [*mut u8; SLOTS],
     /// 0, or where the arrays lie beyond the caches: so many elements ahead the loop asks for what it reads, and what is
-    /// written when pure goes past the caches.
+    /// written when pure goes past the caches, but `y` if it is read `again`.
     pub far: usize,
+    /// See [`Self::far`].
+    pub again: bool,
 }
 
 /// One element's state as a tuple, and the loops over arrays of it.
@@ -173,7 +175,7 @@ macro_rules! columns {
                 }
                 per_level! {
                     fn pure<R: Elementwise, T: Element, $($S: Element),*>(
-                        stores: Level, k: &Scalars, far: usize, x: &[T], y: &mut [T], g: &[T],
+                        stores: Level, again: bool, k: &Scalars, far: usize, x: &[T], y: &mut [T], g: &[T],
                         $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (k, whole) = (narrow(k), whole(y.len(), far));
@@ -187,7 +189,11 @@ macro_rules! columns {
                                 ask(g, far);
                                 $(ask($s, far);)*
                                 renew::<R, T, $($S),*>(k, x, &mut new, g, $($s, &mut _new.$i),*);
-                                past(stores, &new, &mut y[i..i + PART]);
+                                if again {
+                                    y[i..i + PART].copy_from_slice(&new);
+                                } else {
+                                    past(stores, &new, &mut y[i..i + PART]);
+                                }
                                 $(past(stores, &_new.$i, &mut $o[i..i + PART]);)*
                             }
                         }
@@ -210,7 +216,7 @@ macro_rules! columns {
                         pass_on::<R, T, $($S),*>(k, &x[whole..], &mut g[whole..], $(&mut $s[whole..]),*);
                     }
                 }
-                let &Call { mode, n, k, x, y, g, s: _s, o: _o, far } = call;
+                let &Call { mode, n, k, x, y, g, s: _s, o: _o, far, again } = call;
                 // SAFETY: the caller keeps what `Call` promises: the slices are valid, and the mutable ones overlap
                 // nothing.
                 unsafe {
@@ -220,7 +226,7 @@ macro_rules! columns {
                             $(from_raw_parts_mut(_s[$i].cast(), n)),*
                         ),
                         Mode::Pure => pure::<R, T, $($S),*>(
-                            level, level, k, far, from_raw_parts(x.cast(), n), from_raw_parts_mut(y.cast(), n),
+                            level, level, again, k, far, from_raw_parts(x.cast(), n), from_raw_parts_mut(y.cast(), n),
                             from_raw_parts(g.cast(), n),
                             $(from_raw_parts(_s[$i].cast(), n), from_raw_parts_mut(_o[$i].cast(), n)),*
                         ),

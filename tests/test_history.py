@@ -1,5 +1,7 @@
 """What a training leaves behind and shows: its history, plots and the progress bar."""
 
+import copy
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +43,13 @@ def test_history_is_a_sequence() -> None:
         np.array(history, copy=False)
     with pytest.raises(IndexError):
         history[3]
+    spoilt = optirs.History([np.nan])
+    assert spoilt == spoilt == copy.deepcopy(spoilt) == pickle.loads(pickle.dumps(spoilt)) != optirs.History()
+    history.extend(np.array([0.5, 0.25], np.float32))
+    history.extend([0.125])
+    assert history[3:] == [0.5, 0.25, 0.125]
+    with pytest.raises(TypeError):
+        history.extend(np.array([1j]))
 
 
 def test_history_plots_what_it_holds() -> None:

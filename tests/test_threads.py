@@ -1,8 +1,10 @@
 """Threads, forks, and structures that try to crash the walk (API.md, section 7)."""
 
+import contextlib
 import copy
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -206,6 +208,44 @@ def test_pure_updates_of_one_state_run_concurrently():
 
     run_all(pure, pure)
     assert state == before
+
+
+def test_what_reads_a_whole_state_keeps_updates_out(tmp_path):
+    model = {"w": np.zeros(3), "b": np.zeros(2)}
+    state = optirs.setup(optirs.Momentum(1.0, 0.5), model)
+    leaves = list(state.values())
+    with optirs._core.Hold(leaves):
+        optirs.update(state, model, model)
+        copy.deepcopy(state), optirs.adjust(state, 0.5), optirs.save(tmp_path / "state", state=state)
+        for step in (optirs.update_, lambda s, *_: optirs.adjust_(s, 0.5), lambda s, *_: optirs.freeze_(s)):
+            with pytest.raises(RuntimeError, match="in use by another update"):
+                step(state, model, model)
+    held = optirs._core.Hold(leaves)
+    del held
+    optirs.update_(state, model, model)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s)), lambda s: optirs.adjust(s, 1.0)]
+)
+def test_copies_are_of_one_step(copied):
+    model = [np.zeros(BIG, np.float32)]
+    state = optirs.setup(optirs.Momentum(1.0, 0.5), model)
+    gradient, taken, over = [np.ones(BIG, np.float32)], [], threading.Event()
+
+    def copies():
+        while not over.is_set():
+            with contextlib.suppress(RuntimeError):  # an update is under way
+                taken.append(copied(state)[0].state["velocity"])
+
+    def updates():
+        for _ in range(30):
+            with contextlib.suppress(RuntimeError):  # a copy is
+                optirs.update_(state, model, gradient)
+        over.set()
+
+    run_all(copies, updates)
+    assert all(v.min() == v.max() for v in taken)
 
 
 @optirs.functor(children=("child",))

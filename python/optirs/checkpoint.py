@@ -70,6 +70,7 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
         ValueError: If two arrays share elements without being tied, the state is not one of the model's, two keys print
             alike, or something else than a file or a folder is at `path`.
         RecursionError: If something contains itself.
+        RuntimeError: If an `update_` in another thread uses the state.
         OSError: If the system fails, or a folder is at `path`; a file there is whole even then, and no other is left.
 
     Examples:
@@ -85,6 +86,12 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
     """
     if model is None and state is None:
         raise TypeError("save needs a model, a state or both: save(path, model=..., state=...)")
+    held = [leaf for _, leaf, _ in leaves(state, whole=True) if isinstance(leaf, Leaf)]
+    with _core.Hold(held):  # all of one step
+        _save(path, model, state, metadata)
+
+
+def _save(path: str | os.PathLike[str], model: Any, state: Any, metadata: dict[str, Any]) -> None:
     entries: dict[str, Entry] = {}
     table = None if state is None else _StateTable(state, entries)
     about = {
@@ -154,7 +161,7 @@ class _StateTable:
         self.leaves = list(found.values())
 
     def _leaf(self, leaf: Leaf, at: tuple[Any, ...]) -> dict[str, Any]:
-        _, (rule, shape, strides, dtype, state, frozen) = leaf.__reduce__()
+        rule, shape, strides, dtype, state, frozen = leaf._parts()
         rule = self._rule(rule, (*at, "rule"))
         state = self._encoder.value(state, at)
         return {"rule": rule, "shape": shape, "strides": strides, "dtype": dtype, "frozen": frozen} | {

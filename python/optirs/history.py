@@ -27,7 +27,7 @@ class History(Sequence[float]):
     """
 
     def __init__(self, losses: Iterable[float] = (), logged: Iterable[tuple[int, float]] = ()) -> None:
-        self._losses = array("d", losses)
+        self._losses = array("d", map(float, losses))
         self.logged = list(logged)
 
     def append(self, loss: float) -> None:
@@ -38,9 +38,9 @@ class History(Sequence[float]):
         """Adds the losses of more steps."""
         if isinstance(losses, np.ndarray):
             # Without a Python object for each of them.
-            self._losses.frombytes(losses.astype(np.float64).tobytes())
+            self._losses.frombytes(losses.astype(np.float64, casting="same_kind").tobytes())
         else:
-            self._losses.extend(array("d", losses))
+            self._losses.extend(map(float, losses))
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -61,7 +61,7 @@ class History(Sequence[float]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, History):
             return NotImplemented
-        return self._losses == other._losses and self.logged == other.logged
+        return np.array_equal(self, other, equal_nan=True) and self.logged == other.logged
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -158,6 +158,7 @@ def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     Raises:
         ValueError: If no rule has a field of that name, or a value is out of range.
         TypeError: If there is nothing to adjust, or a value is not of its type.
+        RuntimeError: If an `update_` in another thread uses the state.
 
     Examples:
         >>> import numpy as np, optirs
@@ -172,7 +173,8 @@ def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     if isinstance(state, Rule):
         return _adjusted_rules([state], eta, fields, "adjust")[0]
     leaves, own, rules = _adjusted_leaves(state, eta, fields, "adjust")
-    new = {id(leaf): leaf._with_rule(rule) for leaf, rule in zip(own, rules, strict=True)}
+    with _core.Hold(own):  # all of one step
+        new = {id(leaf): leaf._with_rule(rule) for leaf, rule in zip(own, rules, strict=True)}
     return _core.unflatten(state, [new.get(id(leaf), leaf) for leaf in leaves], True, True)
 
 

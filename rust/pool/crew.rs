@@ -32,9 +32,12 @@ const CLOSED: usize = 1;
 const ONE: usize = 2;
 
 impl Crew {
-    /// One for `task(0)` to `task(tasks - 1)` and so many threads. Before it or the task goes, it is closed and waited for.
-    pub fn new(task: &(dyn Fn(usize) + Sync), tasks: usize, shares: usize) -> Self {
-        // SAFETY: helpers call it only while they are inside, and whoever leads the crew waits for them.
+    /// One for `task(0)` to `task(tasks - 1)` and so many threads.
+    ///
+    /// # Safety
+    /// Before the crew or the task goes, it is closed and waited for.
+    pub unsafe fn new(task: &(dyn Fn(usize) + Sync), tasks: usize, shares: usize) -> Self {
+        // SAFETY: helpers call it only while they are inside, and the caller promises to wait for them.
         let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
         let share = |i| Tasks { next: AtomicUsize::new(tasks * i / shares), end: tasks * (i + 1) / shares };
         let mut list = SHARES.take();
@@ -125,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_crew_ends_when_those_inside_have_left_and_nobody_joins_it_then() {
-        let crew = Crew::new(&|_| (), 4, 2);
+        // SAFETY: nobody joins it before it is closed.
+        let crew = unsafe { Crew::new(&|_| (), 4, 2) };
         // SAFETY: the crew waits below.
         let join = || unsafe { Inside::join(NonNull::from(&crew)) };
         let [first, second] = [join(), join()];

@@ -117,7 +117,8 @@ pub fn run(threads: usize, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
     if helpers == 0 {
         return (0..tasks).for_each(task);
     }
-    let crew = Crew::new(task, tasks, helpers + 1);
+    // SAFETY: `lead` closes it and waits.
+    let crew = unsafe { Crew::new(task, tasks, helpers + 1) };
     board(threads - 1).lead(&crew, helpers);
     crew.end();
 }

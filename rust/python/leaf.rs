@@ -105,7 +105,7 @@ impl Drop for Guard<'_> {
         if self.write {
             self.leaf.users.store(0, Ordering::Release);
         } else {
-            self.leaf.users.fetch_sub(1, Ordering::Release);
+            self.leaf.leave();
         }
     }
 }
@@ -142,6 +142,11 @@ impl Leaf {
         let enter = |n| if n < 0 { None } else { Some(n + 1) };
         self.users.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).ok()?;
         Some(Guard { leaf: self, write: false })
+    }
+
+    /// Gives a leave to read back.
+    pub fn leave(&self) {
+        self.users.fetch_sub(1, Ordering::Release);
     }
 
     /// Leave to write; `None` while anyone else uses it.
@@ -216,23 +221,33 @@ impl Leaf {
     #[classattr]
     const __hash__: Option<Py<PyAny>> = None;
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
-        let leaf = slf.get();
-        let make = py.import("optirs._core")?.getattr("restore")?;
-        let args = (
-            leaf.rule(py)?,
-            leaf.layout.shape.clone(),
-            leaf.layout.strides.clone(),
-            leaf.dtype.name(),
-            leaf.state(py)?,
-            leaf.frozen()?,
-        );
-        (make, args).into_pyobject(py).map(Bound::into_any)
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        // A copy: an update may come before the arrays are read.
+        let args = self._with_rule(py, self.rule(py)?)?._parts(py)?;
+        (py.import("optirs._core")?.getattr("restore")?, args).into_pyobject(py).map(Bound::into_any)
+    }
+
+    fn __deepcopy__(&self, py: Python<'_>, memo: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let _guard = self.reading()?;
+        let copy = |object: Py<PyAny>| py.import("copy")?.call_method1("deepcopy", (object, memo));
+        let state = match &self.reading()?.get().moments {
+            Moments::Own(state) => copy(state.clone_ref(py))?,
+            Moments::Compiled { .. } => self.state(py)?,
+        };
+        let (rule, frozen) = (copy(self.rule(py)?)?.unbind(), self.frozen()?);
+        Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
+    }
+
+    /// What `restore` makes it of again; the arrays are views.
+    fn _parts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let (shape, strides) = (self.layout.shape.clone(), self.layout.strides.clone());
+        let parts = (self.rule(py)?, shape, strides, self.dtype.name(), self.state(py)?, self.frozen()?);
+        parts.into_pyobject(py)
     }
 
     /// A copy with another rule of the same form.
     fn _with_rule(&self, py: Python<'_>, rule: Py<PyAny>) -> PyResult<Self> {
+        let _guard = self.reading()?;
         let (state, frozen) = (self.state(py)?, self.frozen()?);
         Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
     }

@@ -9,6 +9,7 @@ mod entry;
 mod files;
 mod fit;
 mod gradient;
+mod hold;
 mod inputs;
 mod layers;
 mod layout;
@@ -47,6 +48,8 @@ mod _core {
     use super::files::{file_header, read_file_header};
     #[pymodule_export]
     use super::fit::Fit;
+    #[pymodule_export]
+    use super::hold::Hold;
     #[pymodule_export]
     use super::layers::{activations, dense_gradient, dense_pullback};
     #[pymodule_export]

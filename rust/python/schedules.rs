@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use smallvec::SmallVec;
 
 use super::entry::{Entry, Names};
 use super::gradient::Gradient;
@@ -92,7 +93,7 @@ fn one_more(intervals: usize, boundaries: &[u64]) -> PyResult<()> {
 }
 
 /// Gives each entry that is stepped, and whose rule is scheduled, the program of this step. Leaves of one rule at one
-/// step, one after the other, share it. Returns whether it ran the user's Python code.
+/// step share it, unless many others come between them. Returns whether it ran the user's Python code.
 pub fn schedule<'py>(
     py: Python<'py>,
     entries: &mut [Entry<'_, 'py>],
@@ -100,7 +101,9 @@ pub fn schedule<'py>(
     names: &Names,
 ) -> PyResult<bool> {
     let mut asked = false;
-    let mut last: Option<(Py<PyAny>, Counts, Arc<Program>)> = None;
+    const KNOWN: usize = 4;
+    type Known = (Py<PyAny>, Counts, Arc<Program>);
+    let mut known: SmallVec<[Known; KNOWN]> = SmallVec::new();
     for (entry, gradient) in entries.iter_mut().zip(gradients) {
         let Inner { rule, moments: Moments::Compiled { program, counts, .. }, .. } = entry.guard.get() else {
             continue;
@@ -108,15 +111,15 @@ pub fn schedule<'py>(
         if !program.is_scheduled() || gradient.is_none() {
             continue;
         }
-        if let Some((r, c, made)) = &last
-            && r.is(rule)
-            && c == counts
-        {
+        if let Some((.., made)) = known.iter().find(|(r, c, _)| r.is(rule) && c == counts) {
             entry.scheduled = Some(made.clone());
             continue;
         }
         let new = made(py, rule.bind(py), program, counts).map_err(|error| at(py, error, &names.of(entry.place)))?;
-        last = Some((rule.clone_ref(py), counts.clone(), new.clone()));
+        if known.len() == KNOWN {
+            known.remove(0);
+        }
+        known.push((rule.clone_ref(py), counts.clone(), new.clone()));
         asked |= program.asks_python;
         entry.scheduled = Some(new);
     }

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use bumpalo::Bump;
 use pyo3::prelude::*;
+use smallvec::SmallVec;
 
 use super::arena::List;
 use super::entry::{Entry, Names};
@@ -21,6 +22,9 @@ use crate::dtype::{Compute, DType};
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
 use crate::rule::{Rounding, Scalars};
+
+/// So many courses are remembered.
+const COURSES: usize = 4;
 
 /// A step whose first link waits for the norm of its gradient.
 struct Pending<'a> {
@@ -43,8 +47,8 @@ pub struct Steps<'b, 'a, 'py> {
     pending: List<'b, Pending<'a>>,
     /// Memory that must live until the plan has run.
     kept: Vec<Buffer>,
-    /// The last course, and what it is that of.
-    last: Option<(*const Program, Counts, DType, Course)>,
+    /// The courses that were met last, and what they are those of: a model has few rules, which may take turns.
+    courses: SmallVec<[(*const Program, Counts, DType, Course); COURSES]>,
 }
 
 /// What the steps of all entries with one rule at one count have in common.
@@ -84,7 +88,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             copies: List::new_in(arena),
             pending: List::new_in(arena),
             kept: Vec::new(),
-            last: None,
+            courses: SmallVec::new(),
         }
     }
 
@@ -126,14 +130,12 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         Ok(Some(course.reach))
     }
 
-    /// The course of a step in the type `working`: that of the entry before, if it has the same rule and counts.
+    /// The course of a step in the type `working`: that of an entry before, if it has the same rule and counts.
     fn course(&mut self, rule: &Rule, working: DType) -> Course {
-        if let Some((program, counts, dtype, course)) = &self.last
-            && std::ptr::eq(*program, rule.program)
-            && counts.iter().eq(rule.counts)
-            && *dtype == working
-        {
-            return *course;
+        for (program, counts, dtype, course) in &self.courses {
+            if std::ptr::eq(*program, rule.program) && counts.iter().eq(rule.counts) && *dtype == working {
+                return *course;
+            }
         }
         self.new_course(rule, working)
     }
@@ -152,7 +154,10 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             scalars: (!waits).then(|| self.add_scalars(rule, 0..reach, compute)),
             compute,
         };
-        self.last = Some((std::ptr::from_ref(program), rule.counts.into(), working, course));
+        if self.courses.len() == COURSES {
+            self.courses.remove(0);
+        }
+        self.courses.push((std::ptr::from_ref(program), rule.counts.into(), working, course));
         course
     }
 

@@ -1,0 +1,46 @@
+//! `Hold`: leave to read many leaves at once, for as long as Python needs it.
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use super::leaf::Leaf;
+
+/// While it is entered, no update writes to these leaves: what is copied from them belongs to one step.
+#[pyclass(module = "optirs._core")]
+pub struct Hold {
+    leaves: Vec<Py<Leaf>>,
+}
+
+#[pymethods]
+impl Hold {
+    /// Holds all of `leaves`, or is refused where an update is under way.
+    #[new]
+    fn new(leaves: Vec<Bound<'_, Leaf>>) -> PyResult<Self> {
+        let guards = leaves.iter().map(|leaf| leaf.get().reading()).collect::<PyResult<Vec<_>>>()?;
+        guards.into_iter().for_each(std::mem::forget); // given back by `release`
+        Ok(Self { leaves: leaves.into_iter().map(Bound::unbind).collect() })
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&mut self, _exception: &Bound<'_, PyTuple>) {
+        self.release();
+    }
+}
+
+impl Hold {
+    fn release(&mut self) {
+        for leaf in self.leaves.drain(..) {
+            leaf.get().leave();
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
