@@ -3,6 +3,7 @@
 use bumpalo::Bump;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use smallvec::SmallVec;
 
 use super::arena::List;
 use super::arrays::{View, numpy};
@@ -67,8 +68,6 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         for spans in [&mut written, &mut others] {
             spans.sort_by_key(|s| s.low); // which are in order already where arrays were made in the order of the tree
         }
-        // Memory that leaves share is listed again where one with memory of its own stands between them.
-        written.dedup_by(|b, a| matches!((a.whose, b.whose), (Whose::State, Whose::State)) && a.low == b.low);
         if disjoint(&written, &others) {
             return Ok(false);
         }
@@ -95,8 +94,10 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         if !self.in_place {
             return spans;
         }
-        // Leaves share their memory slot by slot: it is listed once for all in a row.
-        let mut last: Vec<*const Memory> = Vec::new();
+        // Leaves share their memory slot by slot: it is listed once for all in a row, and again where one with memory of its
+        // own stands between them.
+        let mut last: SmallVec<[*const Memory; 4]> = SmallVec::new();
+        let mut states: SmallVec<[(usize, usize); 8]> = SmallVec::new();
         for entry in self.entries {
             let Moments::Compiled { slots, .. } = &entry.guard.get().moments else { continue };
             last.resize(last.len().max(slots.len()), std::ptr::null());
@@ -106,9 +107,14 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
                     *last = memory;
                     let buffer = &slot.place.memory.get().0;
                     let low = buffer.ptr() as usize;
-                    add(&mut spans, (low, low + buffer.len()), Whose::State);
+                    states.push((low, low + buffer.len()));
                 }
             }
+        }
+        states.sort_unstable();
+        states.dedup();
+        for span in states {
+            add(&mut spans, span, Whose::State);
         }
         spans
     }
