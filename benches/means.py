@@ -112,14 +112,6 @@ MEANS = {
         ("Adam", CHAIN, "WeightDecay > Momentum"),
         modes=BOTH,
     ),
-    "narrower stores past the caches": Means(
-        "stream.rs",
-        "=> avx512(from, to, bytes),",
-        "=> avx(from, to, bytes),",
-        ("a2",),
-        ("Descent", "Adam", CHAIN),
-        modes=PURE,
-    ),
     "the same share for nobody": Means(
         "pool/board.rs",
         "inside.work(me);",

@@ -16,8 +16,6 @@ pub unsafe fn stream(level: Level, from: *const u8, to: *mut u8, bytes: usize) {
     unsafe {
         let whole = match level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 if (to as usize).is_multiple_of(64) => avx512(from, to, bytes),
-            #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Avx512 if (to as usize).is_multiple_of(32) => avx(from, to, bytes),
             #[cfg(target_arch = "x86_64")]
             _ if (to as usize).is_multiple_of(16) => sse2(from, to, bytes),
@@ -37,20 +35,6 @@ unsafe fn avx(from: *const u8, to: *mut u8, bytes: usize) -> usize {
     for at in (0..whole).step_by(32) {
         // SAFETY: the caller's promise; `to` is aligned to 32 bytes.
         unsafe { _mm256_stream_si256(to.add(at).cast(), _mm256_loadu_si256(from.add(at).cast())) };
-    }
-    whole
-}
-
-/// As [`avx`], a line at a time.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-#[inline]
-unsafe fn avx512(from: *const u8, to: *mut u8, bytes: usize) -> usize {
-    use std::arch::x86_64::{_mm512_loadu_si512, _mm512_stream_si512};
-    let whole = bytes / 64 * 64;
-    for at in (0..whole).step_by(64) {
-        // SAFETY: the caller's promise; `to` is aligned to 64 bytes.
-        unsafe { _mm512_stream_si512(to.add(at).cast(), _mm512_loadu_si512(from.add(at).cast())) };
     }
     whole
 }
