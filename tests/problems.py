@@ -1,7 +1,8 @@
-"""What the tests walk: hyper-parameters for every rule, element types, shapes, and data."""
+"""What the tests walk: hyper-parameters for every rule, element types, shapes, data, and two own rules."""
 
 import math
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -134,3 +135,27 @@ def bits(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [bits(value) for value in tree]
     return tree
+
+
+@dataclass(frozen=True)
+class DecayDescent(rules.Rule):
+    """A rule of the user's own."""
+
+    eta: float = 0.1
+
+    def init(self, x: Any) -> Any:
+        return 1
+
+    def apply(self, state: Any, x: Any, dx: Any) -> Any:
+        return state + 1, dx * (self.eta / state**0.5)
+
+
+class Skip(rules.Rule):
+    """No step at odd calls; not a dataclass."""
+
+    def init(self, x: Any) -> Any:
+        return {"calls": 0, "last": np.zeros_like(x)}
+
+    def apply(self, state: Any, x: Any, dx: Any) -> Any:
+        calls = state["calls"] + 1
+        return {"calls": calls, "last": dx}, None if calls % 2 else dx
