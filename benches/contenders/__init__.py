@@ -1,5 +1,6 @@
 """Who is measured. A contender's module has a class for each kind of workload that it takes part in."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -53,7 +54,7 @@ class MissingError(Exception):
     """Why a contender does not take part."""
 
 
-class Contender:
+class Contender(ABC):
     """Takes part in one case."""
 
     def __init__(self, mode: str, threads: int) -> None:
@@ -65,25 +66,25 @@ class Contender:
             self.step()
         return None
 
+    @abstractmethod
     def step(self) -> None:
         """One step, ended when it returns."""
-        raise NotImplementedError
 
 
 class Stepper(Contender):
     """Updates a model with a rule."""
 
+    @abstractmethod
     def build(self, case: str, rule: Any, model: list[Array], gradients: list[Array]) -> None:
         """Gets ready. The arrays are its own from now on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self) -> list[Array]:
         """The model as it is now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scale(self, factor: float) -> None:
         """Multiplies the gradients of the following steps: `factor` is a power of two."""
-        raise NotImplementedError
 
 
 class OnArrays(Stepper):
@@ -93,9 +94,9 @@ class OnArrays(Stepper):
         self.model, self.gradients = model, gradients
         self.prepare(case, rule)
 
+    @abstractmethod
     def prepare(self, case: str, rule: Any) -> None:
         """Gets ready to step `self.model` with `self.gradients`."""
-        raise NotImplementedError
 
     def parameters(self) -> list[Array]:
         return self.model

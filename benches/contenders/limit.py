@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..workloads import Array, initial, norms
-from . import MissingError, Stepper
+from . import Contender, MissingError
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,10 +24,8 @@ def program() -> str:
     return next(str(m["executable"]) for m in messages if m.get("target", {}).get("name") == "limit")
 
 
-class Steps(Stepper):
-    """As many elements as the model has, in one piece."""
-
-    elementwise = False  # there is no answer to check
+class Steps(Contender):
+    """As many elements as the model has, in one piece. There is no answer to check."""
 
     def build(self, case: str, rule: Any, model: list[Array], gradients: list[Array]) -> None:
         sizes = sum(x.size for x in model), len(initial(rule)), norms(rule), self.threads
@@ -39,6 +37,9 @@ class Steps(Stepper):
         assert self.process.stdout
         self.process.stdin.write(f"{steps}\n")
         return float(self.process.stdout.readline())
+
+    def step(self) -> None:
+        self.run(1)
 
     def close(self) -> None:
         """Ends the process."""
