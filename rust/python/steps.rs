@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use bumpalo::Bump;
 use pyo3::prelude::*;
-use smallvec::SmallVec;
 
 use super::arena::List;
+use super::course::{Course, Courses, Rule, scalars, slots_of};
 use super::entry::{Entry, Names};
 use super::gradient::Gradient;
-use super::leaf::{Counts, Moments, Slot};
+use super::leaf::Moments;
 use super::memory::too_large;
 use super::update::{Output, refused};
 use crate::buffer::Buffer;
@@ -22,9 +22,6 @@ use crate::dtype::{Compute, DType};
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
 use crate::rule::{Rounding, Scalars};
-
-/// So many courses are remembered.
-const COURSES: usize = 4;
 
 /// A step whose first link waits for the norm of its gradient.
 struct Pending<'a> {
@@ -47,32 +44,8 @@ pub struct Steps<'b, 'a, 'py> {
     pending: List<'b, Pending<'a>>,
     /// Memory that must live until the plan has run.
     kept: Vec<Buffer>,
-    /// The courses that were met last, and what they are those of: a model has few rules, which may take turns.
-    courses: SmallVec<[(*const Program, Counts, DType, Course); COURSES]>,
-}
-
-/// What the steps of all entries with one rule at one count have in common.
-#[derive(Clone, Copy)]
-struct Course {
-    /// How many links the step reaches.
-    reach: usize,
-    /// Whether it reaches the parameter.
-    steps: bool,
-    /// The end of the first segment.
-    first: usize,
-    /// Where the state arrays of the first link start, and where those of the links that are not reached do.
-    slots: (usize, usize),
-    /// Where the scalars of the links start; `None` if each entry has its own, since a link waits for a norm.
-    scalars: Option<usize>,
-    /// The type in which the links compute.
-    compute: Compute,
-}
-
-/// An entry's rule and state arrays.
-struct Rule<'a> {
-    program: &'a Program,
-    slots: &'a [Slot],
-    counts: &'a [u64],
+    /// What steps were like before.
+    courses: Courses,
 }
 
 impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
@@ -88,7 +61,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             copies: List::new_in(arena),
             pending: List::new_in(arena),
             kept: Vec::new(),
-            courses: SmallVec::new(),
+            courses: Courses::default(),
         }
     }
 
@@ -132,32 +105,16 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
 
     /// The course of a step in the type `working`: that of an entry before, if it has the same rule and counts.
     fn course(&mut self, rule: &Rule, working: DType) -> Course {
-        for (program, counts, dtype, course) in &self.courses {
-            if std::ptr::eq(*program, rule.program) && counts.iter().eq(rule.counts) && *dtype == working {
-                return *course;
-            }
-        }
-        self.new_course(rule, working)
+        self.courses.find(rule, working).unwrap_or_else(|| self.new_course(rule, working))
     }
 
     #[cold]
     fn new_course(&mut self, rule: &Rule, working: DType) -> Course {
-        let (program, compute) = (rule.program, working.compute());
-        let (reach, steps) = program.reach(rule.counts);
-        let skipped = if reach == program.links.len() { rule.slots.len() } else { program.slots_of(reach).start };
-        let waits = program.links.iter().any(|l| l.reduction().is_some());
-        let course = Course {
-            reach,
-            steps,
-            first: program.segment(0, reach).end,
-            slots: (usize::from(program.master.is_some()), skipped),
-            scalars: (!waits).then(|| self.add_scalars(rule, 0..reach, compute)),
-            compute,
-        };
-        if self.courses.len() == COURSES {
-            self.courses.remove(0);
+        let mut course = Course::new(rule, working);
+        if !rule.program.links.iter().any(|l| l.reduction().is_some()) {
+            course.scalars = Some(self.add_scalars(rule, 0..course.reach, course.compute));
         }
-        self.courses.push((std::ptr::from_ref(program), rule.counts.into(), working, course));
+        self.courses.add(rule, working, course);
         course
     }
 
@@ -350,23 +307,4 @@ fn old_x(rule: &Rule, entry: &Entry, output: &Output) -> Source {
         Some(_) => Source { ptr: rule.slots[0].place.ptr, dtype: entry.working() },
         None => Source { ptr: output.from, dtype: entry.leaf().dtype },
     }
-}
-
-/// The state arrays of `links`.
-fn slots_of(program: &Program, links: &Range<usize>) -> Range<usize> {
-    if links.is_empty() {
-        return 0..0;
-    }
-    program.slots_of(links.start).start..program.slots_of(links.end - 1).end
-}
-
-/// The scalars of `links` at their next step; the first one's come from `norm` if it is given.
-fn scalars(rule: &Rule, links: &Range<usize>, compute: Compute, norm: Option<f64>) -> Vec<Scalars> {
-    let rounding = Rounding::of(compute);
-    let mut scalars: Vec<Scalars> =
-        links.clone().map(|i| rule.program.links[i].prepare(rule.counts[i] + 1, rounding)).collect();
-    if let (Some(norm), Some(reduction)) = (norm, rule.program.links.get(links.start).and_then(|l| l.reduction())) {
-        scalars[0] = reduction.scalars(norm, rounding);
-    }
-    scalars
 }
