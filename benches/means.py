@@ -112,13 +112,6 @@ MEANS = {
         ("Adam", CHAIN, "WeightDecay > Momentum"),
         modes=BOTH,
     ),
-    "the same share for nobody": Means(
-        "pool/board.rs",
-        "inside.work(me);",
-        "inside.work(0);",
-        ("b", "2^18", "c"),
-        threads=(2,),
-    ),
     "helpers sleep at once": Means(
         "pool/board.rs",
         "Duration::from_micros(100)",

@@ -47,7 +47,7 @@ impl Board {
         for _ in 0..self.post(crew, helpers) {
             self.bell.notify_one();
         }
-        crew.work(0);
+        crew.work();
     }
 
     /// Asks for `helpers`, and calls those that sleep and are missing: so many.
@@ -84,14 +84,14 @@ impl Board {
         }
     }
 
-    /// What helper `me` does, for ever.
-    pub fn serve(&self, me: usize) {
+    /// What a helper does, for ever.
+    pub fn serve(&self) {
         loop {
             self.looking.fetch_add(1, Ordering::SeqCst);
             let inside = self.look();
             self.looking.fetch_sub(1, Ordering::SeqCst);
             if let Some(inside) = inside.or_else(|| self.sleep()) {
-                inside.work(me);
+                inside.work();
             }
         }
     }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn no_call_is_lost_whatever_a_helper_is_about_to_do() {
         let board: &Board = Box::leak(Box::default());
-        thread::spawn(|| board.serve(1));
+        thread::spawn(|| board.serve());
         let helped = AtomicUsize::new(0);
         let task: &(dyn Fn(usize) + Sync) = &|_| {
             helped.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +169,7 @@ mod tests {
             // Around the time for which it looks, where it is about to fall asleep.
             thread::sleep(LINGER.mul_f64(f64::from(i % 10) / 5.0));
             // SAFETY: `_closing` closes it and waits before it goes.
-            let crew = unsafe { Crew::new(task, 2, 2) };
+            let crew = unsafe { Crew::new(task, 2) };
             let _closing = Closing(&crew, board);
             for _ in 0..board.post(&crew, 1) {
                 board.bell.notify_one();

@@ -1,6 +1,5 @@
 //! The threads that share some tasks.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,41 +8,27 @@ use std::thread;
 /// The threads that share some tasks.
 pub struct Crew {
     task: &'static (dyn Fn(usize) + Sync),
-    shares: Vec<Tasks>,
+    tasks: usize,
+    /// The next one that nobody has begun.
+    next: AtomicUsize,
     /// Twice the number of helpers at work, and 1 more once nobody may join.
     inside: AtomicUsize,
     /// Whether a task has panicked on a helper.
     failed: AtomicBool,
 }
 
-/// The tasks of a share: the next one, and the end. Each on a cache line of its own, as each is mostly one thread's.
-#[repr(align(64))]
-struct Tasks {
-    next: AtomicUsize,
-    end: usize,
-}
-
-thread_local! {
-    /// The shares of the last crew that this thread has led, kept for the next one.
-    static SHARES: Cell<Vec<Tasks>> = const { Cell::new(Vec::new()) };
-}
-
 const CLOSED: usize = 1;
 const ONE: usize = 2;
 
 impl Crew {
-    /// One for `task(0)` to `task(tasks - 1)` and so many threads.
+    /// One for `task(0)` to `task(tasks - 1)`.
     ///
     /// # Safety
     /// Before the crew or the task goes, it is closed and waited for.
-    pub unsafe fn new(task: &(dyn Fn(usize) + Sync), tasks: usize, shares: usize) -> Self {
+    pub unsafe fn new(task: &(dyn Fn(usize) + Sync), tasks: usize) -> Self {
         // SAFETY: helpers call it only while they are inside, and the caller promises to wait for them.
         let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
-        let share = |i| Tasks { next: AtomicUsize::new(tasks * i / shares), end: tasks * (i + 1) / shares };
-        let mut list = SHARES.take();
-        list.clear();
-        list.extend((0..shares).map(share));
-        Self { task, shares: list, inside: AtomicUsize::new(0), failed: AtomicBool::new(false) }
+        Self { task, tasks, next: AtomicUsize::new(0), inside: AtomicUsize::new(0), failed: AtomicBool::new(false) }
     }
 
     /// Lets nobody in any more.
@@ -65,23 +50,19 @@ impl Crew {
         }
     }
 
-    /// Passes the panic of a helper on, and the list of shares to the next crew.
-    pub fn end(self) {
+    /// Passes the panic of a helper on.
+    pub fn end(&self) {
         assert!(!self.failed.load(Ordering::Relaxed), "a task has panicked on another thread");
-        SHARES.set(self.shares);
     }
 
-    /// Does the share of thread `me`, then what the others have left.
-    pub fn work(&self, me: usize) {
-        for i in 0..self.shares.len() {
-            let share = &self.shares[(me + i) % self.shares.len()];
-            loop {
-                let task = share.next.fetch_add(1, Ordering::Relaxed);
-                if task >= share.end {
-                    break;
-                }
-                (self.task)(task);
+    /// Does one task after the other that nobody has begun.
+    pub fn work(&self) {
+        loop {
+            let task = self.next.fetch_add(1, Ordering::Relaxed);
+            if task >= self.tasks {
+                break;
             }
+            (self.task)(task);
         }
     }
 }
@@ -105,11 +86,11 @@ impl Inside {
         inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, join).is_ok().then(|| Self(crew))
     }
 
-    /// Works as thread `me`, and leaves.
-    pub fn work(self, me: usize) {
+    /// Works, and leaves.
+    pub fn work(self) {
         // SAFETY: the crew does not end while we are inside.
         let crew = unsafe { self.0.as_ref() };
-        if catch_unwind(AssertUnwindSafe(|| crew.work(me))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| crew.work())).is_err() {
             crew.failed.store(true, Ordering::Relaxed);
         }
     }
@@ -129,7 +110,7 @@ mod tests {
     #[test]
     fn a_crew_ends_when_those_inside_have_left_and_nobody_joins_it_then() {
         // SAFETY: nobody joins it before it is closed.
-        let crew = unsafe { Crew::new(&|_| (), 4, 2) };
+        let crew = unsafe { Crew::new(&|_| (), 4) };
         // SAFETY: the crew waits below.
         let join = || unsafe { Inside::join(NonNull::from(&crew)) };
         let [first, second] = [join(), join()];
@@ -137,10 +118,10 @@ mod tests {
         crew.close();
         assert!(join().is_none());
         thread::scope(|scope| {
-            scope.spawn(move || second.unwrap().work(1));
+            scope.spawn(move || second.unwrap().work());
             crew.wait();
         });
-        assert!(crew.shares.iter().all(|share| share.next.load(Ordering::Relaxed) > share.end));
+        assert!(crew.next.load(Ordering::Relaxed) > crew.tasks);
         assert!(join().is_none());
         crew.wait();
         crew.end();

@@ -7,8 +7,7 @@
 //! To share out work asks for no memory, but for the first calls. To wake a sleeping thread takes longer than many a step. A
 //! helper that has finished therefore looks for more work for a while ([`LINGER`]) before it goes to sleep, and small work
 //! is shared out only in calls that follow another one within that time ([`threads_for`]): the first of a row pays for the
-//! waking. Each thread starts with a share of its own, the same one at every call: what a step leaves in a core's cache,
-//! the next one finds there. Who is done takes from the others' shares.
+//! waking.
 
 mod board;
 mod crew;
@@ -90,9 +89,9 @@ fn board(workers: usize) -> &'static Board {
         at = entry.next;
     }
     let board: &Board = Box::leak(Box::default());
-    for me in 1..=workers {
-        let helper = thread::Builder::new().name(format!("optirs-{}", me - 1));
-        if helper.spawn(move || board.serve(me)).is_err() {
+    for i in 0..workers {
+        let helper = thread::Builder::new().name(format!("optirs-{i}"));
+        if helper.spawn(|| board.serve()).is_err() {
             break; // the system refuses to make more
         }
     }
@@ -118,7 +117,7 @@ pub fn run(threads: usize, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         return (0..tasks).for_each(task);
     }
     // SAFETY: `lead` closes it and waits.
-    let crew = unsafe { Crew::new(task, tasks, helpers + 1) };
+    let crew = unsafe { Crew::new(task, tasks) };
     board(threads - 1).lead(&crew, helpers);
     crew.end();
 }
