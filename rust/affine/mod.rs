@@ -10,7 +10,7 @@
 //! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
 //! depend on the instruction set, the number of threads or the other rows of the batch. Two orders differ: where the output
 //! is one row or one column of dot products of contiguous numbers, sixteen sums run along each, and through the rows of the
-//! gradient by a `W` of at most four rows and columns run four.
+//! gradient by a `W` of at most four rows and columns run eight.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers: plain ones are unrolled")]
 

@@ -1,19 +1,19 @@
 //! The gradient by a small `W`, a sum of outer products of rows: `dW = sum over i of dy[i]ᵀ x[i]`.
 //!
 //! A tile of so few rows and columns would wait for every multiply-add before the next, so [`SUMS`] sums run side by side,
-//! each over every so manieth row.
+//! each over every so manieth row: several in a vector, four lanes each, and several vectors.
 
 use super::Shape;
 use super::product::BLOCK;
 use super::vector::{Plain, Vector};
 use crate::simd::Level;
 
-/// The greatest extent of `W`: a row of it is a vector.
+/// The greatest extent of `W`: the lanes of a row of it.
 const WIDTH: usize = 4;
 /// Sums that the rows take turns in: part of the result's definition.
-pub const SUMS: usize = 4;
+const SUMS: usize = 8;
 
-/// Rows of `dW`, each in the first lanes of a vector. That the others are there too keeps the loops vectors.
+/// Rows of `dW`, as wide as the widest.
 type Rows = [[f32; WIDTH]; WIDTH];
 
 /// Whether [`weights`] computes this gradient. A single number is a dot product, which has a way of its own.
@@ -34,7 +34,7 @@ pub fn weights(level: Level, shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]
     }
 }
 
-/// The first lanes of the rows.
+/// The first numbers of the rows.
 fn cut<const K: usize>(rows: &Rows, dw: &mut [f32]) {
     for (to, from) in dw.as_chunks_mut::<K>().0.iter_mut().zip(rows) {
         to.copy_from_slice(&from[..K]);
@@ -44,7 +44,7 @@ fn cut<const K: usize>(rows: &Rows, dw: &mut [f32]) {
 fn add(level: Level, shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::__m256;
+        use std::arch::x86_64::{__m256, __m512};
 
         #[target_feature(enable = "avx2,fma")]
         fn avx2(shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
@@ -53,7 +53,7 @@ fn add(level: Level, shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
         fn avx512(shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
-            columns::<__m256>(shape, x, dy, out);
+            columns::<__m512>(shape, x, dy, out);
         }
 
         match level {
@@ -90,43 +90,84 @@ fn rows<V: Vector, const K: usize>(shape: Shape, x: &[f32], dy: &[f32], out: &mu
 
 #[inline(always)]
 fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: &mut Rows) {
-    let (x, dy) = (x.as_chunks::<K>().0, dy.as_chunks::<N>().0);
-    for (x, dy) in x.chunks(SUMS * BLOCK).zip(dy.chunks(SUMS * BLOCK)) {
-        let mut sums = [[[0.0_f32; WIDTH]; N]; SUMS];
-        let rows = x.len().min(dy.len());
-        // Where a whole vector can be read, with numbers of the rows behind in its last lanes.
-        let whole = rows.saturating_sub(WIDTH - K) / SUMS * SUMS;
-        for at in (0..whole).step_by(SUMS) {
-            for i in 0..SUMS {
-                // SAFETY: `at + i` is below `whole`, and so `WIDTH - K` rows, of a number each at least, follow in `x`.
-                let (row, dy) = unsafe { (x.as_ptr().add(at + i).cast::<[f32; WIDTH]>(), dy.get_unchecked(at + i)) };
-                // SAFETY: as above.
-                add_product::<V, N>(&mut sums[i], &unsafe { row.read_unaligned() }, dy);
-            }
-        }
-        for at in (whole..rows).step_by(SUMS) {
-            for i in 0..SUMS {
-                if at + i < rows {
-                    let mut row = [0.0; WIDTH];
-                    row[..K].copy_from_slice(&x[at + i]);
-                    add_product::<V, N>(&mut sums[i], &row, &dy[at + i]);
+    let of_vector = V::LANES / WIDTH;
+    for (x, dy) in x.chunks(SUMS * BLOCK * K).zip(dy.chunks(SUMS * BLOCK * N)) {
+        // SAFETY: arithmetic; `add` has chosen `V` by what the processor has.
+        let mut sums = [[unsafe { V::zero() }; N]; SUMS * WIDTH / 8];
+        let rows = x.len() / K;
+        let whole = whole::<V>(rows, K.min(N));
+        for row in (0..whole).step_by(SUMS) {
+            for (i, sums) in sums.iter_mut().enumerate().take(SUMS / of_vector) {
+                let row = row + i * of_vector;
+                // SAFETY: as above; a whole vector follows in both.
+                unsafe {
+                    let (x, dy) = (V::load(x.as_ptr().add(row * K)), V::load(dy.as_ptr().add(row * N)));
+                    add_products::<V, K, N>(sums, x, dy);
                 }
             }
         }
+        for row in (whole..rows).step_by(SUMS) {
+            for (i, sums) in sums.iter_mut().enumerate().take(SUMS / of_vector) {
+                let row = rows.min(row + i * of_vector);
+                // SAFETY: as above.
+                unsafe { add_products::<V, K, N>(sums, first(&x[row * K..]), first(&dy[row * N..])) };
+            }
+        }
         for j in 0..N {
+            let mut lanes = [0.0; SUMS * WIDTH];
+            for (i, sums) in sums.iter().enumerate().take(SUMS / of_vector) {
+                // SAFETY: as above; there are so many lanes in all.
+                unsafe { sums[j].store(lanes.as_mut_ptr().add(i * V::LANES)) };
+            }
+            // The one half of the sums is added to the other, until one is left.
+            let mut n = lanes.len() / 2;
+            while n >= WIDTH {
+                for i in 0..n {
+                    lanes[i] += lanes[i + n];
+                }
+                n /= 2;
+            }
             for k in 0..WIDTH {
-                out[j][k] += (sums[0][j][k] + sums[2][j][k]) + (sums[1][j][k] + sums[3][j][k]);
+                out[j][k] += lanes[k];
             }
         }
     }
 }
 
+/// How many of these rows, of `n` numbers at least, can be read a whole vector at a time: a multiple of [`SUMS`].
 #[inline(always)]
-fn add_product<V: Vector, const N: usize>(sums: &mut [[f32; WIDTH]; N], row: &[f32; WIDTH], dy: &[f32; N]) {
-    for j in 0..N {
-        for k in 0..WIDTH {
-            // SAFETY: arithmetic; `add` has chosen `V` by what the processor has.
-            sums[j][k] = unsafe { V::fused(dy[j], row[k], sums[j][k]) };
+fn whole<V: Vector>(rows: usize, n: usize) -> usize {
+    let behind = V::LANES.div_ceil(n) - V::LANES / WIDTH;
+    rows.saturating_sub(behind) / SUMS * SUMS
+}
+
+/// A vector of the first of these numbers, with zeros where there are too few. So rows that are not there add a product of
+/// zeros to a sum, which changes none: a sum of -0 becomes 0 when it is added to `dW`, too.
+#[inline(always)]
+unsafe fn first<V: Vector>(values: &[f32]) -> V {
+    // SAFETY: so many numbers are there; the rest is the caller's promise.
+    unsafe { V::load_part(values.as_ptr(), values.len().min(V::LANES)) }
+}
+
+/// Adds the products of some rows, which follow each other in `x[rows, K]` and `dy[rows, N]`.
+#[inline(always)]
+unsafe fn add_products<V: Vector, const K: usize, const N: usize>(sums: &mut [V; N], x: V, dy: V) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = x.pick(const { &places(K, 1) });
+        for j in 0..N {
+            sums[j] = sums[j].add_product(dy.pick(&places(N, 0).map(|at| at + j as i32)), x);
         }
     }
+}
+
+/// Where in rows of length `row` the number of each lane is: `WIDTH` of a row, `step` apart. What is behind the end of a
+/// row goes to lanes that nobody reads.
+const fn places(row: usize, step: usize) -> [i32; 16] {
+    let (mut places, mut lane) = ([0; 16], 0);
+    while lane < 16 {
+        places[lane] = (lane / WIDTH * row + lane % WIDTH * step) as i32;
+        lane += 1;
+    }
+    places
 }

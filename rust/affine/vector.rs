@@ -31,6 +31,8 @@ pub trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `a * b + self`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// Lane `i` of the result is lane `at[i]`, which is less than [`Self::LANES`].
+    unsafe fn pick(self, at: &[i32; 16]) -> Self;
     /// `a * b + c` of single numbers, rounded once.
     unsafe fn fused(a: f32, b: f32, c: f32) -> f32;
 }
@@ -128,6 +130,11 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|i| mul_add(a.0[i], b.0[i], self.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn pick(self, at: &[i32; 16]) -> Self {
+        Self(std::array::from_fn(|i| self.0[at[i] as usize]))
     }
 
     #[inline(always)]
@@ -239,6 +246,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn pick(self, at: &[i32; 16]) -> Self {
+            // SAFETY: as above; there are sixteen places.
+            unsafe { _mm256_permutevar8x32_ps(self, _mm256_loadu_si256(at.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
         unsafe fn fused(a: f32, b: f32, c: f32) -> f32 {
             a.mul_add(b, c)
         }
@@ -330,6 +343,12 @@ mod x86 {
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: as above.
             unsafe { _mm512_fmadd_ps(a, b, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn pick(self, at: &[i32; 16]) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(at.as_ptr().cast()), self) }
         }
 
         #[inline(always)]
