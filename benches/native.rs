@@ -114,7 +114,7 @@ impl Problem {
         let jobs = self.arrays.iter().enumerate().map(|(i, a)| self.job(a, i * slots..(i + 1) * slots));
         let jobs: Vec<Job> = jobs.collect();
         let tables = Tables { scalars: &self.scalars, states: &states };
-        let plan = Plan { jobs: &jobs, tables, copies: &[] };
+        let plan = Plan::new(&jobs, tables, &[]);
         // SAFETY: every array is a buffer of its own with room for `n` float32.
         unsafe { plan.run() };
     }

@@ -40,6 +40,8 @@ pub struct Plan<'a> {
     pub tables: Tables<'a>,
     /// Arrays to copy.
     pub copies: &'a [Copy],
+    /// Bytes read and written by all of it.
+    pub traffic: usize,
 }
 
 // SAFETY: the pointers of a plan are to memory that its maker keeps alive and untouched until the plan has run, and no
@@ -59,7 +61,15 @@ thread_local! {
     static LISTS: Cell<(Vec<Piece>, Vec<usize>)> = const { Cell::new((Vec::new(), Vec::new())) };
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// One for these jobs and copies.
+    #[must_use]
+    pub fn new(jobs: &'a [Job<'a>], tables: Tables<'a>, copies: &'a [Copy]) -> Self {
+        let stepped: usize = jobs.iter().map(|j| j.n * j.traffic(tables)).sum();
+        let copied: usize = copies.iter().map(|c| 2 * c.bytes).sum();
+        Self { jobs, tables, copies, traffic: stepped + copied }
+    }
+
     /// Does it all.
     ///
     /// # Safety
@@ -67,8 +77,7 @@ impl Plan<'_> {
     /// by anyone else meanwhile; nothing written overlaps anything else in the plan, except that `y` may be `x`, a state's
     /// `to` its `from`, and `dx` the gradient, of the same job.
     pub unsafe fn run(&self) {
-        let total = self.jobs.iter().map(|j| j.n * j.traffic(self.tables)).sum::<usize>()
-            + self.copies.iter().map(|c| 2 * c.bytes).sum::<usize>();
+        let total = self.traffic;
         let threads = pool::threads_for(total, PARALLEL_BYTES);
         let way = Way { level: simd::level(), far: total >= FAR_BYTES };
         if threads == 1 {

@@ -61,7 +61,7 @@ impl Room {
         }
         let scratch = self.scratch[i].as_ref().map_or(std::ptr::null_mut(), Buffer::ptr);
         let tables = Tables { scalars, states };
-        let job = Job {
+        let jobs = [Job {
             links: &p.program.links[links],
             scalars: 0,
             states: 0..states.len(),
@@ -72,8 +72,8 @@ impl Room {
             y: None,
             rounded: None,
             dx: Some(scratch),
-        };
-        let plan = Plan { jobs: &[job], tables, copies: &[] };
+        }];
+        let plan = Plan::new(&jobs, tables, &[]);
         // SAFETY: the caller's promise.
         unsafe { plan.run() };
         Ok(Source { ptr: scratch, dtype: compute.dtype() })
@@ -93,6 +93,10 @@ pub(super) struct Step<'a> {
     renewed: Vec<(usize, Range<usize>, usize)>,
     /// How many links of each parameter take part, and whether the step reaches the parameter.
     pub(super) reached: Vec<(usize, bool)>,
+    /// Bytes read and written.
+    traffic: usize,
+    /// Whether steps differ: some rule counts them.
+    pub(super) counts: bool,
 }
 
 impl<'a> Step<'a> {
@@ -108,6 +112,8 @@ impl<'a> Step<'a> {
             measures: Vec::with_capacity(n),
             renewed: Vec::with_capacity(n),
             reached: Vec::with_capacity(n),
+            traffic: 0,
+            counts: parameters.iter().any(Parameter::has_steps),
         }
     }
 
@@ -130,6 +136,8 @@ impl<'a> Step<'a> {
                 // SAFETY: the caller's promise.
                 unsafe { self.add(parameters, i, room, from)? };
             }
+            let tables = Tables { scalars: &self.scalars, states: &self.states };
+            self.traffic = Plan::new(&self.jobs, tables, &self.copies).traffic;
         }
         // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
         unsafe { self.measure(parameters, &mut room.norms) }
@@ -155,7 +163,7 @@ impl<'a> Step<'a> {
     /// As for [`super::step::Stepper::step`].
     pub(super) unsafe fn run(&self) {
         let tables = Tables { scalars: &self.scalars, states: &self.states };
-        let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies };
+        let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies, traffic: self.traffic };
         // SAFETY: the caller's promise.
         unsafe { plan.run() };
     }
@@ -177,8 +185,8 @@ impl<'a> Step<'a> {
     fn is_kept(&self, parameters: &[Parameter<'a>], scratch: &[Option<Buffer>]) -> bool {
         let same = |(p, &reached): (&Parameter<'a>, &(usize, bool))| p.program.reach(&p.counts) == reached;
         self.reached.len() == parameters.len()
-            && parameters.iter().zip(&self.reached).all(same)
             && scratch.iter().all(Option::is_none)
+            && (!self.counts || parameters.iter().zip(&self.reached).all(same))
     }
 
     /// Adds the step of parameter `i`.

@@ -138,9 +138,11 @@ impl<'a> Stepper<'a> {
             step.prepare(&self.parameters, &mut self.room, from)?;
             step.run();
         }
-        for (p, &(reach, _)) in self.parameters.iter_mut().zip(&step.reached) {
-            p.before.copy_from_slice(&p.counts);
-            p.program.advance(&mut p.counts, reach);
+        if step.counts {
+            for (p, &(reach, _)) in self.parameters.iter_mut().zip(&step.reached) {
+                p.before.copy_from_slice(&p.counts);
+                p.program.advance(&mut p.counts, reach);
+            }
         }
         Ok(())
     }

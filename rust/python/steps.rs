@@ -183,7 +183,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             states.push(State { from, to, size });
         }
         let tables = Tables { scalars: &scalars, states: &states };
-        let job = Job {
+        let jobs = [Job {
             links: &rule.program.links[links],
             scalars: 0,
             states: 0..states.len(),
@@ -194,8 +194,8 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             y: None,
             rounded: None,
             dx: Some(scratch),
-        };
-        let plan = Plan { jobs: &[job], tables, copies: &[] };
+        }];
+        let plan = Plan::new(&jobs, tables, &[]);
         // SAFETY: `scratch` and the staged states are fresh; everything read is held by the entry, whose guard keeps
         // other updates out.
         self.py.detach(|| unsafe { plan.run() });
@@ -278,7 +278,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
             self.measure()?;
         }
         let tables = Tables { scalars: &self.scalars, states: &self.states };
-        let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies };
+        let plan = Plan::new(&self.jobs, tables, &self.copies);
         // SAFETY: all arrays were checked: aligned, gapless, of these lengths, writable, disjoint, and kept alive by the
         // entries, whose guards keep other updates out. Gradients that shared memory with them were copied.
         self.py.detach(|| unsafe { plan.run() });
