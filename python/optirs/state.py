@@ -43,7 +43,7 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
     _, found, index = parameters(model)
     if not found:
         warnings.warn("setup found no trainable parameters in this model", UserWarning, stacklevel=2)
-    chosen = [_chosen(rule, p.path, p.array) for p in found]
+    chosen = [rule] * len(found) if isinstance(rule, Rule) else [_chosen(rule, p.path, p.array) for p in found]
     items = [(r, p.array, p.path) for r, p in zip(chosen, found, strict=True) if r is not None]
     made = iter(_core.make_leaves(items))
     by_parameter = [None if r is None else next(made) for r in chosen]
@@ -58,8 +58,8 @@ def _check_rule(rule: Any) -> None:
         raise TypeError(f"setup takes (rule, model); the first argument is {type(rule).__name__}")
 
 
-def _chosen(rule: Rule | RuleFunction, path: KeyPath, array: Any) -> Rule | None:
-    chosen = rule if isinstance(rule, Rule) else rule(path, array)
+def _chosen(rule: RuleFunction, path: KeyPath, array: Any) -> Rule | None:
+    chosen = rule(path, array)
     if chosen is None or isinstance(chosen, Rule):
         return chosen
     raise TypeError(f"the rule function returned {chosen!r} for {path}, not a rule or None")

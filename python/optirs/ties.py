@@ -28,7 +28,7 @@ def _lie_alike(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return a.shape == b.shape and all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Parameter:
     """An array, once however many places it stands at."""
 
@@ -37,6 +37,9 @@ class Parameter:
     places: list[tuple[KeyPath, bool]]
     """Where it stands, and whether transposed."""
 
+
+Span = tuple[int, int, int]
+"""The first address of an array, the one behind its last, and which array it is."""
 
 Tied = tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]
 
@@ -58,20 +61,27 @@ def arrays(tree: Any) -> Tied:
 def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
     found: list[Parameter] = []
     by_span: dict[tuple[int, int], list[int]] = {}
+    spans: list[Span] = []
     index: list[int | None] = []
     for path, leaf, trained in all_leaves:
         if not wanted(leaf, trained):
             index.append(None)
             continue
-        candidates = by_span.setdefault(span(leaf), [])
-        known = next(((i, t) for i in candidates if (t := tie(found[i].array, leaf)) is not None), None)
-        if known is None:
-            candidates.append(len(found))
+        place = span(leaf)
+        candidates = by_span.setdefault(place, [])
+        for i in candidates:
+            transposed = tie(found[i].array, leaf)
+            if transposed is not None:
+                break
+        else:
+            i, transposed = len(found), False
+            candidates.append(i)
             found.append(Parameter(path, leaf, []))
-            known = len(found) - 1, False
-        found[known[0]].places.append((path, known[1]))
-        index.append(known[0])
-    _check_overlap(found, list(_bystanders(all_leaves, index)))
+            if leaf.size:
+                spans.append((*place, i))
+        found[i].places.append((path, transposed))
+        index.append(i)
+    _check_overlap(found, spans, list(_bystanders(all_leaves, index)) if None in index else [])
     return all_leaves, found, index
 
 
@@ -106,12 +116,16 @@ def _bystanders(
             yield path, leaf
 
 
-def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
-    arrays = [*((p.path, p.array) for p in found), *bystanders]
-    spans = sorted((*span(x), i) for i, (_, x) in enumerate(arrays) if x.size)
+def _check_overlap(
+    found: list[Parameter], spans: list[Span], bystanders: list[tuple[KeyPath, NDArray[Any]]]
+) -> None:
+    """Raises if parameters, or one and a bystander, overlap; `spans` are those of the parameters."""
+    beside = [(*span(x), i) for i, (_, x) in enumerate(bystanders, len(found)) if x.size]
+    spans = sorted(spans + beside)
     if all(a[1] <= b[0] for a, b in pairwise(spans)):
         return
-    open_: list[tuple[int, int, int]] = []
+    arrays = [*((p.path, p.array) for p in found), *bystanders]
+    open_: list[Span] = []
     for low, high, i in spans:
         open_ = [o for o in open_ if o[1] > low]
         for _, _, j in open_:

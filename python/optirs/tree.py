@@ -253,4 +253,5 @@ def _child(node: Any, key: Any) -> Any:
 
 def leaves(tree: Any, *, whole: bool = False) -> list[tuple[KeyPath, Any, bool]]:
     """All leaves: key path, leaf, and whether it may be trained. A child that is not is one leaf, unless `whole`."""
-    return [(KeyPath(path), leaf, trained) for path, leaf, trained in _core.flatten(tree, whole)]
+    made = tuple.__new__  # they are tuples of keys: nothing is to be checked
+    return [(made(KeyPath, path), leaf, trained) for path, leaf, trained in _core.flatten(tree, whole)]

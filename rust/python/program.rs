@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
 
 use super::schedules::read as schedule;
@@ -36,7 +36,8 @@ pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<P
 }
 
 fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
-    let described = py.import(intern!(py, "optirs.rules"))?.call_method1(intern!(py, "spec"), (rule,))?;
+    static SPEC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let described = SPEC.import(py, "optirs.rules", "spec")?.call1((rule,))?;
     if described.is_none() {
         return Ok(None);
     }

@@ -131,7 +131,10 @@ def builtin(cls: T) -> T:
 
 def parent(rule: Rule) -> type[Any] | None:
     """The built-in class that `rule` is of or derives from, if any."""
-    return next((c for c in type(rule).__mro__ if "_builtin" in vars(c)), None)
+    for c in type(rule).__mro__:
+        if "_builtin" in c.__dict__:
+            return c
+    return None
 
 
 def spec(rule: Rule) -> tuple[Any, ...] | None:
