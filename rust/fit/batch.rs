@@ -26,6 +26,7 @@ pub struct Gathered {
 
 impl Gathered {
     /// The rows at the places `range` of the order: their `n_in` inputs and `n_out` targets, if these are not classes.
+    #[inline]
     pub fn batch<'b>(
         &'b mut self,
         data: &Data<'b>,
@@ -56,6 +57,7 @@ impl Gathered {
     }
 }
 
+#[inline]
 fn rows(objective: Objective<'_>, range: Range<usize>, n: usize) -> Objective<'_> {
     let elements = range.start * n..range.end * n;
     match objective {

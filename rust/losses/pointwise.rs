@@ -14,7 +14,9 @@ const LANES: usize = 16;
 trait Formula {
     /// The loss of one element.
     fn value(yhat: f64, y: f64) -> f64;
-    /// Its derivative by the prediction.
+    /// Its derivative by the prediction is so many times [`Self::slope`]: a power of two, by which nothing is rounded.
+    const SCALE: f64 = 1.0;
+    /// See [`Self::SCALE`].
     fn slope(yhat: f64, y: f64) -> f64;
 }
 
@@ -22,13 +24,14 @@ trait Formula {
 struct Mse;
 
 impl Formula for Mse {
+    const SCALE: f64 = 2.0;
     #[inline(always)]
     fn value(yhat: f64, y: f64) -> f64 {
         (yhat - y) * (yhat - y)
     }
     #[inline(always)]
     fn slope(yhat: f64, y: f64) -> f64 {
-        2.0 * (yhat - y)
+        yhat - y
     }
 }
 
@@ -100,7 +103,7 @@ per_level! {
     ) where [] {
         let ((yhats, last_yhat), (ys, last_y)) = (yhat.as_chunks::<LANES>(), y.as_chunks::<LANES>());
         let (outs, last_out) = out.as_chunks_mut::<LANES>();
-        let mut sums = [0.0; LANES];
+        let (mut sums, weight) = ([0.0; LANES], F::SCALE * weight);
         for ((yhat, y), out) in yhats.iter().zip(ys).zip(outs) {
             for i in 0..LANES {
                 let (yhat, y) = (f64::from(yhat[i]), f64::from(y[i]));
