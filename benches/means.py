@@ -13,11 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from .protocol import FULL, ROOT, Worker, measure
 from .record import ratio
+from .workloads import LONG
 
 KEY = ("means", "workload", "threads", "case", "mode")
 WHOLE, CHANGED = "as it is", "changed"
@@ -38,6 +40,7 @@ class Means:
     cases: tuple[str, ...] = ("Adam",)
     modes: tuple[str, ...] = ("optirs",)
     threads: tuple[int, ...] = (1,)
+    pairs: int = 1  # of processes: where the system puts their pages differs from one to the next
 
 
 PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
@@ -69,8 +72,10 @@ MEANS = {
         "buffer.rs",
         "stream % repeat * distance",
         "stream % repeat * distance * 0",
-        ("b", "c", "a", "a2"),
+        ("b", "a2"),
+        ("Adam", *LONG),
         modes=BOTH,
+        pairs=5,
     ),
     "no stores past the caches": Means(
         "stream.rs",
@@ -148,21 +153,22 @@ def build(means: Means | None, source: Path, folder: Path) -> Path:
 def compare(name: str, whole: Path, changed: Path) -> Iterator[dict[str, Any]]:
     """The rounds of both packages, for every workload of a means."""
     means = MEANS[name]
-    for workload in means.workloads:
-        for threads in means.threads:
-            for mode in means.modes:
-                with ExitStack() as stack:
-                    start = {WHOLE: whole, CHANGED: changed}
-                    workers = {
-                        who: stack.enter_context(Worker(mode, workload, threads, FULL.patience, path))
-                        for who, path in start.items()
-                    }
-                    for case in means.cases:
-                        times, missing = measure(list(workers), workload, case, threads, workers, FULL)
-                        if missing:
-                            raise RuntimeError(f"{name}: {missing}")
-                        base = {"means": name, "workload": workload, "threads": threads, "case": case, "mode": mode}
-                        yield base | {"seconds": times}
+    for workload, threads, mode in product(means.workloads, means.threads, means.modes):
+        seconds: dict[str, dict[str, list[float]]] = {case: {WHOLE: [], CHANGED: []} for case in means.cases}
+        for _ in range(means.pairs):
+            with ExitStack() as stack:
+                workers = {
+                    who: stack.enter_context(Worker(mode, workload, threads, FULL.patience, path))
+                    for who, path in {WHOLE: whole, CHANGED: changed}.items()
+                }
+                for case, found in seconds.items():
+                    times, missing = measure(list(workers), workload, case, threads, workers, FULL)
+                    if missing:
+                        raise RuntimeError(f"{name}: {missing}")
+                    for who, rounds in times.items():
+                        found[who] += rounds
+        base = {"means": name, "workload": workload, "threads": threads, "mode": mode}
+        yield from (base | {"case": case, "seconds": found} for case, found in seconds.items())
 
 
 def run(only: list[str]) -> Iterator[dict[str, Any]]:

@@ -116,9 +116,7 @@ def _bystanders(
             yield path, leaf
 
 
-def _check_overlap(
-    found: list[Parameter], spans: list[Span], bystanders: list[tuple[KeyPath, NDArray[Any]]]
-) -> None:
+def _check_overlap(found: list[Parameter], spans: list[Span], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
     """Raises if parameters, or one and a bystander, overlap; `spans` are those of the parameters."""
     beside = [(*span(x), i) for i, (_, x) in enumerate(bystanders, len(found)) if x.size]
     spans = sorted(spans + beside)
