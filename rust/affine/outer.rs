@@ -12,6 +12,8 @@ use crate::simd::Level;
 const WIDTH: usize = 4;
 /// Sums that the rows take turns in: part of the result's definition.
 const SUMS: usize = 8;
+/// Vectors of the sums of a row of `dW`, where a vector has the fewest lanes: eight.
+const VECTORS: usize = SUMS * WIDTH / 8;
 
 /// Rows of `dW`, as wide as the widest.
 type Rows = [[f32; WIDTH]; WIDTH];
@@ -93,7 +95,7 @@ fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: 
     let of_vector = V::LANES / WIDTH;
     for (x, dy) in x.chunks(SUMS * BLOCK * K).zip(dy.chunks(SUMS * BLOCK * N)) {
         // SAFETY: arithmetic; `add` has chosen `V` by what the processor has.
-        let mut sums = [[unsafe { V::zero() }; N]; SUMS * WIDTH / 8];
+        let mut sums = [[unsafe { V::zero() }; N]; VECTORS];
         let rows = x.len() / K;
         let whole = whole::<V>(rows, K.min(N));
         for row in (0..whole).step_by(SUMS) {
@@ -113,24 +115,29 @@ fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: 
                 unsafe { add_products::<V, K, N>(sums, first(&x[row * K..]), first(&dy[row * N..])) };
             }
         }
-        for j in 0..N {
-            let mut lanes = [0.0; SUMS * WIDTH];
-            for (i, sums) in sums.iter().enumerate().take(SUMS / of_vector) {
-                // SAFETY: as above; there are so many lanes in all.
-                unsafe { sums[j].store(lanes.as_mut_ptr().add(i * V::LANES)) };
-            }
-            // The one half of the sums is added to the other, until one is left.
-            let mut n = lanes.len() / 2;
-            while n >= WIDTH {
-                for i in 0..n {
-                    lanes[i] += lanes[i + n];
-                }
-                n /= 2;
-            }
-            for k in 0..WIDTH {
-                out[j][k] += lanes[k];
-            }
+        for (j, out) in out.iter_mut().enumerate().take(N) {
+            add_up(sums.map(|sums| sums[j]), out);
         }
+    }
+}
+
+/// Adds to a row of `dW` what its sums amount to: the one half of them is added to the other, until one is left.
+#[inline(always)]
+fn add_up<V: Vector>(sums: [V; VECTORS], out: &mut [f32; WIDTH]) {
+    let mut lanes = [0.0; SUMS * WIDTH];
+    for (to, from) in lanes.chunks_exact_mut(V::LANES).zip(sums) {
+        // SAFETY: so many lanes are there; as in `outer`.
+        unsafe { from.store(to.as_mut_ptr()) };
+    }
+    let mut n = lanes.len() / 2;
+    while n >= WIDTH {
+        for i in 0..n {
+            lanes[i] += lanes[i + n];
+        }
+        n /= 2;
+    }
+    for k in 0..WIDTH {
+        out[k] += lanes[k];
     }
 }
 
