@@ -59,7 +59,7 @@ def main() -> int:
     elif args.means:
         whole = {}
         for found in means.run(args.means):
-            whole = record.merge(file, "means", [found], means.KEY)
+            whole = record.merge(file, "means", found, means.KEY)
     elif args.table:
         whole = record.read(file)
     else:

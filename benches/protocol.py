@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from .contenders import CONTENDERS, OURS
-from .workloads import WORKLOADS, initial, rules
+from .workloads import WORKLOADS, initial, rule
 
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.01  # seconds for a contender's threads to fall asleep before the next one's turn
@@ -108,7 +108,7 @@ def groups(names: list[str], workload: str, case: str) -> Iterator[list[str]]:
     """Who runs together: as many as there is memory for, ours and the limits in every group."""
     each = 4 * WORKLOADS[workload].elements
     if each:
-        each *= 2 + len(initial(rules()[case]))
+        each *= 2 + len(initial(rule(case)))
     need = {name: each * CONTENDERS[name].memory for name in names}
     always = [name for name in names if name in OURS]
     room = 0.6 * available() - sum(need[name] for name in always)
@@ -155,7 +155,7 @@ def measure(
 
 def run(names: list[str], workload: str, cases: list[str], threads: int, effort: Effort) -> Iterator[dict[str, Any]]:
     """The results of one workload, a case and group at a time."""
-    largest = max(cases, key=lambda c: len(initial(rules()[c])) if WORKLOADS[workload].shapes else 0)
+    largest = max(cases, key=lambda c: len(initial(rule(c))) if WORKLOADS[workload].shapes else 0)
     for group in groups(names, workload, largest):
         with ExitStack() as stack:
             workers = {name: stack.enter_context(Worker(name, workload, threads, effort.patience)) for name in group}

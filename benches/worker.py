@@ -65,7 +65,7 @@ def build(name: str, workload: str, case: str, threads: int) -> Contender:
     made: Any = CONTENDERS[name].make(WORKLOADS[workload].kind, threads)
     match WORKLOADS[workload].kind:
         case "Steps":
-            rule, shapes = workloads.rules()[case], WORKLOADS[workload].shapes
+            rule, shapes = workloads.rule(case), WORKLOADS[workload].shapes
             made.build(case, rule, workloads.numbers(shapes, 1), workloads.numbers(shapes, 2))
             if isinstance(made, Stepper):
                 check_steps(made, rule, shapes)

@@ -67,7 +67,7 @@ EXAMPLES: dict[str, dict[str, optirs.Rule]] = {
     "MixedPrecision": {},  # for 16-bit parameters, which no workload has yet
 }
 
-# A chain that reads and writes more arrays than caches have places for one address, for `--means`.
+# A chain with more arrays than a first-level cache has places for one address, for `--means`.
 LONG: dict[str, optirs.Rule] = {
     "AMSGrad > OAdam > AdaDelta > NAdam > AdaMax": optirs.OptimiserChain(
         optirs.AMSGrad(), optirs.OAdam(), optirs.AdaDelta(), optirs.NAdam(), optirs.AdaMax()
@@ -86,7 +86,12 @@ def rules() -> dict[str, optirs.Rule]:
             found |= EXAMPLES[name]
         elif not any(p.default is p.empty for p in inspect.signature(rule).parameters.values()):
             found[name] = rule()
-    return found | LONG
+    return found
+
+
+def rule(case: str) -> optirs.Rule:
+    """That of the table or of `--means`."""
+    return (rules() | LONG)[case]
 
 
 def not_measured() -> list[str]:
@@ -99,7 +104,7 @@ def cases(workload: str) -> list[str]:
     """The rows of the table that the workload has."""
     match WORKLOADS[workload].kind:
         case "Steps":
-            return [name for name in rules() if name not in LONG]
+            return list(rules())
         case "Training":
             return [f"{EPOCHS} epochs"]
         case _:

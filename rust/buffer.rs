@@ -6,8 +6,8 @@
 //! model gets its memory back.
 //!
 //! Streams that start at the same place of a page share cache sets and slow each other down. Who has several asks for
-//! consecutive numbers ([`streams`]); buffers of different numbers start at different places ([`SMALL_STAGGER`],
-//! [`STAGGER`], [`HUGE_STAGGER`]), also in blocks that were used before.
+//! consecutive numbers ([`streams`]); buffers of different numbers start at different places ([`Stagger`]), also in blocks
+//! that were used before.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::VecDeque;
@@ -24,12 +24,40 @@ const HUGE_PAGE: usize = 2 << 20;
 const FLOOR: usize = 64 << 20;
 /// A page of the system's.
 pub const PAGE: usize = 4 << 10;
-/// Distances between the starts of consecutive streams, and after how many they repeat: multiples of the cache line.
-pub const SMALL_STAGGER: (usize, usize) = (256, 16);
-/// The same for blocks that are recycled.
-const STAGGER: (usize, usize) = (1088, 32);
-/// The same for blocks with huge pages, whose streams come from memory and meet in more of the caches' sets.
-const HUGE_STAGGER: (usize, usize) = ((128 << 10) + 4160, 16);
+/// Where consecutive streams start in their blocks: `distance` apart, and after `repeat` of them the same again, `shift`
+/// bytes further on. All are multiples of the cache line, and 64 streams in a row start at 64 places of a page.
+#[derive(Clone, Copy)]
+pub struct Stagger {
+    /// From one to the next.
+    pub distance: usize,
+    repeat: usize,
+    shift: usize,
+}
+
+/// That of small blocks.
+pub const SMALL_STAGGER: Stagger = Stagger { distance: 256, repeat: 16, shift: 64 };
+/// That of blocks that are recycled.
+const STAGGER: Stagger = Stagger { distance: 1088, repeat: 32, shift: 2048 };
+/// That of blocks with huge pages, whose streams come from memory and meet in more of the caches' sets.
+const HUGE_STAGGER: Stagger = Stagger { distance: (128 << 10) + 4160, repeat: 16, shift: 1024 };
+
+impl Stagger {
+    /// How often the start is shifted before everything repeats.
+    fn shifts(self) -> usize {
+        PAGE / ALIGN / self.repeat
+    }
+
+    /// Where stream number `stream` starts.
+    fn start(self, stream: usize) -> usize {
+        stream % self.repeat * self.distance + stream / self.repeat % self.shifts() * self.shift
+    }
+
+    /// More than any of them starts at.
+    fn room(self) -> usize {
+        self.repeat * self.distance + self.shifts() * self.shift
+    }
+}
+
 const ALIGN: usize = 64;
 
 static NEXT_STREAM: AtomicUsize = AtomicUsize::new(0);
@@ -77,13 +105,13 @@ pub fn streams(n: usize) -> usize {
 
 /// The layout of a block with room for `bytes`, and where in it stream number `stream` starts.
 fn layout(bytes: usize, stream: usize) -> Option<(Layout, usize)> {
-    let (align, (distance, repeat)) = match bytes {
+    let (align, stagger) = match bytes {
         ..LARGE => (PAGE, SMALL_STAGGER),
         LARGE..HUGE => (PAGE, STAGGER),
         HUGE.. => (HUGE_PAGE, HUGE_STAGGER),
     };
-    let size = bytes.checked_add(distance * repeat)?;
-    Some((Layout::from_size_align(size, align).ok()?, stream % repeat * distance))
+    let size = bytes.checked_add(stagger.room())?;
+    Some((Layout::from_size_align(size, align).ok()?, stagger.start(stream)))
 }
 
 /// Some bytes, 64-byte aligned, not initialised.
@@ -234,12 +262,18 @@ mod tests {
     #[test]
     fn streams_start_at_different_places_of_a_page() {
         for bytes in [PAGE, LARGE, HUGE] {
+            let first = streams(64);
+            let mut places: Vec<_> = (0..64).map(|i| layout(bytes, first + i).unwrap().1 % PAGE).collect();
+            places.sort_unstable();
+            assert!(places.iter().copied().eq((0..PAGE).step_by(ALIGN)), "{bytes}: {places:?}");
+            // Also in blocks that were used before.
             let (old, first) = (streams(4), streams(4));
             drop((0..4).map(|i| Buffer::of_stream(bytes, old + i).unwrap()).collect::<Vec<_>>());
             let buffers: Vec<Buffer> = (0..4).map(|i| Buffer::of_stream(bytes, first + i).unwrap()).collect();
-            let mut places: Vec<usize> = buffers.iter().map(|b| b.ptr() as usize % PAGE).collect();
-            places.sort_unstable();
-            assert!(places.windows(2).all(|pair| pair[0] + ALIGN <= pair[1]), "{bytes}: {places:?}");
+            for (i, buffer) in buffers.iter().enumerate() {
+                let (layout, start) = layout(bytes, first + i).unwrap();
+                assert!(buffer.ptr() as usize % PAGE == start % PAGE && start + bytes <= layout.size());
+            }
         }
     }
 

@@ -40,8 +40,16 @@ pub struct Plan<'a> {
     pub tables: Tables<'a>,
     /// Arrays to copy.
     pub copies: &'a [Copy],
-    /// Bytes read and written by all of it.
+    /// What [`traffic`] says of it.
     pub traffic: usize,
+}
+
+/// Bytes read and written by all of this.
+#[must_use]
+pub fn traffic(jobs: &[Job<'_>], tables: Tables<'_>, copies: &[Copy]) -> usize {
+    let stepped: usize = jobs.iter().map(|j| j.n * j.traffic(tables)).sum();
+    let copied: usize = copies.iter().map(|c| 2 * c.bytes).sum();
+    stepped + copied
 }
 
 // SAFETY: the pointers of a plan are to memory that its maker keeps alive and untouched until the plan has run, and no
@@ -65,9 +73,7 @@ impl<'a> Plan<'a> {
     /// One for these jobs and copies.
     #[must_use]
     pub fn new(jobs: &'a [Job<'a>], tables: Tables<'a>, copies: &'a [Copy]) -> Self {
-        let stepped: usize = jobs.iter().map(|j| j.n * j.traffic(tables)).sum();
-        let copied: usize = copies.iter().map(|c| 2 * c.bytes).sum();
-        Self { jobs, tables, copies, traffic: stepped + copied }
+        Self { jobs, tables, copies, traffic: traffic(jobs, tables, copies) }
     }
 
     /// Does it all.

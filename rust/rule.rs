@@ -86,7 +86,7 @@ pub fn power(x: f64, n: u64) -> f64 {
 pub trait Elementwise: Send + Sync + 'static {
     /// The names and kinds of the state arrays, in the order of `State`.
     const SLOTS: &'static [Slot];
-    /// The name under which the step count stands in `leaf.state`. Without one, the scalars of all steps are the same.
+    /// The name under which the step count stands in `leaf.state`. Without one, all steps are alike.
     const COUNTER: Option<&'static str> = None;
     /// Whether complex parameters make sense.
     const COMPLEX: bool = true;

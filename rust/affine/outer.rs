@@ -92,11 +92,12 @@ fn rows<V: Vector, const K: usize>(shape: Shape, x: &[f32], dy: &[f32], out: &mu
 
 #[inline(always)]
 fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: &mut Rows) {
+    const { assert!(V::LANES >= 8, "the sums have room") };
     let of_vector = V::LANES / WIDTH;
     for (x, dy) in x.chunks(SUMS * BLOCK * K).zip(dy.chunks(SUMS * BLOCK * N)) {
         // SAFETY: arithmetic; `add` has chosen `V` by what the processor has.
         let mut sums = [[unsafe { V::zero() }; N]; VECTORS];
-        let rows = x.len() / K;
+        let rows = (x.len() / K).min(dy.len() / N);
         let whole = whole::<V>(rows, K.min(N));
         for row in (0..whole).step_by(SUMS) {
             for (i, sums) in sums.iter_mut().enumerate().take(SUMS / of_vector) {

@@ -54,7 +54,7 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
         }
         return;
     }
-    // One for every thread, as every part packs what it reads: a thread is at hand, or comes in time for its share.
+    // One for every thread, as every part packs what it reads: a thread is at hand, or comes in time for its part.
     let parts = threads.min(work / PART).next_power_of_two();
     let grids = products.each_ref().map(|product| Grid::new(product, parts));
     pool::run(threads, P * parts, &|task| {

@@ -144,6 +144,29 @@ fn every_way_adds_up_in_the_promised_order() {
 }
 
 #[test]
+fn the_small_gradient_adds_up_in_the_promised_order_at_every_level() {
+    for (n_in, n_out) in (1..=4).flat_map(|k| (1..=4).map(move |n| (k, n))).filter(|&(k, n)| k * n > 1) {
+        for batch in (0..=40).chain([2047, 2048, 2049, 2061, 4100]) {
+            let shape = Shape { batch, n_in, n_out };
+            let (mut x, mut dy) = (numbers(batch * n_in, 3), numbers(batch * n_out, 4));
+            // Special numbers in the last row must not reach what does not depend on them.
+            if let (Some(x), Some(dy), 1) = (x.last_mut(), dy.last_mut(), batch % 2) {
+                (*x, *dy) = (f32::INFINITY, f32::NAN);
+            }
+            for level in crate::simd::levels() {
+                let mut dw = vec![f32::NAN; n_out * n_in];
+                outer::weights(level, shape, &x, &dy, &mut dw);
+                for (at, found) in dw.into_iter().enumerate() {
+                    let wanted = in_eight(batch, |i| (dy[i * n_out + at / n_in], x[i * n_in + at % n_in]));
+                    let same = found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan();
+                    assert!(same, "{shape:?} at {level:?}, {at}: {found} and {wanted}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn threads_and_instruction_sets_do_not_change_a_bit() {
     use crate::{pool, simd};
     let shapes = [

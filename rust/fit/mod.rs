@@ -2,6 +2,7 @@
 
 pub mod batch;
 mod plan;
+mod room;
 pub mod step;
 
 use crate::dtype::DType;

@@ -1,9 +1,9 @@
 //! The plan of a step between the two sets of arrays. As long as the same links take part it stays the same but for the
 //! scalars, so it is kept.
 
+use super::room::Room;
 use super::step::{Parameter, Refused};
-use crate::buffer::Buffer;
-use crate::drive::{Copy, Plan};
+use crate::drive::{Copy, Plan, traffic};
 use crate::dtype::DType;
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
@@ -15,69 +15,6 @@ struct Pending {
     job: usize,
     parameter: usize,
     link: usize,
-}
-
-/// What the steps from both sets use in turn.
-pub(super) struct Room {
-    norms: Norms,
-    /// The scalars and state arrays of a segment that is not the last one.
-    staged: (Vec<Scalars>, Vec<State>),
-    /// Room for the gradient of each parameter between two passes, where there are two.
-    scratch: Vec<Option<Buffer>>,
-}
-
-impl Room {
-    /// That for `parameters`; `None` where the system has no memory.
-    pub(super) fn new(parameters: &[Parameter<'_>]) -> Option<Self> {
-        let mut scratch = Vec::with_capacity(parameters.len());
-        for p in parameters {
-            let bytes = p.n * p.working().compute().dtype().size();
-            scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
-        }
-        Some(Self { norms: Norms::default(), staged: (Vec::new(), Vec::new()), scratch })
-    }
-
-    /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to the scratch.
-    unsafe fn staged(
-        &mut self,
-        p: &Parameter<'_>,
-        i: usize,
-        from: usize,
-        links: Range<usize>,
-        gradient: Source,
-    ) -> Result<Source, Refused> {
-        let compute = p.working().compute();
-        let (scalars, states) = &mut self.staged;
-        scalars.clear();
-        states.clear();
-        p.states(&links, from, states);
-        for link in links.clone() {
-            scalars.push(p.scalars(link).map_err(refused(i))?);
-        }
-        if let Some(norm) = p.norm(&links).map_err(refused(i))? {
-            // SAFETY: the caller's promise.
-            let norm = unsafe { self.norms.measure(&[Measure { norm, of: gradient, n: p.n, compute }]) }[0];
-            scalars[0] = p.scalars_of_norm(links.start, norm).map_err(refused(i))?;
-        }
-        let scratch = self.scratch[i].as_ref().map_or(std::ptr::null_mut(), Buffer::ptr);
-        let tables = Tables { scalars, states };
-        let jobs = [Job {
-            links: &p.program.links[links],
-            scalars: 0,
-            states: 0..states.len(),
-            n: p.n,
-            compute,
-            gradient,
-            x: p.old(from),
-            y: None,
-            rounded: None,
-            dx: Some(scratch),
-        }];
-        let plan = Plan::new(&jobs, tables, &[]);
-        // SAFETY: the caller's promise.
-        unsafe { plan.run() };
-        Ok(Source { ptr: scratch, dtype: compute.dtype() })
-    }
 }
 
 /// The step from one set to the other.
@@ -96,7 +33,7 @@ pub(super) struct Step<'a> {
     /// Bytes read and written.
     traffic: usize,
     /// Whether steps differ: some rule counts them.
-    pub(super) counts: bool,
+    pub(super) differ: bool,
 }
 
 impl<'a> Step<'a> {
@@ -113,7 +50,7 @@ impl<'a> Step<'a> {
             renewed: Vec::with_capacity(n),
             reached: Vec::with_capacity(n),
             traffic: 0,
-            counts: parameters.iter().any(Parameter::has_steps),
+            differ: parameters.iter().any(Parameter::has_steps),
         }
     }
 
@@ -128,7 +65,7 @@ impl<'a> Step<'a> {
         room: &mut Room,
         from: usize,
     ) -> Result<(), Refused> {
-        if self.is_kept(parameters, &room.scratch) {
+        if self.is_kept(parameters) && !room.is_staged() {
             self.renew(parameters)?;
         } else {
             self.clear();
@@ -136,8 +73,7 @@ impl<'a> Step<'a> {
                 // SAFETY: the caller's promise.
                 unsafe { self.add(parameters, i, room, from)? };
             }
-            let tables = Tables { scalars: &self.scalars, states: &self.states };
-            self.traffic = Plan::new(&self.jobs, tables, &self.copies).traffic;
+            self.traffic = traffic(&self.jobs, self.tables(), &self.copies);
         }
         // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
         unsafe { self.measure(parameters, &mut room.norms) }
@@ -162,10 +98,15 @@ impl<'a> Step<'a> {
     /// # Safety
     /// As for [`super::step::Stepper::step`].
     pub(super) unsafe fn run(&self) {
-        let tables = Tables { scalars: &self.scalars, states: &self.states };
-        let plan = Plan { jobs: &self.jobs, tables, copies: &self.copies, traffic: self.traffic };
+        let (jobs, tables, copies) = (&self.jobs[..], self.tables(), &self.copies[..]);
+        debug_assert_eq!(self.traffic, traffic(jobs, tables, copies));
+        let plan = Plan { jobs, tables, copies, traffic: self.traffic };
         // SAFETY: the caller's promise.
         unsafe { plan.run() };
+    }
+
+    fn tables(&self) -> Tables<'_> {
+        Tables { scalars: &self.scalars, states: &self.states }
     }
 
     /// Empties the lists, whose memory is used again.
@@ -180,13 +121,10 @@ impl<'a> Step<'a> {
         self.reached.clear();
     }
 
-    /// Whether the plan is that of the next step but for the scalars. Where a gradient takes two passes, the first one is
-    /// made while planning.
-    fn is_kept(&self, parameters: &[Parameter<'a>], scratch: &[Option<Buffer>]) -> bool {
+    /// Whether the plan is that of the next step but for the scalars.
+    fn is_kept(&self, parameters: &[Parameter<'a>]) -> bool {
         let same = |(p, &reached): (&Parameter<'a>, &(usize, bool))| p.program.reach(&p.counts) == reached;
-        self.reached.len() == parameters.len()
-            && scratch.iter().all(Option::is_none)
-            && (!self.counts || parameters.iter().zip(&self.reached).all(same))
+        self.reached.len() == parameters.len() && (!self.differ || parameters.iter().zip(&self.reached).all(same))
     }
 
     /// Adds the step of parameter `i`.
@@ -302,6 +240,6 @@ impl<'a> Step<'a> {
 }
 
 /// The refusal of a step by this parameter's rule.
-fn refused(parameter: usize) -> impl FnOnce(String) -> Refused {
+pub(super) fn refused(parameter: usize) -> impl FnOnce(String) -> Refused {
     move |reason| Refused { parameter, reason }
 }

@@ -3,7 +3,8 @@
 //! A step reads one set and writes the other, so that the model and state before the last step are always there: a
 //! training that fails hands them out. The arithmetic is that of `update`, by the same driver.
 
-use super::plan::{Room, Step};
+use super::plan::Step;
+use super::room::Room;
 use crate::chain::Program;
 use crate::dtype::DType;
 use crate::job::{Source, State};
@@ -138,7 +139,7 @@ impl<'a> Stepper<'a> {
             step.prepare(&self.parameters, &mut self.room, from)?;
             step.run();
         }
-        if step.counts {
+        if step.differ {
             for (p, &(reach, _)) in self.parameters.iter_mut().zip(&step.reached) {
                 p.before.copy_from_slice(&p.counts);
                 p.program.advance(&mut p.counts, reach);

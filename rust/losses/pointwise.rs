@@ -12,11 +12,11 @@ const LANES: usize = 16;
 
 /// The formulas of one loss.
 trait Formula {
+    /// By what [`Self::slope`] is multiplied: a power of two, so that nothing is rounded.
+    const SCALE: f64 = 1.0;
     /// The loss of one element.
     fn value(yhat: f64, y: f64) -> f64;
-    /// Its derivative by the prediction is so many times [`Self::slope`]: a power of two, by which nothing is rounded.
-    const SCALE: f64 = 1.0;
-    /// See [`Self::SCALE`].
+    /// Its derivative by the prediction, divided by [`Self::SCALE`].
     fn slope(yhat: f64, y: f64) -> f64;
 }
 

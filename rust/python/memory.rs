@@ -78,7 +78,7 @@ fn side_by_side(sizes: &[usize]) -> (Vec<usize>, usize) {
     let (mut starts, mut end): (Vec<usize>, usize) = (Vec::with_capacity(sizes.len()), 0);
     for size in sizes {
         let meets = |end: usize| starts.iter().any(|start| (end - start).is_multiple_of(PAGE));
-        while meets(end) || (end + SMALL_STAGGER.0).is_multiple_of(PAGE) {
+        while meets(end) || (end + SMALL_STAGGER.distance).is_multiple_of(PAGE) {
             end += 64;
         }
         starts.push(end);
