@@ -26,16 +26,16 @@ class Compiled:
     """A training of built-in layers, losses and rules.
 
     It goes back and forth between two sets of state and model: each step reads one and writes the other, so that what a
-    failure has to show is always there. Neither set leaves this module before the training is over: callbacks, after
-    epochs, get copies.
+    failure has to show is always there. Nobody else may see a set before it has done its last step.
     """
 
     def __init__(self, run: _Run, source: ArrayBatches, sets: list[Any], fit: Fit) -> None:
         self.run, self.source, self.sets, self.fit = run, source, sets, fit
+        self.epochs, self.steps = run.epoch, len(run.history)  # that were complete before
 
     @classmethod
     def start(cls, run: _Run) -> Compiled | None:
-        """The compiled form of a training that is about to begin; None where it needs Python."""
+        """The compiled form of a training from where it is, whose pair it takes; None where it needs Python."""
         gradient, source = run.gradient, run.source
         if run.after_step or type(gradient) is not Supervised or type(gradient.criterion) is not Loss:
             return None
@@ -46,54 +46,34 @@ class Compiled:
         fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, source.batch_size)
         return None if fit is None else cls(run, source, sets, fit)
 
-    def loop(self, epochs: int) -> None:
-        """All epochs."""
-        run, fit, source = self.run, self.fit, self.source
+    def advance(self, until: int) -> None:
+        """Goes on until so many epochs are complete, or, where rows are shuffled, one more."""
+        fit, source = self.fit, self.source
         try:
-            while fit.epochs < epochs:
-                order = None if source.rng is None else np.asarray(source.rng.permutation(source.rows), np.int64)
-                before, until = len(run.history), self.until(epochs)
-                while not fit.run(until, order, SECONDS):
-                    self.look_in()
-                    if fit.failed is not None:
-                        raise run.failure(fit.failed)
+            order = None if source.rng is None else np.asarray(source.rng.permutation(source.rows), np.int64)
+            while not fit.run(until - self.epochs, order, SECONDS):
                 self.look_in()
-                if run.log_every is not None and fit.epochs % run.log_every == 0:
-                    run.log()
-                    fit.accept()
-                if run.after_epoch and self.tell(before):
-                    return
+                if fit.failed is not None:
+                    raise self.run.failure(fit.failed)
         finally:
-            # Once more: Ctrl-C may have come between a step and a look.
+            # Also for Ctrl-C, which may come between a step and a look.
             self.look_in()
 
-    def until(self, epochs: int) -> int:
-        """The epoch after which Python has something to do."""
-        run, done = self.run, self.fit.epochs
-        if run.after_epoch:
-            return done + 1
-        return epochs if run.log_every is None else _next_multiple(done, run.log_every, epochs)
-
-    def tell(self, before: int) -> bool:
-        """Calls the callbacks after an epoch, which began with so many losses; whether one has asked to stop."""
-        run = self.run
-        # A step without a gradient: a pair that callbacks may keep, as the sets go on changing.
-        run.current = update(*run.current, None)
-        return run.tell(run.after_epoch, float(np.mean(run.history[before:])))
+    def accept(self) -> None:
+        """The loss of the current model was found finite."""
+        self.fit.accept()
 
     def look_in(self) -> None:
         """Makes the training show how far it has come."""
         run, fit = self.run, self.fit
-        run.current, run.good, run.epoch = self.sets[fit.current], self.sets[fit.good], fit.epoch
-        new = fit.losses(len(run.history))
+        run.current, run.epoch = self.sets[fit.current], self.epochs + fit.epoch
+        new = fit.losses(len(run.history) - self.steps)
         if new.size:
             run.history.extend(new)
             run.bar.advance(run.epoch, new[-1], new.size)
+        if len(run.history) > self.steps:
+            run.good = self.sets[fit.good]
         run.step = len(run.history) + (fit.failed is not None)
-
-
-def _next_multiple(number: int, of: int, most: int) -> int:
-    return min(most, (number // of + 1) * of)
 
 
 def _is_ready(array: Any) -> bool:

@@ -167,17 +167,34 @@ class _Run:
 
     def loop(self, epochs: int) -> None:
         compiled = Compiled.start(self)
-        if compiled is not None:
-            return compiled.loop(epochs)
-        for self.epoch in range(1, epochs + 1):
+        while self.epoch < epochs:
             before = len(self.history)
-            for batch in self.source.epoch():
-                if self.one_step(batch):
-                    return
+            if compiled is not None:
+                compiled.advance(self.until(epochs))
+            elif self.one_epoch():
+                return
             if self.log_every is not None and self.epoch % self.log_every == 0:
                 self.log()
-            if self.after_epoch and self.tell(self.after_epoch, float(np.mean(self.history[before:]))):
-                return
+                if compiled is not None:
+                    compiled.accept()
+            if self.after_epoch:
+                if self.tell(self.after_epoch, float(np.mean(self.history[before:]))):
+                    return
+                if compiled is not None and self.epoch < epochs:
+                    # Callbacks may keep what they have seen, or change it: `adjust_` a state. So on from a copy of it.
+                    self.current = update(*self.current, None)
+                    compiled = Compiled.start(self)
+
+    def until(self, epochs: int) -> int:
+        """The epoch after which there is something to do beside training."""
+        if self.after_epoch:
+            return self.epoch + 1
+        return epochs if self.log_every is None else min(epochs, (self.epoch // self.log_every + 1) * self.log_every)
+
+    def one_epoch(self) -> bool:
+        """One epoch in Python; whether a callback has asked to stop."""
+        self.epoch += 1
+        return any(self.one_step(batch) for batch in self.source.epoch())
 
     def one_step(self, batch: Batch) -> bool:
         """One update; whether a callback has asked to stop."""
