@@ -26,7 +26,7 @@ WHOLE, CHANGED = "as it is", "changed"
 BUILD = "cargo build --locked --release --lib --features python --message-format json-render-diagnostics"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "target", "site", "__pycache__", ".*_cache", ".hypothesis", "*.so")
 
-CHAIN, NORM = "ClipGrad > WeightDecay > Adam", "ClipNorm > AdamW"
+CHAIN, SHORT, STATES = "ClipGrad > WeightDecay > Adam", "WeightDecay > Momentum", "SignDecay > RMSProp > Momentum"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
 
 def tile(size: int) -> Means:
     """Tiles of another size."""
-    return Means("job.rs", "pub const TILE: usize = 256;", f"pub const TILE: usize = {size};", ("b", "a2"), (CHAIN,))
+    old = "pub const TILE: usize = 256;"
+    return Means("job.rs", old, old.replace("256", str(size)), ("b", "a2"), (CHAIN, SHORT, STATES), pairs=3)
 
 
 def border(shift: int) -> Means:
@@ -106,7 +107,7 @@ MEANS = {
         "for line in (0..bytes).step_by(64) {",
         "for line in (0..0 * bytes).step_by(64) {",
         ("a2",),
-        ("Descent", "Adam", CHAIN, "WeightDecay > Momentum"),
+        ("Descent", "Adam", CHAIN, SHORT),
         modes=BOTH,
     ),
     "the next tile asked for at once": Means(
@@ -114,7 +115,7 @@ MEANS = {
         "const PART: usize = 64;",
         "const PART: usize = 256;",
         ("a2",),
-        ("Adam", CHAIN, "WeightDecay > Momentum"),
+        ("Adam", CHAIN, SHORT),
         modes=BOTH,
     ),
     "helpers sleep at once": Means(
