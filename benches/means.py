@@ -48,8 +48,8 @@ PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
 
 def tile(size: int) -> Means:
     """Tiles of another size."""
-    old = "pub const TILE: usize = 256;"
-    return Means("job.rs", old, old.replace("256", str(size)), ("b", "a2"), (CHAIN, SHORT, STATES), pairs=3)
+    old = "pub const TILE: usize = 512;"
+    return Means("job.rs", old, old.replace("512", str(size)), ("b", "a2"), (CHAIN, SHORT, STATES), pairs=3)
 
 
 def border(shift: int) -> Means:
@@ -94,9 +94,8 @@ MEANS = {
         ("b", "c"),
         modes=PURE,
     ),
-    "tiles of 64": tile(64),
     "tiles of 128": tile(128),
-    "tiles of 512": tile(512),
+    "tiles of 256": tile(256),
     "tiles of 1024": tile(1024),
     "threads from 64 KiB": border(16),
     "threads from 8 MiB": border(23),

@@ -17,7 +17,7 @@ use std::ptr;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Elements of a tile. With fewer the calls show, with many more a tile's arrays crowd each other out.
-pub const TILE: usize = 256;
+pub const TILE: usize = 512;
 
 /// An array to read: its first element and type.
 #[derive(Clone, Copy)]

@@ -172,6 +172,7 @@ def test_predictions_are_rows(name: str, shape: tuple[int, ...]) -> None:
         ("binary_crossentropy", [[0.0, math.nan]], ValueError, r"must lie in \[0, 1\], got NaN"),
         ("crossentropy", [2], ValueError, r"class number 2 at y\[0\] is not in 0 <= class < 2"),
         ("crossentropy", [-1], ValueError, "class number -1"),
+        ("crossentropy", [2**64 - 1], ValueError, "class number 18446744073709551615"),
         ("crossentropy", [0.0], TypeError, "class numbers must be integers, got float64"),
         ("crossentropy", [True], TypeError, "class numbers must be integers, got bool"),
         ("crossentropy", [[1.0, 1.0]], ValueError, "row 0 of the one-hot targets sums to 2"),

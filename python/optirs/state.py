@@ -62,7 +62,7 @@ def _chosen(rule: RuleFunction, path: KeyPath, array: Any) -> Rule | None:
     chosen = rule(path, array)
     if chosen is None or isinstance(chosen, Rule):
         return chosen
-    raise TypeError(f"the rule function returned {chosen!r} for {path}, not a rule or None")
+    raise TypeError(f"the rule function returned {chosen!r} for {str(path) or 'the top'}, not a rule or None")
 
 
 def _check_no_rule(state: Any) -> None:

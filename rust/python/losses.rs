@@ -109,14 +109,16 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
             "{name}: yhat has shape {left}, y has {right}; it must be {classes} (class numbers) or {left} (one-hot)"
         )));
     }
-    if !b"iu".contains(&array.dtype().kind()) {
+    let kind = array.dtype().kind();
+    if !b"iu".contains(&kind) {
         let found = array.dtype().str()?.to_string();
         return Err(PyTypeError::new_err(format!("{name}: class numbers must be integers, got {found}")));
     }
     let classes = int64(&array)?;
     let class = |(i, class): (usize, i64)| {
         usize::try_from(class).ok().filter(|&class| class < columns).ok_or_else(|| {
-            let at = place(one_a_row, i);
+            // An unsigned number beyond the signed ones has become a negative one.
+            let (at, class) = (place(one_a_row, i), if kind == b'u' { class as u64 as i128 } else { class.into() });
             PyValueError::new_err(format!("{name}: class number {class}{at} is not in 0 <= class < {columns}"))
         })
     };
