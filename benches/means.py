@@ -47,9 +47,15 @@ PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
 
 
 def tile(size: int) -> Means:
-    """Tiles of another size."""
+    """Tiles of another size, in cache."""
     old = "pub const TILE: usize = 512;"
-    return Means("job.rs", old, old.replace("512", str(size)), ("b", "a2"), (CHAIN, SHORT, STATES), pairs=3)
+    return Means("job.rs", old, old.replace("512", str(size)), ("b",), (CHAIN, SHORT, STATES), pairs=3)
+
+
+def far_tile(size: int) -> Means:
+    """Tiles of another size, from memory; there is room for no larger ones than in cache."""
+    old = "const FAR_TILE: usize = 256;"
+    return Means("job.rs", old, old.replace("256", str(size)), ("a2",), (CHAIN, SHORT, STATES), pairs=3)
 
 
 def border(shift: int) -> Means:
@@ -94,9 +100,10 @@ MEANS = {
         ("b", "c"),
         modes=PURE,
     ),
-    "tiles of 128": tile(128),
     "tiles of 256": tile(256),
     "tiles of 1024": tile(1024),
+    "far tiles of 128": far_tile(128),
+    "far tiles of 512": far_tile(512),
     "threads from 64 KiB": border(16),
     "threads from 8 MiB": border(23),
     "AVX2 at most": level("Avx2"),

@@ -16,8 +16,10 @@ use std::ops::Range;
 use std::ptr;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-/// Elements of a tile. With fewer the calls show, with many more a tile's arrays crowd each other out.
+/// Elements of a tile, at most. With fewer the calls show, with many more a tile's arrays crowd each other out.
 pub const TILE: usize = 512;
+/// Elements of a tile beyond the caches, where the next one is on its way meanwhile and needs room, too.
+const FAR_TILE: usize = 256;
 
 /// An array to read: its first element and type.
 #[derive(Clone, Copy)]
@@ -29,9 +31,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// Asks for the tile that starts at element `at`, which is about to be read.
+    /// Asks for the far tile that starts at element `at`, which is about to be read.
     fn ask(&self, at: usize) {
-        ahead(self.ptr.wrapping_add(at * self.dtype.size()), TILE * self.dtype.size());
+        ahead(self.ptr.wrapping_add(at * self.dtype.size()), FAR_TILE * self.dtype.size());
     }
 }
 
@@ -72,6 +74,13 @@ pub struct Way {
     /// Whether the arrays lie beyond the caches: what is read next is asked for, and results that do not replace what was
     /// read go past them.
     pub far: bool,
+}
+
+impl Way {
+    /// How many elements ahead a loop asks for what it reads: a tile, or 0 where nothing is far.
+    fn ahead(self) -> usize {
+        if self.far { FAR_TILE } else { 0 }
+    }
 }
 
 /// One array and the links that its gradient passes.
@@ -193,7 +202,7 @@ impl Job<'_> {
                 g: self.gradient.ptr.add(at).cast_mut(),
                 s,
                 o,
-                far: if way.far { TILE } else { 0 },
+                far: way.ahead(),
                 again: false,
             };
             self.links[0].run(self.compute, way.level, &call);
@@ -204,8 +213,9 @@ impl Job<'_> {
     #[inline(never)]
     unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
         let (mut d, mut x) = ([T::ZERO; TILE], [T::ZERO; TILE]);
-        for at in (start..end).step_by(TILE) {
-            let n = TILE.min(end - at);
+        let tile = if way.far { FAR_TILE } else { TILE };
+        for at in (start..end).step_by(tile) {
+            let n = tile.min(end - at);
             // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
             unsafe { self.tile(tables, at, &mut d[..n], &mut x[..n], way) };
         }
@@ -219,12 +229,12 @@ impl Job<'_> {
         unsafe {
             T::load(self.gradient.dtype, self.gradient.ptr.add(at * self.gradient.dtype.size()), d);
             if way.far {
-                self.gradient.ask(at + TILE);
+                self.gradient.ask(at + FAR_TILE);
             }
             let mut from = self.x.ptr.add(at * self.x.dtype.size()).cast::<T>();
             if self.x.dtype != native {
                 if way.far {
-                    self.x.ask(at + TILE);
+                    self.x.ask(at + FAR_TILE);
                 }
                 T::load(self.x.dtype, from.cast(), x);
                 from = x.as_ptr();
@@ -273,10 +283,9 @@ impl Job<'_> {
             };
             let [s, o] = [[ptr::null_mut(); SLOTS]; 2];
             let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
-            let far = if way.far { TILE } else { 0 };
             // It is rounded in the next moment.
             let again = self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
-            let call = Call { mode, n: d.len(), k, x, y, g, s, o, far, again };
+            let call = Call { mode, n: d.len(), k, x, y, g, s, o, far: way.ahead(), again };
             // SAFETY: the caller's promise.
             unsafe { link_tile(link.as_ref(), T::COMPUTE, own, at, call, way) };
         }
@@ -306,7 +315,7 @@ unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: u
             (call.s[i], call.o[i]) = (if pure { from } else { new }, new);
             if !pure && moves(state) {
                 if way.far {
-                    ahead(from.wrapping_add(TILE * state.size), call.n * state.size);
+                    ahead(from.wrapping_add(FAR_TILE * state.size), call.n * state.size);
                 }
                 ptr::copy_nonoverlapping(from, new, call.n * state.size);
             }

@@ -55,8 +55,9 @@ class Compiled:
                 self.look_in()
                 if fit.failed is not None:
                     raise self.run.failure(fit.failed)
+            self.look_in()
         finally:
-            # Also for Ctrl-C, which may come between a step and a look.
+            # Once more: Ctrl-C may have come between a step and a look, or within one.
             self.look_in()
 
     def accept(self) -> None:
