@@ -1,0 +1,161 @@
+//! The way through tiles: what a job of several links, or of types that are converted at the edge, does.
+
+use super::{FAR_TILE, Job, State, TILE, Tables, Way};
+use crate::dtype::Compute;
+use crate::element::Element;
+use crate::kernel::{Call, Mode, subtract};
+use crate::rule::{Kernel, SLOTS};
+use crate::stream::{ahead, stream};
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::slice::from_raw_parts;
+
+impl Job<'_> {
+    /// Steps elements `start..end`, a tile at a time.
+    ///
+    /// # Safety
+    /// As for [`Job::run`].
+    // Apart from the one loop of `lone`, which needs no room for tiles on the stack.
+    #[inline(never)]
+    pub(super) unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
+        let (mut d, mut x) = ([T::ZERO; TILE], [T::ZERO; TILE]);
+        let tile = if way.far { FAR_TILE } else { TILE };
+        for at in (start..end).step_by(tile) {
+            let n = tile.min(end - at);
+            // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
+            unsafe { self.tile(tables, at, &mut d[..n], &mut x[..n], way) };
+        }
+    }
+
+    /// Steps the elements from `at` on for which there is room in the scratch tiles `d` and `x`.
+    unsafe fn tile<T: Element>(&self, tables: Tables, at: usize, d: &mut [T], x: &mut [T], way: Way) {
+        let native = T::COMPUTE.dtype();
+        let n = d.len();
+        // SAFETY: the caller's promise; the scratch tiles overlap nothing.
+        unsafe {
+            T::load(self.gradient.dtype, self.gradient.ptr.add(at * self.gradient.dtype.size()), d);
+            if way.far {
+                self.gradient.ask(at + FAR_TILE);
+            }
+            let mut from = self.x.ptr.add(at * self.x.dtype.size()).cast::<T>();
+            if self.x.dtype != native {
+                if way.far {
+                    self.x.ask(at + FAR_TILE);
+                }
+                T::load(self.x.dtype, from.cast(), x);
+                from = x.as_ptr();
+            }
+            let y = self.y.filter(|_| self.dx.is_none());
+            let to = y.map_or(ptr::null_mut(), |y| y.ptr.add(at * y.dtype.size()));
+            let land: *mut T = match y {
+                None => ptr::null_mut(),
+                Some(y) if y.dtype != native => x.as_mut_ptr(),
+                Some(_) => to.cast(),
+            };
+            self.links(tables, at, from, d, land, way);
+            if let Some(dx) = self.dx {
+                T::store(native, d, dx.add(at * native.size()));
+            }
+            let Some(y) = y else { return };
+            if y.dtype != native {
+                T::store(y.dtype, from_raw_parts(land, n), to);
+            }
+            if let Some(r) = self.rounded {
+                // What is rounded is the master as it was stored, which may be narrower than the compute type.
+                T::load(y.dtype, to, x);
+                T::store(r.dtype, x, r.ptr.add(at * r.dtype.size()));
+            }
+        }
+    }
+
+    /// Sends the gradient tile `d` of the elements from `at` on through the links. The last one subtracts its `dx` from `x`
+    /// on the way to `land`, unless that is null: then `d` becomes `dx`.
+    unsafe fn links<T: Element>(&self, tables: Tables, at: usize, x: *const T, d: &mut [T], land: *mut T, way: Way) {
+        if self.links.is_empty() && !land.is_null() {
+            // SAFETY: the caller's promise.
+            return unsafe { subtract(way.level, x, d, land) };
+        }
+        let mut states = &tables.states[self.states.clone()];
+        for (i, (link, k)) in self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate() {
+            let (own, rest) = states.split_at(link.slots().len());
+            states = rest;
+            let last = i + 1 == self.links.len() && !land.is_null();
+            let mode = if !last {
+                Mode::Link
+            } else if ptr::eq(x, land) {
+                Mode::InPlace
+            } else {
+                Mode::Pure
+            };
+            let [s, o] = [[ptr::null_mut(); SLOTS]; 2];
+            let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
+            // It is rounded in the next moment.
+            let again = self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
+            let call = Call { mode, n: d.len(), k, x, y, g, s, o, far: way.ahead(), again };
+            // SAFETY: the caller's promise.
+            unsafe { link_tile(link.as_ref(), T::COMPUTE, own, at, call, way) };
+        }
+    }
+}
+
+/// Runs one link on a tile that starts at `at`; `call` lacks the states.
+///
+/// # Safety
+/// As for [`crate::drive::Plan::run`], for the elements of the tile.
+unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: usize, mut call: Call, way: Way) {
+    if states.is_empty() {
+        // SAFETY: the caller's promise.
+        return unsafe { link.run(compute, way.level, &call) };
+    }
+    let mut room = Strips::new();
+    let strips = room.starts();
+    let moves = |state: &State| !ptr::eq(state.from, state.to);
+    // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
+    unsafe {
+        for (i, state) in states.iter().enumerate() {
+            let (from, to) = (state.from.add(at * state.size), state.to.add(at * state.size));
+            // A strip in between where a loop changes what is to go past the caches, and where a pure one would meet its own
+            // input.
+            let pure = call.mode == Mode::Pure;
+            let new = if pure && !moves(state) || !pure && way.far && moves(state) { strips[i] } else { to };
+            (call.s[i], call.o[i]) = (if pure { from } else { new }, new);
+            if !pure && moves(state) {
+                if way.far {
+                    ahead(from.wrapping_add(FAR_TILE * state.size), call.n * state.size);
+                }
+                ptr::copy_nonoverlapping(from, new, call.n * state.size);
+            }
+        }
+        link.run(compute, way.level, &call);
+        for (i, state) in states.iter().enumerate() {
+            let (to, bytes) = (state.to.add(at * state.size), call.n * state.size);
+            if ptr::eq(call.o[i], to) {
+                continue;
+            }
+            if moves(state) {
+                stream(way.level, call.o[i], to, bytes);
+            } else {
+                ptr::copy_nonoverlapping(call.o[i], to, bytes);
+            }
+        }
+    }
+}
+
+/// Room for a tile of each state array, in the first-level cache.
+#[repr(align(64))]
+struct Strips([MaybeUninit<u8>; SLOTS * STRIP]);
+
+/// Bytes of a tile of the largest type.
+const STRIP: usize = TILE * 16;
+
+impl Strips {
+    fn new() -> Self {
+        Self([MaybeUninit::uninit(); SLOTS * STRIP])
+    }
+
+    /// Where each strip starts.
+    fn starts(&mut self) -> [*mut u8; SLOTS] {
+        let first: *mut u8 = self.0.as_mut_ptr().cast();
+        std::array::from_fn(|i| first.wrapping_add(i * STRIP))
+    }
+}
