@@ -24,37 +24,26 @@ const HUGE_PAGE: usize = 2 << 20;
 const FLOOR: usize = 64 << 20;
 /// A page of the system's.
 pub const PAGE: usize = 4 << 10;
-/// Where consecutive streams start in their blocks: `distance` apart, and after `repeat` of them the same again, `shift`
-/// bytes further on. All are multiples of the cache line, and 64 streams in a row start at 64 places of a page.
+/// Where consecutive streams start in their blocks: `distance` apart, an odd number of cache lines, and from the beginning
+/// again behind `room`, a number of pages. So 64 in a row start at 64 places of a page.
 #[derive(Clone, Copy)]
 pub struct Stagger {
     /// From one to the next.
     pub distance: usize,
-    repeat: usize,
-    shift: usize,
+    room: usize,
 }
 
 /// That of small blocks.
-pub const SMALL_STAGGER: Stagger = Stagger { distance: 256, repeat: 16, shift: 64 };
+pub const SMALL_STAGGER: Stagger = Stagger { distance: 320, room: PAGE };
 /// That of blocks that are recycled.
-const STAGGER: Stagger = Stagger { distance: 1088, repeat: 32, shift: 2048 };
+const STAGGER: Stagger = Stagger { distance: 1088, room: 8 * PAGE };
 /// That of blocks with huge pages, whose streams come from memory and meet in more of the caches' sets.
-const HUGE_STAGGER: Stagger = Stagger { distance: (128 << 10) + 4160, repeat: 16, shift: 1024 };
+const HUGE_STAGGER: Stagger = Stagger { distance: (128 << 10) + 4160, room: 2 << 20 };
 
 impl Stagger {
-    /// How often the start is shifted before everything repeats.
-    fn shifts(self) -> usize {
-        PAGE / ALIGN / self.repeat
-    }
-
     /// Where stream number `stream` starts.
     fn start(self, stream: usize) -> usize {
-        stream % self.repeat * self.distance + stream / self.repeat % self.shifts() * self.shift
-    }
-
-    /// More than any of them starts at.
-    fn room(self) -> usize {
-        self.repeat * self.distance + self.shifts() * self.shift
+        stream.wrapping_mul(self.distance) % self.room
     }
 }
 
@@ -110,7 +99,7 @@ fn layout(bytes: usize, stream: usize) -> Option<(Layout, usize)> {
         LARGE..HUGE => (PAGE, STAGGER),
         HUGE.. => (HUGE_PAGE, HUGE_STAGGER),
     };
-    let size = bytes.checked_add(stagger.room())?;
+    let size = bytes.checked_add(stagger.room)?;
     Some((Layout::from_size_align(size, align).ok()?, stagger.start(stream)))
 }
 

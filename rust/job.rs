@@ -20,6 +20,7 @@ use std::slice::from_raw_parts_mut;
 pub const TILE: usize = 512;
 /// Elements of a tile beyond the caches, where the next one is on its way meanwhile and needs room, too.
 const FAR_TILE: usize = 256;
+const _: () = assert!(TILE.is_multiple_of(FAR_TILE), "a piece for a thread, cut by tiles, is of whole far ones");
 
 /// An array to read: its first element and type.
 #[derive(Clone, Copy)]

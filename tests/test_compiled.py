@@ -24,16 +24,16 @@ CASES = [(name, i) for name in VARIANTS for i in range(len(VARIANTS[name]))]
 
 @pytest.fixture(autouse=True)
 def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each training that was started is compiled."""
+    """Whether each training is compiled that was started, or went on after callbacks."""
     found: list[bool] = []
-    start = Compiled.start.__func__  # type: ignore[attr-defined]
+    start, restarted = Compiled.start.__func__, Compiled.restarted  # type: ignore[attr-defined]
 
-    def spied(cls: Any, run: Any) -> Any:
-        compiled = start(cls, run)
+    def seen(compiled: Any) -> Any:
         found.append(compiled is not None)
         return compiled
 
-    monkeypatch.setattr(Compiled, "start", classmethod(spied))
+    monkeypatch.setattr(Compiled, "start", classmethod(lambda cls, run: seen(start(cls, run))))
+    monkeypatch.setattr(Compiled, "restarted", lambda self: seen(restarted(self)))
     return found
 
 
@@ -368,7 +368,7 @@ def test_what_a_callback_changes_is_trained_on(
         found.append(
             outcome(
                 "mse", model, pair, optirs.Adam(0.1), epochs=5, batch_size=7, shuffle=shuffle, rng=3,
-                log_every=4, callbacks=[changed, *more],
+                log_every=3, callbacks=[changed, *more],
             )
         )  # fmt: skip
         assert set(started) == {not more}

@@ -176,3 +176,37 @@ def test_an_error_of_the_data_names_the_place_and_leaves_nothing_running() -> No
     with pytest.raises((ValueError, IndexError), match="10"):
         optirs.train(GRADIENT, model, (x, wrong), RULE, batch_size=20)
     assert len(optirs.train(GRADIENT, model, (x, y), RULE, batch_size=20).history) == 3
+
+
+@pytest.mark.parametrize("log_every", [None, 2])
+@pytest.mark.parametrize("more", [[], [lambda event: None]])
+def test_the_last_good_model_is_not_one_that_a_callback_has_spoilt(log_every: int | None, more: list[Any]) -> None:
+    class Spoil:
+        def on_epoch_end(self, event: optirs.Event) -> None:
+            if event.epoch == 2:
+                event.model[0].W[0, 0] = np.nan
+
+    model, data = problem(20)
+    with pytest.raises(optirs.NonFiniteLossError) as caught:
+        optirs.train(GRADIENT, model, data, RULE, epochs=4, log_every=log_every, callbacks=[Spoil(), *more])
+    assert all(np.isfinite(array).all() for array in optirs.trainables(caught.value.model))
+    assert (caught.value.epoch, caught.value.step) == (3, 3)
+
+
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
+def test_any_exception_of_a_callback_comes_through(hook: str) -> None:
+    class End:
+        def end(self, event: optirs.Event) -> None:
+            raise StopIteration(event.step)
+
+    callback: Any = End()
+    setattr(callback, hook, callback.end)
+    model, data = problem(20)
+    with pytest.raises(StopIteration):
+        optirs.train(GRADIENT, model, data, RULE, epochs=2, callbacks=[callback])
+
+
+def test_small_integers_of_numpy_count_far() -> None:
+    model, data = problem(20)
+    training = optirs.train(GRADIENT, model, data, RULE, epochs=np.uint8(200), log_every=np.uint8(130))
+    assert (len(training.history), [epoch for epoch, _ in training.history.logged]) == (200, [130])

@@ -26,32 +26,36 @@ class Compiled:
     """A training of built-in layers, losses and rules.
 
     It goes back and forth between two sets of state and model: each step reads one and writes the other, so that what a
-    failure has to show is always there. Nobody else may see a set before it has done its last step.
+    failure has to show is always there. Nobody outside `train` sees a set before it has done its last step.
     """
 
     def __init__(self, run: _Run, source: ArrayBatches, sets: list[Any], fit: Fit) -> None:
         self.run, self.source, self.sets, self.fit = run, source, sets, fit
-        self.epochs, self.steps = run.epoch, len(run.history)  # that were complete before
+        self.steps = 0  # before the sets were made
 
     @classmethod
     def start(cls, run: _Run) -> Compiled | None:
-        """The compiled form of a training from where it is, whose pair it takes; None where it needs Python."""
+        """The compiled form of a training that is about to begin; None where it needs Python."""
         gradient, source = run.gradient, run.source
         if run.after_step or type(gradient) is not Supervised or type(gradient.criterion) is not Loss:
             return None
         if type(source) is not ArrayBatches or len(source.arrays) != 2 or not all(map(_is_ready, source.arrays)):
             return None
-        # A step without a gradient: nothing moves, and every array in the result is new.
-        sets = [run.current, update(*run.current, None)]
+        sets = _two(run.current)
         fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, source.batch_size)
         return None if fit is None else cls(run, source, sets, fit)
+
+    def restarted(self) -> Compiled | None:
+        """The same, going on from the training's current pair; None where that needs Python."""
+        self.sets, self.steps = _two(self.run.current), len(self.run.history)
+        return self if self.fit.restart(self.sets) else None
 
     def advance(self, until: int) -> None:
         """Goes on until so many epochs are complete, or, where rows are shuffled, one more."""
         fit, source = self.fit, self.source
         try:
             order = None if source.rng is None else np.asarray(source.rng.permutation(source.rows), np.int64)
-            while not fit.run(until - self.epochs, order, SECONDS):
+            while not fit.run(until, order, SECONDS):
                 self.look_in()
                 if fit.failed is not None:
                     raise self.run.failure(fit.failed)
@@ -67,14 +71,20 @@ class Compiled:
     def look_in(self) -> None:
         """Makes the training show how far it has come."""
         run, fit = self.run, self.fit
-        run.current, run.epoch = self.sets[fit.current], self.epochs + fit.epoch
-        new = fit.losses(len(run.history) - self.steps)
+        run.current, run.epoch = self.sets[fit.current], fit.epoch
+        new = fit.losses(len(run.history))
         if new.size:
             run.history.extend(new)
             run.bar.advance(run.epoch, new[-1], new.size)
         if len(run.history) > self.steps:
             run.good = self.sets[fit.good]
         run.step = len(run.history) + (fit.failed is not None)
+
+
+def _two(pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:
+    """A pair of state and model, and a copy of it."""
+    # A step without a gradient: nothing moves, and every array in the result is new.
+    return [pair, update(*pair, None)]
 
 
 def _is_ready(array: Any) -> bool:

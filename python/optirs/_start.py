@@ -23,8 +23,8 @@ def start(rule: Any, model: Any, state: Any) -> tuple[Any, Any]:
         if rule is not None:
             _check_rules(_rules(setup(rule, model)), _rules(state))
     # A step without a gradient: nothing moves, and every array in the result is new.
-    start: tuple[Any, Any] = update(state, model, None)
-    return start
+    pair: tuple[Any, Any] = update(state, model, None)
+    return pair
 
 
 def _check_state(state: Any) -> None:

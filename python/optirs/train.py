@@ -125,8 +125,9 @@ def train(
     """
     check_arguments(gradient, model, epochs, batch_size, log_every)
     check_switches(shuffle, progress)
+    epochs, log_every = int(epochs), None if log_every is None else int(log_every)
     readings = epochs if log_every is None else epochs + epochs // log_every
-    source = batches(data, batch_size, shuffle, rng, readings)
+    source = batches(data, None if batch_size is None else int(batch_size), shuffle, rng, readings)
     run = _Run(gradient, source, start(rule, model, state), log_every, hooked(callbacks))
     interrupted = False
     try:
@@ -143,8 +144,9 @@ def train(
 class _Run:
     """One training under way.
 
-    State, model, and the number and loss of their step change together, in one assignment after the last call, so that
-    an interrupt finds what belongs together. `update` is pure, so `good` stays as it was when its loss was finite.
+    In Python, state, model, and the number and loss of their step change together, in one assignment after the last
+    call, so that an interrupt finds what belongs together; the compiled loop shows all of it anew at its end.
+    `update` is pure, so `good` stays as it was when its loss was finite.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ class _Run:
                 return
             if self.log_every is not None and self.epoch % self.log_every == 0:
                 self.log()
-                if compiled is not None:
+                if compiled is not None and self.good is self.current:
                     compiled.accept()
             if self.after_epoch:
                 if self.tell(self.after_epoch, float(np.mean(self.history[before:]))):
@@ -181,7 +183,7 @@ class _Run:
                 if compiled is not None and self.epoch < epochs:
                     # Callbacks may keep what they have seen, or change it: `adjust_` a state. So on from a copy of it.
                     self.current = update(*self.current, None)
-                    compiled = Compiled.start(self)
+                    compiled = compiled.restarted()
 
     def until(self, epochs: int) -> int:
         """The epoch after which there is something to do beside training."""
@@ -192,7 +194,10 @@ class _Run:
     def one_epoch(self) -> bool:
         """One epoch in Python; whether a callback has asked to stop."""
         self.epoch += 1
-        return any(self.one_step(batch) for batch in self.source.epoch())
+        for batch in self.source.epoch():  # noqa: SIM110 - a generator makes another error of StopIteration
+            if self.one_step(batch):
+                return True
+        return False
 
     def one_step(self, batch: Batch) -> bool:
         """One update; whether a callback has asked to stop."""
@@ -230,7 +235,10 @@ class _Run:
 
     def log(self) -> None:
         loss = self.mean_loss()
-        self.check(loss)
+        if not math.isfinite(loss):
+            raise self.failure(loss)
+        if not self.after_epoch:  # which may yet change the model
+            self.good = self.current
         logger.info("epoch %d: loss %.8g", self.epoch, loss)
         self.history.logged.append((self.epoch, loss))
 

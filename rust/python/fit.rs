@@ -81,6 +81,14 @@ impl Fit {
         }
     }
 
+    /// Goes on with two other equal pairs, of which the first one is current. False where that needs Python.
+    fn restart<'py>(&mut self, sets: [(Bound<'py, PyAny>, Bound<'py, PyAny>); 2]) -> PyResult<bool> {
+        match self.replace(&sets) {
+            Err(error) if is_about_arguments(sets[0].0.py(), &error) => Ok(false),
+            answer => answer,
+        }
+    }
+
     /// Goes on until `epochs` epochs are complete (with an order of the rows: one more), or for so many seconds. Whether it
     /// got there; not so either where the loss has become infinite or NaN, see `failed`.
     #[pyo3(signature = (epochs, order, seconds, /))]
@@ -105,12 +113,6 @@ impl Fit {
                 Err(refused(&place, &why.reason))
             }
         }
-    }
-
-    /// How many epochs are complete.
-    #[getter]
-    fn epochs(&self) -> usize {
-        self.progress.epochs
     }
 
     /// The number of the epoch that the last step belongs to, or the one that failed.
@@ -180,9 +182,8 @@ fn prepare<'py>(
     let Some((parameters, origins)) = arrays(py, &sets, &model)? else { return Ok(None) };
     let batch = batch.min(rows);
     let work = workspace(&model.network, batch)?;
-    let shapes: Vec<_> = parameters.iter().map(|p| (p.leaves[0].get().dtype, p.leaves[0].get().layout.len)).collect();
+    let arrays = memory(&model.network, &parameters)?;
     let network = model.network;
-    let arrays = Arrays::new(&network, &shapes).ok_or_else(|| PyMemoryError::new_err("no memory for the gradients"))?;
     Ok(Some(Fit {
         network,
         state: sets[0].0.clone().unbind(),
@@ -200,12 +201,30 @@ fn prepare<'py>(
     }))
 }
 
+/// Memory for the gradients and copies of these parameters.
+fn memory(network: &Network, parameters: &[Trained]) -> PyResult<Arrays> {
+    let shapes: Vec<_> = parameters.iter().map(|p| (p.leaves[0].get().dtype, p.leaves[0].get().layout.len)).collect();
+    Arrays::new(network, &shapes).ok_or_else(|| PyMemoryError::new_err("no memory for the gradients"))
+}
+
 /// The error of an array of the user's that is not what it was when the training began.
 fn resized() -> PyErr {
     PyRuntimeError::new_err("train: an array of the data or the model was resized during the training")
 }
 
 impl Fit {
+    /// Takes these sets instead of its own, if they have the same network.
+    fn replace(&mut self, sets: &[(Bound<'_, PyAny>, Bound<'_, PyAny>); 2]) -> PyResult<bool> {
+        let Some(model) = Model::read(&sets[0].1)?.filter(|model| model.network == self.network) else {
+            return Ok(false);
+        };
+        let Some((parameters, origins)) = arrays(sets[0].0.py(), sets, &model)? else { return Ok(false) };
+        self.arrays = memory(&self.network, &parameters)?;
+        (self.parameters, self.origins, self.state) = (parameters, origins, sets[0].0.clone().unbind());
+        (self.progress.side, self.progress.good) = (0, 0);
+        Ok(true)
+    }
+
     /// Gradients that are added to another one: from, to, length.
     fn ties(&self) -> Vec<(*const f32, *mut f32, usize)> {
         let gradient = |(layer, array): (usize, usize)| self.arrays.gradient(layer, array);
