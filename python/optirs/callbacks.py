@@ -39,7 +39,7 @@ class HeldOut:
         data: as for `train`: a tuple of arrays with the same first dimension, or an iterable of batches.
         metric: another function `(model, *batch) -> number`, such as the accuracy; by default none.
         every: an evaluation takes place after every so many epochs or steps.
-        unit: "epoch" or "step". Between epochs, `train` can do without Python; a look at every step costs more.
+        unit: "epoch" or "step". After epochs the loop of `train` may be a compiled one all the same, after steps not.
         batch_size: rows at a time; by default all of them. Loss and metric are means over the batches, weighted by
             their rows.
 
