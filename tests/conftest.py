@@ -1,5 +1,26 @@
-"""Ctrl-C works in the tests, and in the processes that they start, also where the shell has told them to ignore it."""
+"""What several test modules need."""
 
 import signal
+from typing import Any
 
+import pytest
+
+from optirs._compiled import Compiled
+
+# Ctrl-C works in the tests, and in the processes that they start, also where the shell has told them to ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each training is compiled that was started, or went on after callbacks."""
+    found: list[bool] = []
+    start, restarted = Compiled.start.__func__, Compiled.restarted  # type: ignore[attr-defined]
+
+    def seen(compiled: Any) -> Any:
+        found.append(compiled is not None)
+        return compiled
+
+    monkeypatch.setattr(Compiled, "start", classmethod(lambda cls, run: seen(start(cls, run))))
+    monkeypatch.setattr(Compiled, "restarted", lambda self: seen(restarted(self)))
+    return found
