@@ -165,7 +165,7 @@ def compare(name: str, whole: Path, changed: Path) -> Iterator[dict[str, Any]]:
         for _ in range(means.pairs):
             with ExitStack() as stack:
                 workers = {
-                    who: stack.enter_context(Worker(mode, workload, threads, FULL.patience, path))
+                    who: stack.enter_context(Worker(mode, workload, threads, path))
                     for who, path in {WHOLE: whole, CHANGED: changed}.items()
                 }
                 for case, found in seconds.items():

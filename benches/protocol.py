@@ -20,6 +20,7 @@ from .workloads import WORKLOADS, initial, rule
 ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.01  # seconds for a contender's threads to fall asleep before the next one's turn
 PAUSE_OF_PRODUCTS = 0.15  # OpenBLAS's go on for an eighth of a second after a product of matrices
+PATIENCE = 240  # seconds after which a contender that does not answer is left out
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 COUNTS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "OPTIRS", "RAYON")
 
@@ -30,10 +31,9 @@ class Effort:
 
     rounds: int  # of each contender and case
     seconds: float  # that a round lasts at least, where steps are short
-    patience: float  # seconds after which a contender that is not ready is left out
 
 
-FULL, QUICK = Effort(11, 0.02, 240), Effort(3, 0.003, 60)
+FULL, QUICK = Effort(11, 0.02), Effort(3, 0.003)
 
 
 def environment(threads: int, package: Path | None = None) -> dict[str, str]:
@@ -51,9 +51,9 @@ def environment(threads: int, package: Path | None = None) -> dict[str, str]:
 class Worker:
     """The process of a contender."""
 
-    def __init__(self, name: str, workload: str, threads: int, patience: float, package: Path | None = None) -> None:
+    def __init__(self, name: str, workload: str, threads: int, package: Path | None = None) -> None:
         command = [sys.executable, "-m", "benches.worker", name, workload, str(threads)]
-        self.lost, self.patience = "", patience
+        self.lost = ""
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment(threads, package), text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -70,7 +70,7 @@ class Worker:
     def reply(self) -> dict[str, Any]:
         """Waits for the answer to the last order."""
         assert self.process.stdout
-        timer = threading.Timer(self.patience, self.process.kill)
+        timer = threading.Timer(PATIENCE, self.process.kill)
         timer.start()
         line = "" if self.lost else self.process.stdout.readline()
         timer.cancel()
@@ -158,7 +158,7 @@ def run(names: list[str], workload: str, cases: list[str], threads: int, effort:
     largest = max(cases, key=lambda c: len(initial(rule(c))) if WORKLOADS[workload].shapes else 0)
     for group in groups(names, workload, largest):
         with ExitStack() as stack:
-            workers = {name: stack.enter_context(Worker(name, workload, threads, effort.patience)) for name in group}
+            workers = {name: stack.enter_context(Worker(name, workload, threads)) for name in group}
             for case in cases:
                 times, missing = measure(group, workload, case, threads, workers, effort)
                 yield {"workload": workload, "threads": threads, "case": case, "seconds": times, "missing": missing}
@@ -166,6 +166,7 @@ def run(names: list[str], workload: str, cases: list[str], threads: int, effort:
 
 def contenders(workload: str, only: list[str] | None, quick: bool) -> list[str]:
     """Who takes part in a workload."""
-    slow = {"torch compiled", "torch for-loop", "DeepSpeed"} if quick else set()
-    names = [name for name, entry in CONTENDERS.items() if WORKLOADS[workload].kind in entry.kinds]
+    kind = WORKLOADS[workload].kind
+    slow = {"torch compiled", "torch for-loop", "torch foreach", "DeepSpeed"} if quick and kind == "Steps" else set()
+    names = [name for name, entry in CONTENDERS.items() if kind in entry.kinds]
     return [name for name in names if name not in slow and (only is None or name in only or name in OURS)]
