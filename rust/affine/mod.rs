@@ -10,7 +10,7 @@
 //! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
 //! depend on the instruction set, the number of threads or the other rows of the batch. Two orders differ: where the output
 //! is one row or one column of dot products of contiguous numbers, sixteen sums run along each, and through the rows of the
-//! gradient by a `W` of at most four rows and columns run eight.
+//! gradient by a `W` of at most four rows and columns, and by its `b`, run eight.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers: plain ones are unrolled")]
 
@@ -90,14 +90,14 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
     if n_out == 0 {
         return out.dx.fill(0.0);
     }
-    column_sums(dy, out.db);
     let dw = weights(shape, x, dy, out.dw);
     let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
     if outer::fits(shape) {
-        outer::weights(simd::level(), shape, x, dy, out.dw);
+        outer::weights(simd::level(), shape, x, dy, out.dw, out.db);
         // SAFETY: as below.
         return unsafe { run(dx) };
     }
+    column_sums(dy, out.db);
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; both outputs are borrowed exclusively.
     unsafe { share::run([dw, dx]) };
 }
@@ -113,10 +113,10 @@ pub fn parameter_gradient(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], d
     if n_out == 0 {
         return;
     }
-    column_sums(dy, db);
     if outer::fits(shape) {
-        return outer::weights(simd::level(), shape, x, dy, dw);
+        return outer::weights(simd::level(), shape, x, dy, dw, db);
     }
+    column_sums(dy, db);
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; the output is borrowed exclusively.
     unsafe { share::run([weights(shape, x, dy, dw)]) };
 }
@@ -165,7 +165,7 @@ const STRIP: usize = 64;
 /// Sums of several short rows side by side.
 const WIDE: usize = 16;
 
-/// Sums over the batch, in float64: a long batch would lose digits in float32.
+/// Sums over the batch, in float64: a long batch would lose digits in one float32.
 fn column_sums(rows: &[f32], out: &mut [f32]) {
     let (n_out, level) = (out.len(), simd::level());
     if n_out <= WIDE {

@@ -1,4 +1,5 @@
-//! The gradient by a small `W`, a sum of outer products of rows: `dW = sum over i of dy[i]ᵀ x[i]`.
+//! The gradient by a small `W` and its `b`, a sum of outer products of rows: `dW = sum over i of dy[i]ᵀ x[i]`, and `db` as
+//! if `x` had a column of ones behind its last.
 //!
 //! A tile of so few rows and columns would wait for every multiply-add before the next, so [`SUMS`] sums run side by side,
 //! each over every so manieth row: several in a vector, four lanes each, and several vectors.
@@ -15,8 +16,8 @@ const SUMS: usize = 8;
 /// Vectors of the sums of a row of `dW`, where a vector has the fewest lanes: eight.
 const VECTORS: usize = SUMS * WIDTH / 8;
 
-/// Rows of `dW`, as wide as the widest.
-type Rows = [[f32; WIDTH]; WIDTH];
+/// Rows of `dW`, as wide as the widest, and an element of `db` behind each.
+type Rows = [[f32; WIDTH + 1]; WIDTH];
 
 /// Whether [`weights`] computes this gradient. A single number is a dot product, which has a way of its own.
 pub fn fits(shape: Shape) -> bool {
@@ -24,22 +25,23 @@ pub fn fits(shape: Shape) -> bool {
     (1..=WIDTH).contains(&n_in) && (1..=WIDTH).contains(&n_out) && n_in * n_out > 1
 }
 
-/// Writes `dw[n_out, n_in]` of a shape that [`fits`], whose lengths are right.
-pub fn weights(level: Level, shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+/// Writes `dw[n_out, n_in]` and `db[n_out]` of a shape that [`fits`], whose lengths are right.
+pub fn weights(level: Level, shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32]) {
     let mut rows = Rows::default();
     add(level, shape, x, dy, &mut rows);
     match shape.n_in {
-        1 => cut::<1>(&rows, dw),
-        2 => cut::<2>(&rows, dw),
-        3 => cut::<3>(&rows, dw),
-        _ => cut::<4>(&rows, dw),
+        1 => cut::<1>(&rows, dw, db),
+        2 => cut::<2>(&rows, dw, db),
+        3 => cut::<3>(&rows, dw, db),
+        _ => cut::<4>(&rows, dw, db),
     }
 }
 
-/// The first numbers of the rows.
-fn cut<const K: usize>(rows: &Rows, dw: &mut [f32]) {
-    for (to, from) in dw.as_chunks_mut::<K>().0.iter_mut().zip(rows) {
-        to.copy_from_slice(&from[..K]);
+/// The first numbers of the rows, and those behind them.
+fn cut<const K: usize>(rows: &Rows, dw: &mut [f32], db: &mut [f32]) {
+    for ((w, b), row) in dw.as_chunks_mut::<K>().0.iter_mut().zip(db).zip(rows) {
+        w.copy_from_slice(&row[..K]);
+        *b = row[K];
     }
 }
 
@@ -96,7 +98,7 @@ fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: 
     let of_vector = V::LANES / WIDTH;
     for (x, dy) in x.chunks(SUMS * BLOCK * K).zip(dy.chunks(SUMS * BLOCK * N)) {
         // SAFETY: arithmetic; `add` has chosen `V` by what the processor has.
-        let mut sums = [[unsafe { V::zero() }; N]; VECTORS];
+        let mut sums = [[[unsafe { V::zero() }; N]; 2]; VECTORS];
         let rows = (x.len() / K).min(dy.len() / N);
         let whole = whole::<V>(rows, K.min(N));
         for row in (0..whole).step_by(SUMS) {
@@ -117,14 +119,17 @@ fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: 
             }
         }
         for (j, out) in out.iter_mut().enumerate().take(N) {
-            add_up(sums.map(|sums| sums[j]), out);
+            let (lanes, [sum, ..]) = (add_up(sums.map(|[w, _]| w[j])), add_up(sums.map(|[_, b]| b[j])));
+            for (out, lane) in out.iter_mut().zip(lanes.into_iter().chain([sum])) {
+                *out += lane;
+            }
         }
     }
 }
 
-/// Adds to a row of `dW` what its sums amount to: the one half of them is added to the other, until one is left.
+/// What the sums of a row of `dW` amount to: the one half of them is added to the other, until one is left.
 #[inline(always)]
-fn add_up<V: Vector>(sums: [V; VECTORS], out: &mut [f32; WIDTH]) {
+fn add_up<V: Vector>(sums: [V; VECTORS]) -> [f32; WIDTH] {
     let mut lanes = [0.0; SUMS * WIDTH];
     for (to, from) in lanes.chunks_exact_mut(V::LANES).zip(sums) {
         // SAFETY: so many lanes are there; as in `outer`.
@@ -137,9 +142,7 @@ fn add_up<V: Vector>(sums: [V; VECTORS], out: &mut [f32; WIDTH]) {
         }
         n /= 2;
     }
-    for k in 0..WIDTH {
-        out[k] += lanes[k];
-    }
+    std::array::from_fn(|k| lanes[k])
 }
 
 /// How many of these rows, of `n` numbers at least, can be read a whole vector at a time: a multiple of [`SUMS`].
@@ -157,24 +160,40 @@ unsafe fn first<V: Vector>(values: &[f32]) -> V {
     unsafe { V::load_part(values.as_ptr(), values.len().min(V::LANES)) }
 }
 
-/// Adds the products of some rows, which follow each other in `x[rows, K]` and `dy[rows, N]`.
+/// Adds the products of some rows, which follow each other in `x[rows, K]` and `dy[rows, N]`, and `dy` times one.
 #[inline(always)]
-unsafe fn add_products<V: Vector, const K: usize, const N: usize>(sums: &mut [V; N], x: V, dy: V) {
+unsafe fn add_products<V: Vector, const K: usize, const N: usize>([w, b]: &mut [[V; N]; 2], x: V, dy: V) {
     // SAFETY: the caller's promise.
     unsafe {
-        let x = x.pick(const { &places(K, 1) });
+        let x = x.pick_or_one(const { &columns_of(K) });
         for j in 0..N {
-            sums[j] = sums[j].add_product(dy.pick(&places(N, 0).map(|at| at + j as i32)), x);
+            let dy = dy.pick(&column_of(N, j));
+            w[j] = w[j].add_product(dy, x);
+            if K == WIDTH {
+                b[j] = b[j].add(dy); // no lane is left for the one
+            }
         }
     }
 }
 
-/// Where in rows of length `row` the number of each lane is: `WIDTH` of a row, `step` apart. What is behind the end of a
-/// row goes to lanes that nobody reads.
-const fn places(row: usize, step: usize) -> [i32; 16] {
+/// Where in rows of length `row` the number of each lane is: [`WIDTH`] of a row, -1 behind the end of a row.
+const fn columns_of(row: usize) -> [i32; 16] {
+    let (mut places, mut lane) = ([-1; 16], 0);
+    while lane < 16 {
+        if lane % WIDTH < row {
+            places[lane] = (lane / WIDTH * row + lane % WIDTH) as i32;
+        }
+        lane += 1;
+    }
+    places
+}
+
+/// The same of one column: its number [`WIDTH`] times.
+#[inline(always)]
+const fn column_of(row: usize, column: usize) -> [i32; 16] {
     let (mut places, mut lane) = ([0; 16], 0);
     while lane < 16 {
-        places[lane] = (lane / WIDTH * row + lane % WIDTH * step) as i32;
+        places[lane] = (lane / WIDTH * row + column) as i32;
         lane += 1;
     }
     places

@@ -154,12 +154,17 @@ fn the_small_gradient_adds_up_in_the_promised_order_at_every_level() {
                 (*x, *dy) = (f32::INFINITY, f32::NAN);
             }
             for level in crate::simd::levels() {
-                let mut dw = vec![f32::NAN; n_out * n_in];
-                outer::weights(level, shape, &x, &dy, &mut dw);
-                for (at, found) in dw.into_iter().enumerate() {
-                    let wanted = in_eight(batch, |i| (dy[i * n_out + at / n_in], x[i * n_in + at % n_in]));
+                let (mut dw, mut db) = (vec![f32::NAN; n_out * n_in], vec![f32::NAN; n_out]);
+                outer::weights(level, shape, &x, &dy, &mut dw, &mut db);
+                let check = |found: f32, wanted: f32, what: &str| {
                     let same = found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan();
-                    assert!(same, "{shape:?} at {level:?}, {at}: {found} and {wanted}");
+                    assert!(same, "{what} of {shape:?} at {level:?}: {found} and {wanted}");
+                };
+                for (at, found) in dw.into_iter().enumerate() {
+                    check(found, in_eight(batch, |i| (dy[i * n_out + at / n_in], x[i * n_in + at % n_in])), "dW");
+                }
+                for (o, found) in db.into_iter().enumerate() {
+                    check(found, in_eight(batch, |i| (dy[i * n_out + o], 1.0)), "db");
                 }
             }
         }

@@ -33,6 +33,8 @@ pub trait Vector: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// Lane `i` of the result is lane `at[i]`, which is less than [`Self::LANES`].
     unsafe fn pick(self, at: &[i32; 16]) -> Self;
+    /// The same, and 1 in the lanes for which `at` is negative.
+    unsafe fn pick_or_one(self, at: &[i32; 16]) -> Self;
     /// `a * b + c` of single numbers, rounded once.
     unsafe fn fused(a: f32, b: f32, c: f32) -> f32;
 }
@@ -135,6 +137,11 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn pick(self, at: &[i32; 16]) -> Self {
         Self(std::array::from_fn(|i| self.0[at[i] as usize]))
+    }
+
+    #[inline(always)]
+    unsafe fn pick_or_one(self, at: &[i32; 16]) -> Self {
+        Self(std::array::from_fn(|i| if at[i] < 0 { 1.0 } else { self.0[at[i] as usize] }))
     }
 
     #[inline(always)]

@@ -99,6 +99,15 @@ impl Vector for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn pick_or_one(self, at: &[i32; 16]) -> Self {
+        // SAFETY: as above. The sign of a place chooses the one.
+        unsafe {
+            let signs = _mm256_castsi256_ps(_mm256_loadu_si256(at.as_ptr().cast()));
+            _mm256_blendv_ps(self.pick(at), Self::splat(1.0), signs)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn fused(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
@@ -196,6 +205,16 @@ impl Vector for __m512 {
     unsafe fn pick(self, at: &[i32; 16]) -> Self {
         // SAFETY: as above.
         unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(at.as_ptr().cast()), self) }
+    }
+
+    #[inline(always)]
+    unsafe fn pick_or_one(self, at: &[i32; 16]) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let places = _mm512_loadu_si512(at.as_ptr().cast());
+            let from_self = _mm512_cmpge_epi32_mask(places, _mm512_setzero_si512());
+            _mm512_mask_permutexvar_ps(Self::splat(1.0), from_self, places, self)
+        }
     }
 
     #[inline(always)]
