@@ -1,14 +1,16 @@
 //! One array and the links that its gradient passes.
 //!
-//! A job of one link is one loop over the array. A job of several is cut into tiles: a tile's gradient goes into a scratch
+//! A job of one link is one loop over the array ([`lone`]). A job of several is cut into tiles: a tile's gradient goes into a scratch
 //! tile in the first-level cache, each link turns it into its `dx` and steps its own state, and the last `dx` is
 //! subtracted on the way out ([`tiles`]). 16-bit and foreign types are converted at the edge of the tile.
 
+mod lone;
 mod tiles;
 
+pub use lone::Lone;
+
 use crate::dtype::{Compute, DType};
-use crate::kernel::{Call, Mode};
-use crate::rule::{Kernel, SLOTS, Scalars};
+use crate::rule::{Kernel, Scalars};
 use crate::simd::Level;
 use crate::stream::ahead;
 use num_complex::Complex;
@@ -138,75 +140,6 @@ impl Job<'_> {
                 Compute::C64 => self.tiles::<Complex<f32>>(tables, start, end, way),
                 Compute::C128 => self.tiles::<Complex<f64>>(tables, start, end, way),
             }
-        }
-    }
-
-    /// Whether one loop over the arrays as they are does it all.
-    fn is_lone(&self, tables: Tables) -> bool {
-        let dtype = self.compute.dtype();
-        // A pure loop whose state stays where it is would meet its own input.
-        let apart = || tables.states[self.states.clone()].iter().all(|s| !ptr::eq(s.from, s.to));
-        self.links.len() == 1
-            && self.y.is_some_and(|y| ptr::eq(y.ptr, self.x.ptr) || apart())
-            && self.rounded.is_none()
-            && self.dx.is_none()
-            && self.x.dtype == dtype
-            && self.gradient.dtype == dtype
-    }
-
-    unsafe fn lone(&self, tables: Tables, start: usize, end: usize, way: Way) {
-        let Some(y) = self.y else { return };
-        // SAFETY: the caller's promise; `start..end` lies within the arrays.
-        unsafe {
-            let head = self.head(tables, start).min(end - start);
-            if head > 0 && !way.far {
-                self.lone_part(tables, y, start, start + head, way);
-            }
-            self.lone_part(tables, y, if way.far { start } else { start + head }, end, way);
-        }
-    }
-
-    /// Elements from `start` to the first place where a cache line starts in parameter and gradient at once, for the rules
-    /// without state; none if there is no such place. In cache, vectors of a whole line that lie across two of them took a
-    /// sixth longer. Where there is a state, it made no difference.
-    fn head(&self, tables: Tables, start: usize) -> usize {
-        const LINE: usize = 64;
-        let size = self.compute.dtype().size();
-        let off = |at: usize| (at + start * size) % LINE;
-        let first = off(self.x.ptr as usize);
-        let states = &tables.states[self.states.clone()];
-        let same = off(self.gradient.ptr as usize) == first && states.is_empty();
-        if same && first % size == 0 { (LINE - first) % LINE / size } else { 0 }
-    }
-
-    unsafe fn lone_part(&self, tables: Tables, y: Sink, start: usize, end: usize, way: Way) {
-        let at = start * self.compute.dtype().size();
-        let (mut s, mut o) = ([ptr::null_mut(); SLOTS], [ptr::null_mut(); SLOTS]);
-        // SAFETY: the caller's promise; `start..end` lies within the arrays.
-        unsafe {
-            let in_place = ptr::eq(self.x.ptr, y.ptr);
-            for (i, state) in tables.states[self.states.clone()].iter().enumerate() {
-                s[i] = state.from.add(start * state.size);
-                o[i] = state.to.add(start * state.size);
-                if in_place && s[i] != o[i] {
-                    // A pure step of an array that goes through a copy: the state goes to a new place all the same.
-                    ptr::copy_nonoverlapping(s[i], o[i], (end - start) * state.size);
-                    s[i] = o[i];
-                }
-            }
-            let call = Call {
-                mode: if in_place { Mode::InPlace } else { Mode::Pure },
-                n: end - start,
-                k: &tables.scalars[self.scalars],
-                x: self.x.ptr.add(at).cast_mut(),
-                y: y.ptr.add(at),
-                g: self.gradient.ptr.add(at).cast_mut(),
-                s,
-                o,
-                far: way.ahead(),
-                again: false,
-            };
-            self.links[0].run(self.compute, way.level, &call);
         }
     }
 }

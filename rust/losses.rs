@@ -69,25 +69,24 @@ impl Objective<'_> {
             return 0.0;
         }
         let weight = 1.0 / batch as f64;
-        let step = self.block_rows(n) * n;
-        let blocks = yhat.len().div_ceil(step);
-        let threads = pool::threads_for(yhat.len(), PARALLEL);
-        let sum = if blocks == 1 {
+        let room = if matches!(self, Self::Crossentropy(_)) { ROOM } else { BLOCK };
+        let sum = if yhat.len() <= room {
             self.block(n, 0, yhat, weight, dyhat)
-        } else if threads == 1 {
-            let mut out = dyhat.map(|d| d.chunks_mut(step));
-            let parts = yhat.chunks(step).enumerate();
-            parts.map(|(i, part)| self.block(n, i * step, part, weight, out.as_mut().and_then(Iterator::next))).sum()
         } else {
-            self.shared(threads, n, step, yhat, weight, dyhat)
+            self.blocks(n, (room / n).max(1) * n, yhat, weight, dyhat)
         };
         sum / batch as f64
     }
 
-    /// As many rows as make a block.
-    fn block_rows(self, n: usize) -> usize {
-        let room = if matches!(self, Self::Crossentropy(_)) { ROOM } else { BLOCK };
-        (room / n).max(1)
+    /// The sum over blocks of `step` elements, whole rows.
+    fn blocks(self, n: usize, step: usize, yhat: &[f32], weight: f64, dyhat: Option<&mut [f32]>) -> f64 {
+        let threads = pool::threads_for(yhat.len(), PARALLEL);
+        if threads > 1 {
+            return self.shared(threads, n, step, yhat, weight, dyhat);
+        }
+        let mut out = dyhat.map(|d| d.chunks_mut(step));
+        let parts = yhat.chunks(step).enumerate();
+        parts.map(|(i, part)| self.block(n, i * step, part, weight, out.as_mut().and_then(Iterator::next))).sum()
     }
 
     /// The blocks on so many threads.

@@ -5,10 +5,14 @@ use super::room::Room;
 use super::step::{Parameter, Refused};
 use crate::drive::{Copy, Plan, traffic};
 use crate::dtype::DType;
-use crate::job::{Job, Sink, Source, State, Tables};
+use crate::job::{Job, Lone, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
 use crate::rule::Scalars;
+use crate::simd;
 use std::ops::Range;
+
+/// Below so many bytes read and written, the loops of a step are called without a look at each.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// A job whose first link waits for a norm.
 struct Pending {
@@ -32,6 +36,8 @@ pub(super) struct Step<'a> {
     pub(super) reached: Vec<(usize, bool)>,
     /// Bytes read and written.
     traffic: usize,
+    /// The jobs once more where each is a loop, and so short that what comes before it shows; else none.
+    loops: Vec<Lone<'a>>,
     /// Whether steps differ: some rule counts them.
     pub(super) differ: bool,
 }
@@ -50,6 +56,7 @@ impl<'a> Step<'a> {
             renewed: Vec::with_capacity(n),
             reached: Vec::with_capacity(n),
             traffic: 0,
+            loops: Vec::with_capacity(n),
             differ: parameters.iter().any(Parameter::has_steps),
         }
     }
@@ -74,6 +81,14 @@ impl<'a> Step<'a> {
                 unsafe { self.add(parameters, i, room, from)? };
             }
             self.traffic = traffic(&self.jobs, self.tables(), &self.copies);
+            if self.traffic < SMALL_BYTES && self.copies.is_empty() {
+                let tables = Tables { scalars: &self.scalars, states: &self.states };
+                // SAFETY: the caller's promise.
+                self.loops.extend(self.jobs.iter().map_while(|job| unsafe { Lone::new(job, tables) }));
+                if self.loops.len() < self.jobs.len() {
+                    self.loops.clear();
+                }
+            }
         }
         // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
         unsafe { self.measure(parameters, &mut room.norms) }
@@ -98,6 +113,11 @@ impl<'a> Step<'a> {
     /// # Safety
     /// As for [`super::step::Stepper::step`].
     pub(super) unsafe fn run(&self) {
+        if !self.loops.is_empty() {
+            let level = simd::level();
+            // SAFETY: the caller's promise.
+            return self.loops.iter().for_each(|l| unsafe { l.run(&self.scalars, level) });
+        }
         let (jobs, tables, copies) = (&self.jobs[..], self.tables(), &self.copies[..]);
         debug_assert_eq!(self.traffic, traffic(jobs, tables, copies));
         let plan = Plan { jobs, tables, copies, traffic: self.traffic };
@@ -112,6 +132,7 @@ impl<'a> Step<'a> {
     /// Empties the lists, whose memory is used again.
     fn clear(&mut self) {
         self.jobs.clear();
+        self.loops.clear();
         self.scalars.clear();
         self.states.clear();
         self.copies.clear();
