@@ -57,11 +57,13 @@ impl Objective<'_> {
     ///
     /// # Panics
     /// As [`Self::loss`].
+    #[inline(always)]
     pub fn pullback(self, rows: Rows, yhat: &[f32], dyhat: &mut [f32]) -> f64 {
         assert_eq!(yhat.len(), dyhat.len());
         self.evaluate(rows, yhat, Some(dyhat))
     }
 
+    #[inline(always)]
     fn evaluate(self, rows: Rows, yhat: &[f32], dyhat: Option<&mut [f32]>) -> f64 {
         let Rows { batch, n } = rows;
         assert_eq!(yhat.len(), batch * n);

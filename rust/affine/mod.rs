@@ -52,6 +52,7 @@ pub struct Gradient<'a> {
 ///
 /// # Panics
 /// If the lengths are not the ones `shape` says.
+#[inline(always)]
 pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
     let Shape { batch, n_in, n_out } = shape;
     assert!(w.len() == n_out * n_in && b.len() == n_out);
@@ -106,6 +107,7 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
 ///
 /// # Panics
 /// If the lengths are not the ones `shape` says.
+#[inline(always)]
 pub fn parameter_gradient(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32]) {
     let Shape { batch, n_in, n_out } = shape;
     assert!(dw.len() == n_out * n_in && db.len() == n_out);

@@ -69,6 +69,7 @@ struct Numbers<'a> {
 }
 
 impl Numbers<'_> {
+    #[inline(always)]
     fn array(&self, origin: Origin, len: usize) -> &[f32] {
         let ptr = match origin {
             Origin::Fixed(ptr) => ptr,
@@ -84,6 +85,7 @@ impl Numbers<'_> {
 }
 
 impl Weights for Numbers<'_> {
+    #[inline(always)]
     fn layer(&self, i: usize) -> (&[f32], &[f32]) {
         let (layer, [w, b]) = (self.network.layers()[i], self.origins[i]);
         (self.array(w, layer.n_out * layer.n_in), self.array(b, layer.n_out))

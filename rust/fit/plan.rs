@@ -112,6 +112,7 @@ impl<'a> Step<'a> {
     ///
     /// # Safety
     /// As for [`super::step::Stepper::step`].
+    #[inline(always)]
     pub(super) unsafe fn run(&self) {
         if !self.loops.is_empty() {
             let level = simd::level();

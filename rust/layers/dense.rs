@@ -23,6 +23,7 @@ impl Dense {
     ///
     /// # Panics
     /// If the lengths do not fit.
+    #[inline(always)]
     pub fn forward(self, batch: usize, w: &[f32], b: &[f32], x: &[f32], z: Option<&mut [f32]>, y: &mut [f32]) {
         affine::forward(self.shape(batch), w, b, x, y);
         if let Some(z) = z {
@@ -45,6 +46,7 @@ impl Dense {
     ///
     /// # Panics
     /// If the lengths do not fit.
+    #[inline(always)]
     pub fn backward_first(
         self,
         batch: usize,

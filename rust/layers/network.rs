@@ -59,6 +59,7 @@ impl Network {
     ///
     /// # Panics
     /// If the lengths do not fit, or the workspace is another network's or too small.
+    #[inline(always)]
     pub fn forward<'a>(&self, weights: &impl Weights, batch: usize, x: &[f32], work: &'a mut Workspace) -> &'a [f32] {
         for (i, layer) in self.layers.iter().enumerate() {
             let len = batch * layer.n_out;
@@ -92,6 +93,7 @@ impl Network {
     ///
     /// # Panics
     /// As [`Self::forward`].
+    #[inline(always)]
     pub fn pullback(
         &self,
         weights: &impl Weights,
@@ -110,6 +112,7 @@ impl Network {
     ///
     /// # Panics
     /// As [`Self::forward`].
+    #[inline(always)]
     pub fn backward(
         &self,
         weights: &impl Weights,
