@@ -40,6 +40,8 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
     As `Optimisers.setup` in Julia; `optax.GradientTransformation.init`.
     """
     _check_rule(rule)
+    if isinstance(rule, Rule) and (state := _core.setup(rule, model)) is not None:
+        return state
     _, found, index = parameters(model)
     if not found:
         warnings.warn("setup found no trainable parameters in this model", UserWarning, stacklevel=2)

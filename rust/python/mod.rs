@@ -26,6 +26,7 @@ mod path;
 mod program;
 mod replace;
 mod schedules;
+mod setup;
 mod stack;
 mod steps;
 mod threads;
@@ -67,6 +68,8 @@ mod _core {
     use super::path::path_text;
     #[pymodule_export]
     use super::schedules::{schedule_at, schedule_of};
+    #[pymodule_export]
+    use super::setup::setup;
     #[pymodule_export]
     use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]
