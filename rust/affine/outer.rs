@@ -119,9 +119,12 @@ fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: 
             }
         }
         for (j, out) in out.iter_mut().enumerate().take(N) {
-            let (lanes, [sum, ..]) = (add_up(sums.map(|[w, _]| w[j])), add_up(sums.map(|[_, b]| b[j])));
-            for (out, lane) in out.iter_mut().zip(lanes.into_iter().chain([sum])) {
-                *out += lane;
+            let lanes = add_up(sums.map(|[w, _]| w[j]));
+            for k in 0..WIDTH {
+                out[k] += lanes[k];
+            }
+            if K == WIDTH {
+                out[WIDTH] += add_up(sums.map(|[_, b]| b[j]))[0];
             }
         }
     }
