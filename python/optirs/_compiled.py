@@ -15,6 +15,8 @@ from .state import update
 if TYPE_CHECKING:
     from .train import _Run
 
+FLOAT32 = np.dtype(np.float32)
+
 SECONDS = 0.05
 """So often, at least, the loop looks in: for Ctrl-C and the progress bar."""
 
@@ -89,4 +91,4 @@ def _two(pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:
 
 def _is_ready(array: Any) -> bool:
     """Whether an array can be read as float32, or converted as a whole."""
-    return type(array) is np.ndarray and (array.dtype == np.float32 or array.nbytes <= CONVERTED_BYTES)
+    return type(array) is np.ndarray and (array.dtype == FLOAT32 or array.nbytes <= CONVERTED_BYTES)

@@ -16,151 +16,177 @@ const SUMS: usize = 8;
 /// Vectors of the sums of a row of `dW`, where a vector has the fewest lanes: eight.
 const VECTORS: usize = SUMS * WIDTH / 8;
 
-/// Rows of `dW`, as wide as the widest, and an element of `db` behind each.
-type Rows = [[f32; WIDTH + 1]; WIDTH];
-
 /// Whether [`weights`] computes this gradient. A single number is a dot product, which has a way of its own.
 pub fn fits(shape: Shape) -> bool {
     let Shape { n_in, n_out, .. } = shape;
     (1..=WIDTH).contains(&n_in) && (1..=WIDTH).contains(&n_out) && n_in * n_out > 1
 }
 
-/// Writes `dw[n_out, n_in]` and `db[n_out]` of a shape that [`fits`], whose lengths are right.
+/// What is read and written: `x[batch, n_in]`, `dy[batch, n_out]`, `dw[n_out, n_in]` and `db[n_out]`.
+#[derive(Clone, Copy)]
+struct Arrays {
+    x: *const f32,
+    dy: *const f32,
+    dw: *mut f32,
+    db: *mut f32,
+}
+
+/// Writes `dw[n_out, n_in]` and `db[n_out]` of a shape that [`fits`].
+///
+/// # Panics
+/// If the lengths are not the ones `shape` says.
 pub fn weights(level: Level, shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32]) {
-    let mut rows = Rows::default();
-    add(level, shape, x, dy, &mut rows);
-    match shape.n_in {
-        1 => cut::<1>(&rows, dw, db),
-        2 => cut::<2>(&rows, dw, db),
-        3 => cut::<3>(&rows, dw, db),
-        _ => cut::<4>(&rows, dw, db),
-    }
-}
-
-/// The first numbers of the rows, and those behind them.
-fn cut<const K: usize>(rows: &Rows, dw: &mut [f32], db: &mut [f32]) {
-    for ((w, b), row) in dw.as_chunks_mut::<K>().0.iter_mut().zip(db).zip(rows) {
-        w.copy_from_slice(&row[..K]);
-        *b = row[K];
-    }
-}
-
-fn add(level: Level, shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
+    let Shape { batch, n_in, n_out } = shape;
+    assert!(x.len() == batch * n_in && dy.len() == batch * n_out && dw.len() == n_out * n_in && db.len() == n_out);
+    let arrays = Arrays { x: x.as_ptr(), dy: dy.as_ptr(), dw: dw.as_mut_ptr(), db: db.as_mut_ptr() };
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{__m256, __m512};
 
         #[target_feature(enable = "avx2,fma")]
-        fn avx2(shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
-            columns::<__m256>(shape, x, dy, out);
+        unsafe fn avx2(shape: Shape, arrays: Arrays) {
+            // SAFETY: the caller's promise.
+            unsafe { columns::<__m256>(shape, arrays) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn avx512(shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
-            columns::<__m512>(shape, x, dy, out);
+        unsafe fn avx512(shape: Shape, arrays: Arrays) {
+            // SAFETY: the caller's promise.
+            unsafe { columns::<__m512>(shape, arrays) }
         }
 
         match level {
-            // SAFETY: the level never exceeds what the processor has.
-            Level::Avx512 => return unsafe { avx512(shape, x, dy, out) },
+            // SAFETY: the level never exceeds what the processor has; the lengths are right.
+            Level::Avx512 => return unsafe { avx512(shape, arrays) },
             // SAFETY: as above.
-            Level::Avx2 => return unsafe { avx2(shape, x, dy, out) },
+            Level::Avx2 => return unsafe { avx2(shape, arrays) },
             Level::Baseline => {}
         }
     }
     let _ = level;
-    columns::<Plain>(shape, x, dy, out);
+    // SAFETY: the lengths are right.
+    unsafe { columns::<Plain>(shape, arrays) }
 }
 
+/// [`weights`] with the vectors of a level, for its caller has chosen them by what the processor has.
+///
+/// # Safety
+/// The arrays are of this shape, and what is written overlaps nothing.
 #[inline(always)]
-fn columns<V: Vector>(shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
-    match shape.n_in {
-        1 => rows::<V, 1>(shape, x, dy, out),
-        2 => rows::<V, 2>(shape, x, dy, out),
-        3 => rows::<V, 3>(shape, x, dy, out),
-        _ => rows::<V, 4>(shape, x, dy, out),
+unsafe fn columns<V: Vector>(shape: Shape, arrays: Arrays) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match shape.n_in {
+            1 => rows::<V, 1>(shape, arrays),
+            2 => rows::<V, 2>(shape, arrays),
+            3 => rows::<V, 3>(shape, arrays),
+            _ => rows::<V, 4>(shape, arrays),
+        }
     }
 }
 
 #[inline(always)]
-fn rows<V: Vector, const K: usize>(shape: Shape, x: &[f32], dy: &[f32], out: &mut Rows) {
-    match shape.n_out {
-        1 => outer::<V, K, 1>(x, dy, out),
-        2 => outer::<V, K, 2>(x, dy, out),
-        3 => outer::<V, K, 3>(x, dy, out),
-        _ => outer::<V, K, 4>(x, dy, out),
+unsafe fn rows<V: Vector, const K: usize>(shape: Shape, arrays: Arrays) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match shape.n_out {
+            1 => outer::<V, K, 1>(shape.batch, arrays),
+            2 => outer::<V, K, 2>(shape.batch, arrays),
+            3 => outer::<V, K, 3>(shape.batch, arrays),
+            _ => outer::<V, K, 4>(shape.batch, arrays),
+        }
     }
 }
 
 #[inline(always)]
-fn outer<V: Vector, const K: usize, const N: usize>(x: &[f32], dy: &[f32], out: &mut Rows) {
+unsafe fn outer<V: Vector, const K: usize, const N: usize>(batch: usize, arrays: Arrays) {
+    let (mut dw, mut db) = ([[0.0; WIDTH]; N], [0.0; N]);
+    for start in (0..batch).step_by(SUMS * BLOCK) {
+        // SAFETY: the caller's promise: as many rows are there.
+        unsafe {
+            let rows = (batch - start).min(SUMS * BLOCK);
+            let sums = block::<V, K, N>(rows, arrays.x.add(start * K), arrays.dy.add(start * N));
+            for j in 0..N {
+                let (mut w, mut b) = ([V::zero(); VECTORS], [V::zero(); VECTORS]);
+                for i in 0..VECTORS {
+                    (w[i], b[i]) = (sums[i][0][j], sums[i][1][j]);
+                }
+                let lanes = add_up(w);
+                for k in 0..WIDTH {
+                    dw[j][k] += lanes[k];
+                }
+                db[j] += if K < WIDTH { lanes[K] } else { add_up(b)[0] };
+            }
+        }
+    }
+    for j in 0..N {
+        // SAFETY: the caller's promise.
+        unsafe {
+            arrays.dw.add(j * K).copy_from_nonoverlapping(dw[j].as_ptr(), K);
+            *arrays.db.add(j) = db[j];
+        }
+    }
+}
+
+/// The sums of the outer products of so many rows, and those of `dy` times one where there is no lane for them beside.
+#[inline(always)]
+unsafe fn block<V: Vector, const K: usize, const N: usize>(
+    rows: usize,
+    x: *const f32,
+    dy: *const f32,
+) -> [[[V; N]; 2]; VECTORS] {
     const { assert!(V::LANES >= 8, "the sums have room") };
     let of_vector = V::LANES / WIDTH;
-    for (x, dy) in x.chunks(SUMS * BLOCK * K).zip(dy.chunks(SUMS * BLOCK * N)) {
-        // SAFETY: arithmetic; `add` has chosen `V` by what the processor has.
-        let mut sums = [[[unsafe { V::zero() }; N]; 2]; VECTORS];
-        let rows = (x.len() / K).min(dy.len() / N);
-        let whole = whole::<V>(rows, K.min(N));
-        for row in (0..whole).step_by(SUMS) {
-            for (i, sums) in sums.iter_mut().enumerate().take(SUMS / of_vector) {
+    // SAFETY: the caller's promise: as many rows are there.
+    unsafe {
+        let (mut sums, mut row) = ([[[V::zero(); N]; 2]; VECTORS], 0);
+        // As long as whole vectors can be read, which may reach into the rows that follow.
+        let most = V::LANES.div_ceil(if K < N { K } else { N }) - of_vector;
+        let whole = rows.saturating_sub(most) / SUMS * SUMS;
+        while row < whole {
+            for i in 0..SUMS / of_vector {
                 let row = row + i * of_vector;
-                // SAFETY: as above; a whole vector follows in both.
-                unsafe {
-                    let (x, dy) = (V::load(x.as_ptr().add(row * K)), V::load(dy.as_ptr().add(row * N)));
-                    add_products::<V, K, N>(sums, x, dy);
+                add_products::<V, K, N>(&mut sums[i], V::load(x.add(row * K)), V::load(dy.add(row * N)));
+            }
+            row += SUMS;
+        }
+        while row < rows {
+            for i in 0..SUMS / of_vector {
+                let row = row + i * of_vector;
+                if row >= rows {
+                    break;
                 }
+                let (x, dy) = (first(x.add(row * K), (rows - row) * K), first(dy.add(row * N), (rows - row) * N));
+                add_products::<V, K, N>(&mut sums[i], x, dy);
             }
+            row += SUMS;
         }
-        for row in (whole..rows).step_by(SUMS) {
-            for (i, sums) in sums.iter_mut().enumerate().take(SUMS / of_vector) {
-                let row = rows.min(row + i * of_vector);
-                // SAFETY: as above.
-                unsafe { add_products::<V, K, N>(sums, first(&x[row * K..]), first(&dy[row * N..])) };
-            }
-        }
-        for (j, out) in out.iter_mut().enumerate().take(N) {
-            let lanes = add_up(sums.map(|[w, _]| w[j]));
-            for k in 0..WIDTH {
-                out[k] += lanes[k];
-            }
-            if K == WIDTH {
-                out[WIDTH] += add_up(sums.map(|[_, b]| b[j]))[0];
-            }
-        }
+        sums
     }
 }
 
 /// What the sums of a row of `dW` amount to: the one half of them is added to the other, until one is left.
 #[inline(always)]
-fn add_up<V: Vector>(sums: [V; VECTORS]) -> [f32; WIDTH] {
-    let mut lanes = [0.0; SUMS * WIDTH];
-    for (to, from) in lanes.chunks_exact_mut(V::LANES).zip(sums) {
-        // SAFETY: so many lanes are there; as in `outer`.
-        unsafe { from.store(to.as_mut_ptr()) };
-    }
-    let mut n = lanes.len() / 2;
-    while n >= WIDTH {
-        for i in 0..n {
-            lanes[i] += lanes[i + n];
+unsafe fn add_up<V: Vector>(mut sums: [V; VECTORS]) -> [f32; WIDTH] {
+    let mut n = SUMS * WIDTH / V::LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                sums[i] = sums[i].add(sums[i + n]);
+            }
         }
-        n /= 2;
+        sums[0].add_fours()
     }
-    std::array::from_fn(|k| lanes[k])
 }
 
-/// How many of these rows, of `n` numbers at least, can be read a whole vector at a time: a multiple of [`SUMS`].
+/// A vector of the first of these `n` numbers, with zeros where there are too few. So rows that are not there add a product
+/// of zeros to a sum, which changes none: a sum of -0 becomes 0 when it is added to `dW`, too.
 #[inline(always)]
-fn whole<V: Vector>(rows: usize, n: usize) -> usize {
-    let behind = V::LANES.div_ceil(n) - V::LANES / WIDTH;
-    rows.saturating_sub(behind) / SUMS * SUMS
-}
-
-/// A vector of the first of these numbers, with zeros where there are too few. So rows that are not there add a product of
-/// zeros to a sum, which changes none: a sum of -0 becomes 0 when it is added to `dW`, too.
-#[inline(always)]
-unsafe fn first<V: Vector>(values: &[f32]) -> V {
-    // SAFETY: so many numbers are there; the rest is the caller's promise.
-    unsafe { V::load_part(values.as_ptr(), values.len().min(V::LANES)) }
+unsafe fn first<V: Vector>(values: *const f32, n: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { V::load_part(values, n.min(V::LANES)) }
 }
 
 /// Adds the products of some rows, which follow each other in `x[rows, K]` and `dy[rows, N]`, and `dy` times one.

@@ -31,6 +31,8 @@ pub trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `a * b + self`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// The sums of every fourth lane: the one half is added to the other until four are left.
+    unsafe fn add_fours(self) -> [f32; 4];
     /// Lane `i` of the result is lane `at[i]`, which is less than [`Self::LANES`].
     unsafe fn pick(self, at: &[i32; 16]) -> Self;
     /// The same, and 1 in the lanes for which `at` is negative.
@@ -132,6 +134,11 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|i| mul_add(a.0[i], b.0[i], self.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn add_fours(self) -> [f32; 4] {
+        std::array::from_fn(|i| self.0[i] + self.0[i + 4])
     }
 
     #[inline(always)]

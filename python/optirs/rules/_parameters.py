@@ -131,11 +131,13 @@ class Count:
 
 def as_float(name: str, value: Any) -> float:
     """A number as a Python float: whatever is real and has no dimensions, but no truth value and no string."""
+    if type(value) is float:  # as nearly always; to ask an abstract class takes longer than all else here
+        return value + 0.0  # no -0.0: equal rules give equal bits
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real and (getattr(value, "shape", None) != () or np.asarray(value).dtype.kind not in "fiuV"):
         raise TypeError(f"{name} must be a number, got {value!r}{_hint(name, value)}")
     try:
-        return float(value) + 0.0  # no -0.0: equal rules give equal bits
+        return float(value) + 0.0
     except OverflowError:
         raise ValueError(f"{name} must be finite, got {value}") from None
 

@@ -2,6 +2,7 @@
 
 use super::{Square, Vector};
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 /// Eight lanes of ones and eight of zeros: a mask of the first `n` starts at `8 - n`.
 static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -90,6 +91,12 @@ impl Vector for __m256 {
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: as above.
         unsafe { _mm256_fmadd_ps(a, b, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_fours(self) -> [f32; 4] {
+        // SAFETY: as above; four numbers are four numbers.
+        unsafe { transmute(_mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self))) }
     }
 
     #[inline(always)]
@@ -199,6 +206,15 @@ impl Vector for __m512 {
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: as above.
         unsafe { _mm512_fmadd_ps(a, b, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_fours(self) -> [f32; 4] {
+        // SAFETY: as above.
+        unsafe {
+            let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self)));
+            _mm256_add_ps(_mm512_castps512_ps256(self), high).add_fours()
+        }
     }
 
     #[inline(always)]
