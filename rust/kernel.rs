@@ -26,18 +26,16 @@ pub enum Mode {
     Link,
 }
 
-/// The arguments of one loop, all arrays `n` elements long.
+/// The arrays of one loop, all `n` elements long.
 ///
 /// The pointers are aligned and valid for the loop's time; what [`Mode`] says is written is written by nobody else and
 /// overlaps nothing, and what it says is only read is written by nobody.
 #[derive(Clone, Copy)]
-pub struct Call<'a> {
+pub struct Call {
     /// What to do.
     pub mode: Mode,
     /// The number of elements.
     pub n: usize,
-    /// The scalars of the step.
-    pub k: &'a Scalars,
     /// The parameter; written in place.
     pub x: *mut u8,
     /// The new parameter, when pure.
@@ -57,11 +55,11 @@ pub struct Call<'a> {
 
 /// One element's state as a tuple, and the loops over arrays of it.
 pub trait Columns<T: Element>: Copy {
-    /// Runs the loop that `call` describes.
+    /// Runs the loop that `call` describes, with the scalars `k` of the step.
     ///
     /// # Safety
     /// `call` keeps what [`Call`] promises, and its pointers are to elements of `T` and of this tuple's types.
-    unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, call: &Call);
+    unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, k: &Scalars, call: &Call);
 }
 
 /// Defines `$name(level, args)`: `$body`, compiled for every [`Level`].
@@ -115,7 +113,7 @@ const PART: usize = 64;
 macro_rules! columns {
     ($($S:ident $s:ident $o:ident $i:tt),*) => {
         impl<T: Element, $($S: Element),*> Columns<T> for ($($S,)*) {
-            unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, call: &Call) {
+            unsafe fn run<R: Elementwise<State<T> = Self>>(level: Level, k: &Scalars, call: &Call) {
                 #[inline(always)]
                 #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
                 fn replace<R: Elementwise<State<T> = ($($S,)*)>, T: Element, $($S: Element),*>(
@@ -159,10 +157,17 @@ macro_rules! columns {
                 }
                 per_level! {
                     fn in_place<R: Elementwise, T: Element, $($S: Element),*>(
+                        k: &Scalars, x: &mut [T], g: &[T], $($s: &mut [$S]),*
+                    ) where [R: Elementwise<State<T> = ($($S,)*)>] {
+                        replace::<R, T, $($S),*>(narrow(k), x, g, $($s),*);
+                    }
+                }
+                per_level! {
+                    fn in_place_far<R: Elementwise, T: Element, $($S: Element),*>(
                         k: &Scalars, far: usize, x: &mut [T], g: &[T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let (k, whole) = (narrow(k), whole(x.len(), far));
-                        for i in (0..whole).step_by(PART) {
+                        let k = narrow(k);
+                        for i in (0..x.len()).step_by(PART) {
                             let (x, g) = (&mut x[i..i + PART], &g[i..i + PART]);
                             $(let $s = &mut $s[i..i + PART];)*
                             ask(x, far);
@@ -170,36 +175,36 @@ macro_rules! columns {
                             $(ask($s, far);)*
                             replace::<R, T, $($S),*>(k, x, g, $($s),*);
                         }
-                        replace::<R, T, $($S),*>(k, &mut x[whole..], &g[whole..], $(&mut $s[whole..]),*);
                     }
                 }
                 per_level! {
                     fn pure<R: Elementwise, T: Element, $($S: Element),*>(
+                        k: &Scalars, x: &[T], y: &mut [T], g: &[T], $($s: &[$S], $o: &mut [$S]),*
+                    ) where [R: Elementwise<State<T> = ($($S,)*)>] {
+                        renew::<R, T, $($S),*>(narrow(k), x, y, g, $($s, $o),*);
+                    }
+                }
+                per_level! {
+                    fn pure_far<R: Elementwise, T: Element, $($S: Element),*>(
                         stores: Level, again: bool, k: &Scalars, far: usize, x: &[T], y: &mut [T], g: &[T],
                         $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let (k, whole) = (narrow(k), whole(y.len(), far));
-                        if whole > 0 {
-                            let mut new = [T::ZERO; PART];
-                            let mut _new: ($([$S; PART],)*) = ($([$S::ZERO; PART],)*);
-                            for i in (0..whole).step_by(PART) {
-                                let (x, g) = (&x[i..i + PART], &g[i..i + PART]);
-                                $(let $s = &$s[i..i + PART];)*
-                                ask(x, far);
-                                ask(g, far);
-                                $(ask($s, far);)*
-                                renew::<R, T, $($S),*>(k, x, &mut new, g, $($s, &mut _new.$i),*);
-                                if again {
-                                    y[i..i + PART].copy_from_slice(&new);
-                                } else {
-                                    past(stores, &new, &mut y[i..i + PART]);
-                                }
-                                $(past(stores, &_new.$i, &mut $o[i..i + PART]);)*
+                        let (k, mut new) = (narrow(k), [T::ZERO; PART]);
+                        let mut _new: ($([$S; PART],)*) = ($([$S::ZERO; PART],)*);
+                        for i in (0..y.len()).step_by(PART) {
+                            let (x, g) = (&x[i..i + PART], &g[i..i + PART]);
+                            $(let $s = &$s[i..i + PART];)*
+                            ask(x, far);
+                            ask(g, far);
+                            $(ask($s, far);)*
+                            renew::<R, T, $($S),*>(k, x, &mut new, g, $($s, &mut _new.$i),*);
+                            if again {
+                                y[i..i + PART].copy_from_slice(&new);
+                            } else {
+                                past(stores, &new, &mut y[i..i + PART]);
                             }
+                            $(past(stores, &_new.$i, &mut $o[i..i + PART]);)*
                         }
-                        renew::<R, T, $($S),*>(
-                            k, &x[whole..], &mut y[whole..], &g[whole..], $(&$s[whole..], &mut $o[whole..]),*
-                        );
                     }
                 }
                 per_level! {
@@ -216,22 +221,44 @@ macro_rules! columns {
                         pass_on::<R, T, $($S),*>(k, &x[whole..], &mut g[whole..], $(&mut $s[whole..]),*);
                     }
                 }
-                let &Call { mode, n, k, x, y, g, s: _s, o: _o, far, again } = call;
+                let &Call { mode, n, x, y, g, s: _s, o: _o, far, again } = call;
+                let (x, y, g) = (x.cast::<T>(), y.cast::<T>(), g.cast::<T>());
+                let (whole, rest) = (whole(n, far), n - whole(n, far));
                 // SAFETY: the caller keeps what `Call` promises: the slices are valid, and the mutable ones overlap
                 // nothing.
                 unsafe {
                     match mode {
-                        Mode::InPlace => in_place::<R, T, $($S),*>(
-                            level, k, far, from_raw_parts_mut(x.cast(), n), from_raw_parts(g.cast(), n),
-                            $(from_raw_parts_mut(_s[$i].cast(), n)),*
-                        ),
-                        Mode::Pure => pure::<R, T, $($S),*>(
-                            level, level, again, k, far, from_raw_parts(x.cast(), n), from_raw_parts_mut(y.cast(), n),
-                            from_raw_parts(g.cast(), n),
-                            $(from_raw_parts(_s[$i].cast(), n), from_raw_parts_mut(_o[$i].cast(), n)),*
-                        ),
+                        Mode::InPlace => {
+                            if whole > 0 {
+                                in_place_far::<R, T, $($S),*>(
+                                    level, k, far, from_raw_parts_mut(x, whole), from_raw_parts(g, whole),
+                                    $(from_raw_parts_mut(_s[$i].cast(), whole)),*
+                                );
+                            }
+                            in_place::<R, T, $($S),*>(
+                                level, k, from_raw_parts_mut(x.add(whole), rest), from_raw_parts(g.add(whole), rest),
+                                $(from_raw_parts_mut(_s[$i].cast::<$S>().add(whole), rest)),*
+                            );
+                        }
+                        Mode::Pure => {
+                            if whole > 0 {
+                                pure_far::<R, T, $($S),*>(
+                                    level, level, again, k, far, from_raw_parts(x, whole), from_raw_parts_mut(y, whole),
+                                    from_raw_parts(g, whole),
+                                    $(from_raw_parts(_s[$i].cast(), whole), from_raw_parts_mut(_o[$i].cast(), whole)),*
+                                );
+                            }
+                            pure::<R, T, $($S),*>(
+                                level, k, from_raw_parts(x.add(whole), rest), from_raw_parts_mut(y.add(whole), rest),
+                                from_raw_parts(g.add(whole), rest),
+                                $(
+                                    from_raw_parts(_s[$i].cast::<$S>().add(whole), rest),
+                                    from_raw_parts_mut(_o[$i].cast::<$S>().add(whole), rest)
+                                ),*
+                            );
+                        }
                         Mode::Link => link::<R, T, $($S),*>(
-                            level, k, far, from_raw_parts(x.cast(), n), from_raw_parts_mut(g.cast(), n),
+                            level, k, far, from_raw_parts(x, n), from_raw_parts_mut(g, n),
                             $(from_raw_parts_mut(_s[$i].cast(), n)),*
                         ),
                     }

@@ -152,7 +152,7 @@ pub trait Kernel: Send + Sync {
     ///
     /// # Safety
     /// As [`Call`] says.
-    unsafe fn run(&self, compute: Compute, level: Level, call: &Call);
+    unsafe fn run(&self, compute: Compute, level: Level, k: &Scalars, call: &Call);
 }
 
 impl<R: Elementwise> Kernel for R {
@@ -180,16 +180,16 @@ impl<R: Elementwise> Kernel for R {
     fn reduction(&self) -> Option<&dyn Reduction> {
         Elementwise::reduction(self)
     }
-    unsafe fn run(&self, compute: Compute, level: Level, call: &Call) {
+    unsafe fn run(&self, compute: Compute, level: Level, k: &Scalars, call: &Call) {
         type C32 = num_complex::Complex<f32>;
         type C64 = num_complex::Complex<f64>;
         // SAFETY: passed on to the caller; `compute` says which type the pointers have.
         unsafe {
             match compute {
-                Compute::F32 => <R::State<f32> as Columns<f32>>::run::<R>(level, call),
-                Compute::F64 => <R::State<f64> as Columns<f64>>::run::<R>(level, call),
-                Compute::C64 => <R::State<C32> as Columns<C32>>::run::<R>(level, call),
-                Compute::C128 => <R::State<C64> as Columns<C64>>::run::<R>(level, call),
+                Compute::F32 => <R::State<f32> as Columns<f32>>::run::<R>(level, k, call),
+                Compute::F64 => <R::State<f64> as Columns<f64>>::run::<R>(level, k, call),
+                Compute::C64 => <R::State<C32> as Columns<C32>>::run::<R>(level, k, call),
+                Compute::C128 => <R::State<C64> as Columns<C64>>::run::<R>(level, k, call),
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::element::Element;
 use crate::layers::network::{Gradients, Network, Weights};
 use crate::layers::workspace::{Floats, Workspace};
 use batch::{Data, Gathered};
+use std::ops::Range;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::time::{Duration, Instant};
 use step::{Refused, Stepper};
@@ -28,6 +29,8 @@ pub struct Arrays {
     gradients: Vec<[Floats; 2]>,
     /// For each parameter that is not float32.
     copies: Vec<Option<Floats>>,
+    /// Whether there are any.
+    is_copied: bool,
 }
 
 impl Arrays {
@@ -39,9 +42,11 @@ impl Arrays {
             DType::F32 => Some(None),
             _ => Floats::new(n).map(Some),
         };
+        let copies = parameters.iter().map(copy).collect::<Option<Vec<_>>>()?;
         Some(Self {
             gradients: network.layers().iter().map(pair).collect::<Option<_>>()?,
-            copies: parameters.iter().map(copy).collect::<Option<_>>()?,
+            is_copied: copies.iter().any(Option::is_some),
+            copies,
         })
     }
 
@@ -59,36 +64,19 @@ impl Gradients for Vec<[Floats; 2]> {
     }
 }
 
-/// The numbers of the network in one of the two sets.
+/// The numbers of the network in one of the two sets: where `W` and `b` of each layer start.
 struct Numbers<'a> {
     network: &'a Network,
-    origins: &'a [[Origin; 2]],
-    stepper: &'a Stepper<'a>,
-    copies: &'a [Option<Floats>],
-    side: usize,
-}
-
-impl Numbers<'_> {
-    #[inline(always)]
-    fn array(&self, origin: Origin, len: usize) -> &[f32] {
-        let ptr = match origin {
-            Origin::Fixed(ptr) => ptr,
-            Origin::Trained(p) => match &self.copies[p] {
-                Some(copy) => return copy,
-                None => self.stepper.parameters[p].x[self.side].cast_const().cast(),
-            },
-        };
-        // SAFETY: `Fit::run` asks its caller for arrays of the network's sizes that nobody else writes to, and itself
-        // writes to the other set only.
-        unsafe { from_raw_parts(ptr, len) }
-    }
+    starts: &'a [[*const f32; 2]],
 }
 
 impl Weights for Numbers<'_> {
     #[inline(always)]
     fn layer(&self, i: usize) -> (&[f32], &[f32]) {
-        let (layer, [w, b]) = (self.network.layers()[i], self.origins[i]);
-        (self.array(w, layer.n_out * layer.n_in), self.array(b, layer.n_out))
+        let (layer, [w, b]) = (self.network.layers()[i], self.starts[i]);
+        // SAFETY: `Fit::run` asks its caller for arrays of the network's sizes that nobody else writes to, and itself
+        // writes to the other set only.
+        unsafe { (from_raw_parts(w, layer.n_out * layer.n_in), from_raw_parts(b, layer.n_out)) }
     }
 }
 
@@ -182,12 +170,13 @@ impl Fit<'_> {
     /// as [`Stepper::step`] asks for; nobody else writes to any of them meanwhile.
     pub unsafe fn run(&mut self, data: &Data<'_>, progress: &mut Progress, epochs: usize, time: Duration) -> End {
         let mut clock = Clock::new(time);
+        let starts = [self.starts(0), self.starts(1)];
         self.convert(progress.side);
         while progress.epochs < epochs {
             while progress.row < data.rows {
                 let end = data.rows.min(progress.row + self.batch);
                 // SAFETY: the caller's promise.
-                if let Some(end) = unsafe { self.step(data, progress, progress.row..end) } {
+                if let Some(end) = unsafe { self.step(data, &starts[progress.side], progress, progress.row..end) } {
                     return end;
                 }
                 progress.row = end;
@@ -204,25 +193,42 @@ impl Fit<'_> {
         End::Done
     }
 
-    /// One step on the rows `range`.
-    unsafe fn step(&mut self, data: &Data<'_>, progress: &mut Progress, range: std::ops::Range<usize>) -> Option<End> {
+    /// Where the arrays of each layer start in a set, or their copies do.
+    fn starts(&self, side: usize) -> Vec<[*const f32; 2]> {
+        let start = |origin: Origin| match origin {
+            Origin::Fixed(ptr) => ptr,
+            Origin::Trained(p) => match &self.arrays.copies[p] {
+                Some(copy) => copy.ptr().cast_const(),
+                None => self.stepper.parameters[p].x[side].cast_const().cast(),
+            },
+        };
+        self.origins.iter().map(|pair| pair.map(start)).collect()
+    }
+
+    /// One step on the rows `range`, with arrays that start there.
+    unsafe fn step(
+        &mut self,
+        data: &Data<'_>,
+        starts: &[[*const f32; 2]],
+        progress: &mut Progress,
+        range: Range<usize>,
+    ) -> Option<End> {
         let (batch, side) = (range.len(), progress.side);
-        let Self { network, origins, stepper, ties, arrays, work, gathered, .. } = self;
-        let Arrays { gradients, copies } = &mut **arrays;
+        let Self { network, stepper, ties, arrays, work, gathered, .. } = self;
         let (x, objective) = gathered.batch(data, [network.n_in(), network.n_out()], range);
-        let weights = Numbers { network, origins, stepper, copies, side };
+        let weights = Numbers { network, starts };
         let loss = network.pullback(&weights, batch, x, objective, work);
         if !loss.is_finite() {
             return Some(End::NotFinite(loss));
         }
         progress.good = side;
-        network.backward(&weights, batch, x, work, gradients);
+        network.backward(&weights, batch, x, work, &mut arrays.gradients);
         for &(from, to, len) in *ties {
             // SAFETY: the caller's promise: two gradients of this length, which nothing else uses now.
             unsafe { add(from_raw_parts(from, len), from_raw_parts_mut(to, len)) };
         }
         // SAFETY: the caller's promise.
-        if let Err(refused) = unsafe { self.stepper.step(side) } {
+        if let Err(refused) = unsafe { stepper.step(side) } {
             return Some(End::Refused(refused));
         }
         progress.losses.push(loss);
@@ -233,6 +239,9 @@ impl Fit<'_> {
 
     /// Converts the parameters that are not float32.
     fn convert(&mut self, side: usize) {
+        if !self.arrays.is_copied {
+            return;
+        }
         for (copy, p) in self.arrays.copies.iter_mut().zip(&self.stepper.parameters) {
             if let Some(copy) = copy {
                 // SAFETY: the parameter has as many elements as its copy.

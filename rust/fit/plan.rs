@@ -72,26 +72,38 @@ impl<'a> Step<'a> {
         room: &mut Room,
         from: usize,
     ) -> Result<(), Refused> {
-        if self.is_kept(parameters) && !room.is_staged() {
+        if self.is_kept(parameters) && !room.is_staged {
             self.renew(parameters)?;
         } else {
-            self.clear();
-            for i in 0..parameters.len() {
-                // SAFETY: the caller's promise.
-                unsafe { self.add(parameters, i, room, from)? };
-            }
-            self.traffic = traffic(&self.jobs, self.tables(), &self.copies);
-            if self.traffic < SMALL_BYTES && self.copies.is_empty() {
-                let tables = Tables { scalars: &self.scalars, states: &self.states };
-                // SAFETY: the caller's promise.
-                self.loops.extend(self.jobs.iter().map_while(|job| unsafe { Lone::new(job, tables) }));
-                if self.loops.len() < self.jobs.len() {
-                    self.loops.clear();
-                }
-            }
+            // SAFETY: the caller's promise.
+            unsafe { self.plan(parameters, room, from)? };
+        }
+        if self.pending.is_empty() {
+            return Ok(());
         }
         // SAFETY: the caller's promise; the norms are of gradients and scratch, which nothing writes now.
         unsafe { self.measure(parameters, &mut room.norms) }
+    }
+
+    /// Plans the step anew.
+    // Apart from what each step takes.
+    #[inline(never)]
+    unsafe fn plan(&mut self, parameters: &[Parameter<'a>], room: &mut Room, from: usize) -> Result<(), Refused> {
+        self.clear();
+        for i in 0..parameters.len() {
+            // SAFETY: the caller's promise.
+            unsafe { self.add(parameters, i, room, from)? };
+        }
+        self.traffic = traffic(&self.jobs, self.tables(), &self.copies);
+        if self.traffic < SMALL_BYTES && self.copies.is_empty() {
+            let tables = Tables { scalars: &self.scalars, states: &self.states };
+            // SAFETY: the caller's promise.
+            self.loops.extend(self.jobs.iter().map_while(|job| unsafe { Lone::new(job, tables) }));
+            if self.loops.len() < self.jobs.len() {
+                self.loops.clear();
+            }
+        }
+        Ok(())
     }
 
     /// Gives the plan the scalars of the next step.
@@ -247,10 +259,8 @@ impl<'a> Step<'a> {
     }
 
     /// Computes the norms that jobs wait for.
+    #[inline(never)]
     unsafe fn measure(&mut self, parameters: &[Parameter<'a>], norms: &mut Norms) -> Result<(), Refused> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
         // SAFETY: the caller's promise.
         let norms = unsafe { norms.measure(&self.measures) };
         for (pending, &norm) in self.pending.iter().zip(norms) {

@@ -17,6 +17,8 @@ pub(super) struct Room {
     staged: (Vec<Scalars>, Vec<State>),
     /// Room for the gradient of each parameter between two passes, where there are two.
     scratch: Vec<Option<Buffer>>,
+    /// Whether some gradient takes two passes: the first one is then made while planning.
+    pub(super) is_staged: bool,
 }
 
 impl Room {
@@ -27,12 +29,8 @@ impl Room {
             let bytes = p.n * p.working().compute().dtype().size();
             scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
         }
-        Some(Self { norms: Norms::default(), staged: (Vec::new(), Vec::new()), scratch })
-    }
-
-    /// Whether some gradient takes two passes: the first one is then made while planning.
-    pub(super) fn is_staged(&self) -> bool {
-        self.scratch.iter().any(Option::is_some)
+        let is_staged = scratch.iter().any(Option::is_some);
+        Some(Self { norms: Norms::default(), staged: (Vec::new(), Vec::new()), scratch, is_staged })
     }
 
     /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to the scratch.

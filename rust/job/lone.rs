@@ -3,7 +3,7 @@
 use super::{Job, Sink, Tables, Way};
 use crate::dtype::Compute;
 use crate::kernel::{Call, Mode};
-use crate::rule::{Kernel, SCALARS, SLOTS, Scalars};
+use crate::rule::{Kernel, SLOTS, Scalars};
 use crate::simd::Level;
 use std::ptr;
 
@@ -64,13 +64,13 @@ impl Job<'_> {
                 }
             }
             call.far = way.ahead();
-            self.links[0].run(self.compute, way.level, &call);
+            self.links[0].run(self.compute, way.level, &tables.scalars[self.scalars], &call);
         }
     }
 
     /// The loop over elements `start..end`, near.
     #[inline(always)]
-    unsafe fn call<'a>(&self, tables: Tables<'a>, y: Sink, start: usize, end: usize) -> Call<'a> {
+    unsafe fn call(&self, tables: Tables, y: Sink, start: usize, end: usize) -> Call {
         let at = start * self.compute.dtype().size();
         let (mut s, mut o) = ([ptr::null_mut(); SLOTS], [ptr::null_mut(); SLOTS]);
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
@@ -81,7 +81,6 @@ impl Job<'_> {
             Call {
                 mode: if ptr::eq(self.x.ptr, y.ptr) { Mode::InPlace } else { Mode::Pure },
                 n: end - start,
-                k: &tables.scalars[self.scalars],
                 x: self.x.ptr.add(at).cast_mut(),
                 y: y.ptr.add(at),
                 g: self.gradient.ptr.add(at).cast_mut(),
@@ -100,8 +99,7 @@ pub struct Lone<'a> {
     compute: Compute,
     /// Where in [`Tables::scalars`] those of the link stand.
     scalars: usize,
-    /// The loop, with the scalars of no step.
-    call: Call<'static>,
+    call: Call,
 }
 
 impl<'a> Lone<'a> {
@@ -110,11 +108,10 @@ impl<'a> Lone<'a> {
     /// # Safety
     /// The pointers of the job are valid for its `n` elements.
     pub unsafe fn new(job: &Job<'a>, tables: Tables) -> Option<Self> {
-        static NONE: Scalars = [0.0; SCALARS];
         // An empty array's pointer may be anything.
         let y = job.y.filter(|y| job.n > 0 && !ptr::eq(y.ptr, job.x.ptr) && job.is_lone(tables))?;
         // SAFETY: the caller's promise.
-        let call = Call { k: &NONE, ..unsafe { job.call(tables, y, 0, job.n) } };
+        let call = unsafe { job.call(tables, y, 0, job.n) };
         Some(Self { link: job.links[0].as_ref(), compute: job.compute, scalars: job.scalars, call })
     }
 
@@ -123,8 +120,7 @@ impl<'a> Lone<'a> {
     /// # Safety
     /// As for [`crate::drive::Plan::run`].
     pub unsafe fn run(&self, scalars: &[Scalars], level: Level) {
-        let call = Call { k: &scalars[self.scalars], ..self.call };
         // SAFETY: the caller's promise.
-        unsafe { self.link.run(self.compute, level, &call) };
+        unsafe { self.link.run(self.compute, level, &scalars[self.scalars], &self.call) };
     }
 }

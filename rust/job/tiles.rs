@@ -4,7 +4,7 @@ use super::{FAR_TILE, Job, State, TILE, Tables, Way};
 use crate::dtype::Compute;
 use crate::element::Element;
 use crate::kernel::{Call, Mode, subtract};
-use crate::rule::{Kernel, SLOTS};
+use crate::rule::{Kernel, SLOTS, Scalars};
 use crate::stream::{ahead, stream};
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -91,9 +91,9 @@ impl Job<'_> {
             let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
             // It is rounded in the next moment.
             let again = self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
-            let call = Call { mode, n: d.len(), k, x, y, g, s, o, far: way.ahead(), again };
+            let call = Call { mode, n: d.len(), x, y, g, s, o, far: way.ahead(), again };
             // SAFETY: the caller's promise.
-            unsafe { link_tile(link.as_ref(), T::COMPUTE, own, at, call, way) };
+            unsafe { link_tile(link.as_ref(), T::COMPUTE, k, own, at, call, way) };
         }
     }
 }
@@ -102,10 +102,18 @@ impl Job<'_> {
 ///
 /// # Safety
 /// As for [`crate::drive::Plan::run`], for the elements of the tile.
-unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: usize, mut call: Call, way: Way) {
+unsafe fn link_tile(
+    link: &dyn Kernel,
+    compute: Compute,
+    k: &Scalars,
+    states: &[State],
+    at: usize,
+    mut call: Call,
+    way: Way,
+) {
     if states.is_empty() {
         // SAFETY: the caller's promise.
-        return unsafe { link.run(compute, way.level, &call) };
+        return unsafe { link.run(compute, way.level, k, &call) };
     }
     let mut room = Strips::new();
     let strips = room.starts();
@@ -126,7 +134,7 @@ unsafe fn link_tile(link: &dyn Kernel, compute: Compute, states: &[State], at: u
                 ptr::copy_nonoverlapping(from, new, call.n * state.size);
             }
         }
-        link.run(compute, way.level, &call);
+        link.run(compute, way.level, k, &call);
         for (i, state) in states.iter().enumerate() {
             let (to, bytes) = (state.to.add(at * state.size), call.n * state.size);
             if ptr::eq(call.o[i], to) {

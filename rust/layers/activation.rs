@@ -191,10 +191,14 @@ impl Activation {
     }
 
     /// Replaces every `z` in `y` by its value.
+    #[inline]
     pub fn forward(self, y: &mut [f32]) {
-        if self == Self::Identity {
-            return;
+        if self != Self::Identity {
+            self.forward_all(y);
         }
+    }
+
+    fn forward_all(self, y: &mut [f32]) {
         let threads = pool::threads_for(y.len(), PARALLEL);
         if threads == 1 {
             return self.forward_part(y);
@@ -206,11 +210,15 @@ impl Activation {
     ///
     /// # Panics
     /// If the lengths differ.
+    #[inline]
     pub fn backward(self, z: &[f32], y: &[f32], d: &mut [f32]) {
         assert!(z.len() == d.len() && y.len() == d.len());
-        if self == Self::Identity {
-            return;
+        if self != Self::Identity {
+            self.backward_all(z, y, d);
         }
+    }
+
+    fn backward_all(self, z: &[f32], y: &[f32], d: &mut [f32]) {
         let threads = pool::threads_for(d.len(), PARALLEL);
         if threads == 1 {
             return self.backward_part(z, y, d);
