@@ -38,7 +38,7 @@ class History(Sequence[float]):
         """Adds the losses of more steps."""
         if isinstance(losses, np.ndarray):
             # Without a Python object for each of them.
-            self._losses.frombytes(losses.astype(np.float64, casting="same_kind").tobytes())
+            self._losses.frombytes(losses.astype(np.float64, casting="same_kind", copy=False).tobytes())
         else:
             self._losses.extend(map(float, losses))
 
