@@ -29,7 +29,7 @@ impl Job<'_> {
         let Some(y) = self.y else { return };
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
         unsafe {
-            let head = self.head(tables, start).min(end - start);
+            let head = self.head(tables, y, start).min(end - start);
             if head > 0 && !way.far {
                 self.lone_part(tables, y, start, start + head, way);
             }
@@ -37,13 +37,13 @@ impl Job<'_> {
         }
     }
 
-    /// Elements from `start` to the first place where a cache line of the parameter starts, for the rules without state; none
-    /// if there is no such place. In cache, vectors of a whole line that are written across two of them took up to a third
+    /// Elements from `start` to the first place where a cache line of what is written, `y`, starts, for the rules without
+    /// state; none if there is no such place. In cache, vectors of a whole line that are written across two of them took up to a third
     /// longer. Where there is a state, it made no difference.
-    fn head(&self, tables: Tables, start: usize) -> usize {
+    fn head(&self, tables: Tables, y: Sink, start: usize) -> usize {
         const LINE: usize = 64;
         let size = self.compute.dtype().size();
-        let first = (self.x.ptr as usize + start * size) % LINE;
+        let first = (y.ptr as usize + start * size) % LINE;
         let states = &tables.states[self.states.clone()];
         if states.is_empty() && first.is_multiple_of(size) { (LINE - first) % LINE / size } else { 0 }
     }
