@@ -292,35 +292,3 @@ columns!();
 columns!(A a a2 0);
 columns!(A a a2 0, B b b2 1);
 columns!(A a a2 0, B b b2 1, C c c2 2);
-
-per_level! {
-    fn subtract_in_place<T: Element>(x: &mut [T], d: &[T]) where [] {
-        for (x, &d) in x.iter_mut().zip(d) {
-            *x = *x - d;
-        }
-    }
-}
-
-per_level! {
-    fn subtract_pure<T: Element>(x: &[T], d: &[T], y: &mut [T]) where [] {
-        for ((y, &x), &d) in y.iter_mut().zip(x).zip(d) {
-            *y = x - d;
-        }
-    }
-}
-
-/// `y = x - d`, where `y` may be `x`.
-///
-/// # Safety
-/// Both are valid for `d.len()` aligned elements; they are equal or do not overlap, and neither overlaps `d`.
-pub unsafe fn subtract<T: Element>(level: Level, x: *const T, d: &[T], y: *mut T) {
-    let n = d.len();
-    // SAFETY: the caller's promise.
-    unsafe {
-        if x == y {
-            subtract_in_place(level, from_raw_parts_mut(y, n), d);
-        } else {
-            subtract_pure(level, from_raw_parts(x, n), d, from_raw_parts_mut(y, n));
-        }
-    }
-}

@@ -35,7 +35,8 @@ def check(W: np.ndarray, b: np.ndarray, x: np.ndarray, dy: np.ndarray) -> None:
     assert_close(optirs.affine_forward(W, b, x), x64 @ W64.T + b64, n_in + 1)
     dW, db, dx = optirs.affine_gradient(W, x, dy)
     assert_close(dW, dy64.T @ x64, batch)
-    assert_close(db, dy64.sum(axis=0), 1)
+    in_float32 = max(n_in, n_out) <= 4 and batch <= 256
+    assert_close(db, dy64.sum(axis=0), batch if in_float32 else 1)
     assert_close(dx, dy64 @ W64, n_out)
 
 
@@ -44,7 +45,7 @@ def test_any_shape(batch: int, n_in: int, n_out: int) -> None:
     check(*arrays(batch, n_in, n_out))
 
 
-@pytest.mark.parametrize("shape", [(300, 200, 100), (1, 700, 300), (2, 300, 300), (3, 300, 300), (5000, 3, 2)])
+@pytest.mark.parametrize("shape", [(300, 200, 100), (1, 700, 300), (2, 300, 300), (3, 300, 300), (256, 3, 2), (5000, 3, 2)])
 def test_large_shapes(shape: tuple[int, int, int]) -> None:
     check(*arrays(*shape))
 

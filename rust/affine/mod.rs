@@ -10,7 +10,8 @@
 //! from zero term by term, then the bias (in the forward direction) plus the blocks one after the other. So the bits do not
 //! depend on the instruction set, the number of threads or the other rows of the batch. Two orders differ: where the output
 //! is one row or one column of dot products of contiguous numbers, sixteen sums run along each, and through the rows of the
-//! gradient by a `W` of at most four rows and columns, and by its `b`, run eight.
+//! gradient by a `W` of at most four rows and columns run eight. The gradient by `b` is added up in float64; eight sums in
+//! float32 do beside a small `W`, as long as the batch is short.
 
 #![expect(clippy::needless_range_loop, reason = "loops over registers: plain ones are unrolled")]
 
@@ -94,7 +95,7 @@ pub fn gradient(shape: Shape, w: &[f32], x: &[f32], dy: &[f32], out: Gradient<'_
     let dw = weights(shape, x, dy, out.dw);
     let dx = Product { m: batch, k: n_out, a_row: n_out, a_col: 1, b: w.as_ptr(), out: out.dx.as_mut_ptr(), ..dw };
     if outer::fits(shape) {
-        outer::weights(simd::level(), shape, x, dy, out.dw, out.db);
+        small_weights(shape, x, dy, out.dw, out.db);
         // SAFETY: as below.
         return unsafe { run(dx) };
     }
@@ -116,11 +117,20 @@ pub fn parameter_gradient(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], d
         return;
     }
     if outer::fits(shape) {
-        return outer::weights(simd::level(), shape, x, dy, dw, db);
+        return small_weights(shape, x, dy, dw, db);
     }
     column_sums(dy, db);
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; the output is borrowed exclusively.
     unsafe { share::run([weights(shape, x, dy, dw)]) };
+}
+
+/// Writes `dw` and `db` of a shape that [`outer`] takes.
+#[inline]
+fn small_weights(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32]) {
+    outer::weights(simd::level(), shape, x, dy, dw, db);
+    if shape.batch > SHORT {
+        column_sums(dy, db);
+    }
 }
 
 /// Computes one product.
@@ -162,12 +172,14 @@ fn weights(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Product {
 /// So many multiplications of narrow rows may be shared out to threads.
 const NARROW: usize = 1 << 20;
 
+/// A batch of so many rows, eight sums of 32 terms, is too short to lose digits in float32.
+const SHORT: usize = 256;
 /// Columns that are added up at a time.
 const STRIP: usize = 64;
 /// Sums of several short rows side by side.
 const WIDE: usize = 16;
 
-/// Sums over the batch, in float64: a long batch would lose digits in one float32.
+/// Sums over the batch, in float64: a long batch would lose digits in float32.
 fn column_sums(rows: &[f32], out: &mut [f32]) {
     let (n_out, level) = (out.len(), simd::level());
     if n_out <= WIDE {

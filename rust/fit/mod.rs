@@ -55,6 +55,21 @@ impl Arrays {
     pub fn gradient(&self, i: usize, k: usize) -> *mut f32 {
         self.gradients[i][k].ptr()
     }
+
+    /// Where the arrays of each layer start in each of the two sets of `stepper`, or their copies do.
+    #[must_use]
+    pub fn starts(&self, origins: &[[Origin; 2]], stepper: &Stepper<'_>) -> [Vec<[*const f32; 2]>; 2] {
+        [0, 1].map(|side| {
+            let start = |origin: Origin| match origin {
+                Origin::Fixed(ptr) => ptr,
+                Origin::Trained(p) => match &self.copies[p] {
+                    Some(copy) => copy.ptr().cast_const(),
+                    None => stepper.parameters[p].x[side].cast_const().cast(),
+                },
+            };
+            origins.iter().map(|pair| pair.map(start)).collect()
+        })
+    }
 }
 
 impl Gradients for Vec<[Floats; 2]> {
@@ -112,8 +127,8 @@ pub enum End {
 pub struct Fit<'a> {
     /// The model's layers.
     pub network: &'a Network,
-    /// What its arrays are.
-    pub origins: &'a [[Origin; 2]],
+    /// Where its arrays start in each of the two sets: what [`Arrays::starts`] finds.
+    pub starts: [Vec<[*const f32; 2]>; 2],
     /// Steps its parameters.
     pub stepper: Stepper<'a>,
     /// Gradients that are added to another one, since their parameters are one: from, to, length.
@@ -166,17 +181,16 @@ impl Fit<'_> {
     /// Goes on until `epochs` epochs are complete or the `time` is up.
     ///
     /// # Safety
-    /// The pointers of the parameters, origins and ties are to aligned arrays of the network's sizes, those of the parameters
+    /// The pointers of the parameters, starts and ties are to aligned arrays of the network's sizes, those of the parameters
     /// as [`Stepper::step`] asks for; nobody else writes to any of them meanwhile.
     pub unsafe fn run(&mut self, data: &Data<'_>, progress: &mut Progress, epochs: usize, time: Duration) -> End {
         let mut clock = Clock::new(time);
-        let starts = [self.starts(0), self.starts(1)];
         self.convert(progress.side);
         while progress.epochs < epochs {
             while progress.row < data.rows {
                 let end = data.rows.min(progress.row + self.batch);
                 // SAFETY: the caller's promise.
-                if let Some(end) = unsafe { self.step(data, &starts[progress.side], progress, progress.row..end) } {
+                if let Some(end) = unsafe { self.step(data, progress, progress.row..end) } {
                     return end;
                 }
                 progress.row = end;
@@ -193,30 +207,12 @@ impl Fit<'_> {
         End::Done
     }
 
-    /// Where the arrays of each layer start in a set, or their copies do.
-    fn starts(&self, side: usize) -> Vec<[*const f32; 2]> {
-        let start = |origin: Origin| match origin {
-            Origin::Fixed(ptr) => ptr,
-            Origin::Trained(p) => match &self.arrays.copies[p] {
-                Some(copy) => copy.ptr().cast_const(),
-                None => self.stepper.parameters[p].x[side].cast_const().cast(),
-            },
-        };
-        self.origins.iter().map(|pair| pair.map(start)).collect()
-    }
-
-    /// One step on the rows `range`, with arrays that start there.
-    unsafe fn step(
-        &mut self,
-        data: &Data<'_>,
-        starts: &[[*const f32; 2]],
-        progress: &mut Progress,
-        range: Range<usize>,
-    ) -> Option<End> {
+    /// One step on the rows `range`.
+    unsafe fn step(&mut self, data: &Data<'_>, progress: &mut Progress, range: Range<usize>) -> Option<End> {
         let (batch, side) = (range.len(), progress.side);
-        let Self { network, stepper, ties, arrays, work, gathered, .. } = self;
+        let Self { network, starts, stepper, ties, arrays, work, gathered, .. } = self;
         let (x, objective) = gathered.batch(data, [network.n_in(), network.n_out()], range);
-        let weights = Numbers { network, starts };
+        let weights = Numbers { network, starts: &starts[side] };
         let loss = network.pullback(&weights, batch, x, objective, work);
         if !loss.is_finite() {
             return Some(End::NotFinite(loss));

@@ -3,12 +3,13 @@
 use super::{FAR_TILE, Job, State, TILE, Tables, Way};
 use crate::dtype::Compute;
 use crate::element::Element;
-use crate::kernel::{Call, Mode, subtract};
+use crate::kernel::{Call, Mode, per_level};
 use crate::rule::{Kernel, SLOTS, Scalars};
+use crate::simd::Level;
 use crate::stream::{ahead, stream};
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::slice::from_raw_parts;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 impl Job<'_> {
     /// Steps elements `start..end`, a tile at a time.
@@ -165,5 +166,37 @@ impl Strips {
     fn starts(&mut self) -> [*mut u8; SLOTS] {
         let first: *mut u8 = self.0.as_mut_ptr().cast();
         std::array::from_fn(|i| first.wrapping_add(i * STRIP))
+    }
+}
+
+per_level! {
+    fn subtract_in_place<T: Element>(x: &mut [T], d: &[T]) where [] {
+        for (x, &d) in x.iter_mut().zip(d) {
+            *x = *x - d;
+        }
+    }
+}
+
+per_level! {
+    fn subtract_pure<T: Element>(x: &[T], d: &[T], y: &mut [T]) where [] {
+        for ((y, &x), &d) in y.iter_mut().zip(x).zip(d) {
+            *y = x - d;
+        }
+    }
+}
+
+/// `y = x - d`, where `y` may be `x`.
+///
+/// # Safety
+/// Both are valid for `d.len()` aligned elements; they are equal or do not overlap, and neither overlaps `d`.
+unsafe fn subtract<T: Element>(level: Level, x: *const T, d: &[T], y: *mut T) {
+    let n = d.len();
+    // SAFETY: the caller's promise.
+    unsafe {
+        if x == y {
+            subtract_in_place(level, from_raw_parts_mut(y, n), d);
+        } else {
+            subtract_pure(level, from_raw_parts(x, n), d, from_raw_parts_mut(y, n));
+        }
     }
 }

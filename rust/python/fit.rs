@@ -271,7 +271,7 @@ impl Fit {
         }
         let mut fit = crate::fit::Fit {
             network: &self.network,
-            origins: &origins,
+            starts: self.arrays.starts(&origins, &stepper),
             stepper,
             ties: &ties,
             arrays: &mut self.arrays,

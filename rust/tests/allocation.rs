@@ -142,12 +142,12 @@ impl Training {
             gradient: arrays.gradient(i / 2, i % 2),
         });
         let stepper = Stepper::new(parameters.collect()).unwrap();
-        let origins = [0, 2].map(|i| [Origin::Trained(i), Origin::Trained(i + 1)]);
+        let starts = arrays.starts(&[0, 2].map(|i| [Origin::Trained(i), Origin::Trained(i + 1)]), &stepper);
         let mut work = network.workspace(self.batch).unwrap();
         let mut gathered = Gathered::default();
         let mut fit = Fit {
             network: &network,
-            origins: &origins,
+            starts,
             stepper,
             ties: &[],
             arrays: &mut arrays,
