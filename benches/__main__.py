@@ -74,6 +74,8 @@ def main() -> int:
                 whole = record.merge(file, "results", found)
                 print(f"({workload}) {threads} threads: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(table.text(whole))
+    if args.quick and args.peers is None:
+        print(f"  --quick has no steps of {', '.join(protocol.SLOW)}")
     print(f"\nRecord: {file.relative_to(protocol.ROOT)}; plots: {', '.join(plot.save(whole, file))}")
     return 0
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.01  # seconds for a contender's threads to fall asleep before the next one's turn
 PAUSE_OF_PRODUCTS = 0.15  # OpenBLAS's go on for an eighth of a second after a product of matrices
 PATIENCE = 240  # seconds after which a contender that does not answer is left out
+SLOW = ("torch compiled", "torch for-loop", "torch foreach", "DeepSpeed")  # that `--quick` leaves out of steps
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 COUNTS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "OPTIRS", "RAYON")
 
@@ -167,6 +168,6 @@ def run(names: list[str], workload: str, cases: list[str], threads: int, effort:
 def contenders(workload: str, only: list[str] | None, quick: bool) -> list[str]:
     """Who takes part in a workload."""
     kind = WORKLOADS[workload].kind
-    slow = {"torch compiled", "torch for-loop", "torch foreach", "DeepSpeed"} if quick and kind == "Steps" else set()
+    slow = SLOW if quick and kind == "Steps" and only is None else ()
     names = [name for name, entry in CONTENDERS.items() if kind in entry.kinds]
     return [name for name in names if name not in slow and (only is None or name in only or name in OURS)]

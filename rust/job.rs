@@ -1,7 +1,7 @@
 //! One array and the links that its gradient passes.
 //!
-//! A job of one link is one loop over the array ([`lone`]). A job of several is cut into tiles: a tile's gradient goes into a scratch
-//! tile in the first-level cache, each link turns it into its `dx` and steps its own state, and the last `dx` is
+//! A job of one link is one loop over the array ([`lone`]). A job of several is cut into tiles: a tile's gradient goes into
+//! a scratch tile in the first-level cache, each link turns it into its `dx` and steps its own state, and the last `dx` is
 //! subtracted on the way out ([`tiles`]). 16-bit and foreign types are converted at the edge of the tile.
 
 mod lone;

@@ -67,8 +67,43 @@ def test_every_rule(started: list[bool], name: str, variant: int) -> None:
     both(started, "mse", network(), data("mse", 20), rule, epochs=5, batch_size=7, log_every=2)
 
 
+@pytest.mark.parametrize(("name", "variant"), [("Descent", 0), ("Adam", 0), ("RAdam", 0), ("AMSGrad", 0)])
+@pytest.mark.parametrize("hidden", [1, 40, 400])
+def test_steps_small_and_larger(started: list[bool], hidden: int, name: str, variant: int) -> None:
+    # The loops of a small step are found once; of a larger one the jobs are looked at each time.
+    model = optirs.Chain(layer(4, hidden, "tanh"), layer(hidden, 3, "identity"))
+    both(started, "mse", model, data("mse", 20), make(name, VARIANTS[name][variant]), epochs=4, batch_size=8)
+
+
+ONE_LOOP = optirs.Adam(0.1)
+OTHER_WAYS = [
+    optirs.OptimiserChain(optirs.ClipGrad(0.1), optirs.Adam(0.1)),
+    optirs.OptimiserChain(optirs.ClipNorm(0.1), optirs.Descent(0.1)),
+    optirs.OptimiserChain(optirs.AccumGrad(2), optirs.Descent(0.1)),
+    optirs.MixedPrecision(optirs.Adam(0.1)),
+    None,
+]
+
+
+@pytest.mark.parametrize("other", OTHER_WAYS, ids=lambda rule: repr(rule)[:24])
+@pytest.mark.parametrize("first", ["W", "b"])
+def test_parameters_that_take_different_ways(started: list[bool], other: optirs.Rule | None, first: str) -> None:
+    def rule(path: optirs.KeyPath, _: np.ndarray) -> optirs.Rule | None:
+        return ONE_LOOP if path[-1] == first else other
+
+    both(started, "mse", network(), data("mse", 20), rule, epochs=5, batch_size=7)
+
+
+@pytest.mark.parametrize("wide", ["W", "b"])
+def test_parameters_of_different_types(started: list[bool], wide: str) -> None:
+    model = network()
+    for dense in (model[0], model[1][0], model[2]):
+        setattr(dense, wide, getattr(dense, wide).astype(np.float64))
+    both(started, "mse", model, data("mse", 20), ONE_LOOP, epochs=5, batch_size=7)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("batch_size", [None, 1, 7, 20, 100])
+@pytest.mark.parametrize("batch_size", [None, 1, 7, 20, 10**30])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_loss(started: list[bool], loss: str, batch_size: int | None, shuffle: bool) -> None:
     options = {"batch_size": batch_size, "shuffle": shuffle, "rng": 5 if shuffle else None, "epochs": 4, "log_every": 3}
@@ -252,7 +287,7 @@ def test_threads_are_let_through_and_ctrl_c_returns_what_there_is(started: list[
     gradient, model, pair = optirs.supervised(optirs.mse), network(), data("mse", 2000)
     timer = threading.Timer(0.2, _thread.interrupt_main)
     timer.start()
-    training = optirs.train(gradient, model, pair, optirs.Adam(0.001), epochs=10**9, batch_size=50)
+    training = optirs.train(gradient, model, pair, optirs.Adam(0.001), epochs=10**30, batch_size=50)
     timer.join()
     assert training.interrupted
     assert started == [True]

@@ -47,9 +47,14 @@ def test_history_is_a_sequence() -> None:
     assert spoilt == spoilt == copy.deepcopy(spoilt) == pickle.loads(pickle.dumps(spoilt)) != optirs.History()
     history.extend(np.array([0.5, 0.25], np.float32))
     history.extend([0.125])
-    assert history[3:] == [0.5, 0.25, 0.125]
-    with pytest.raises(TypeError):
-        history.extend(np.array([1j]))
+    history.extend(np.array([2.0, 1], object))
+    assert history[3:] == [0.5, 0.25, 0.125, 2.0, 1.0]
+    history.extend(history)
+    assert history[:8] == history[8:]
+    for wrong in (np.array([1j]), np.array(1.0), np.ones((2, 2)), [1.0, "x"]):
+        with pytest.raises((TypeError, ValueError)):
+            history.extend(wrong)
+    assert len(history) == 16
 
 
 def test_history_plots_what_it_holds() -> None:

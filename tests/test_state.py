@@ -296,6 +296,50 @@ def test_freezing_a_model_is_an_error(act):
         act(model())
 
 
+class Odd(np.ndarray):
+    """A subclass."""
+
+
+BUFFER = np.zeros(32, np.float32)
+APART = {
+    "affine": optirs.Affine(np.zeros((2, 3), np.float32), np.zeros(2, np.float32)),
+    "chain": optirs.Chain(optirs.Affine.random(2, 3), optirs.Chain(optirs.Affine.random(3, 1))),
+    "dict": {"a": np.zeros(3), "b": [np.ones((2, 2), np.float16)], "c": (np.ones(1, complex),)},
+    "names, numbers, nothing": {"w": np.ones(2), "name": "x", "n": 3, "none": None, "act": abs},
+    "0-d": [np.array(1.0), np.array(2.0, np.float32)],
+    "views": [BUFFER[:4], BUFFER[4:8], np.asfortranarray(np.ones((2, 3)))],
+    "others": [np.ones(2).view(Odd), np.ones(2, ">f4"), np.ones(3)[::-1]],
+}
+TOGETHER = {
+    "tied": [BUFFER[:4], BUFFER[:4]],
+    "transposed": [BUFFER[:4].reshape(2, 2), BUFFER[:4].reshape(2, 2).T],
+    "interleaved": [BUFFER[::2], BUFFER[1::2]],
+    "overlapping": [BUFFER[:4], BUFFER[3:8]],
+    "empty": [np.ones(2), np.ones(0)],
+    "integers": [np.ones(2), np.ones(2, int)],
+    "partly trained": Layer(np.ones((2, 3)), [np.ones(2)]),
+    "nothing": {"name": "x"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:setup found no trainable")
+@pytest.mark.parametrize("name", [*APART, *TOGETHER])
+@pytest.mark.parametrize("rule", [CHAIN, Own(), optirs.Lion()], ids=["chain", "own", "real"])
+def test_one_call_makes_what_the_general_road_makes(name, rule):
+    model = (APART | TOGETHER)[name]
+
+    def outcome(rule):
+        try:
+            state = optirs.setup(rule, model)
+        except (TypeError, ValueError) as error:
+            return type(error), str(error)
+        return [(path, leaf if leaf is None else repr(leaf.state)) for path, leaf, _ in optirs.tree.leaves(state)]
+
+    assert outcome(rule) == outcome(lambda path, x: rule)
+    if rule is CHAIN and name != "others":
+        assert (optirs._core.setup(rule, model) is not None) == (name in APART)
+
+
 def test_rules_by_a_function():
     seen = []
 

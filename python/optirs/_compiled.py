@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Compiled:
         if type(source) is not ArrayBatches or len(source.arrays) != 2 or not all(map(_is_ready, source.arrays)):
             return None
         sets = _two(run.current)
-        fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, source.batch_size)
+        fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, min(source.batch_size, source.rows))
         return None if fit is None else cls(run, source, sets, fit)
 
     def restarted(self) -> Compiled | None:
@@ -57,7 +58,7 @@ class Compiled:
         fit, source = self.fit, self.source
         try:
             order = None if source.rng is None else np.asarray(source.rng.permutation(source.rows), np.int64)
-            while not fit.run(until, order, SECONDS):
+            while not fit.run(min(until, sys.maxsize), order, SECONDS):
                 self.look_in()
                 if fit.failed is not None:
                     raise self.run.failure(fit.failed)

@@ -64,8 +64,8 @@ def hooked(callbacks: Iterable[Callback]) -> list[Callback]:
     Raises:
         TypeError: it is no sequence of callbacks.
     """
-    if isinstance(callbacks, tuple) and not callbacks:
-        return []
+    if type(callbacks) is tuple and not callbacks:
+        return []  # as nearly always: to ask all that follows takes as long as some epochs of a small training
     if callable(callbacks):
         raise TypeError("train: callbacks must be a sequence of functions, got one function: write [function]")
     if any(hasattr(callbacks, hook) for hook in HOOKS):

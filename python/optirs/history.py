@@ -36,11 +36,12 @@ class History(Sequence[float]):
 
     def extend(self, losses: Iterable[float]) -> None:
         """Adds the losses of more steps."""
-        if isinstance(losses, np.ndarray):
+        if isinstance(losses, np.ndarray) and losses.ndim == 1 and losses.dtype.kind in "biufc":
             # Without a Python object for each of them.
             self._losses.frombytes(losses.astype(np.float64, casting="same_kind", copy=False).tobytes())
         else:
-            self._losses.extend(map(float, losses))
+            # All of them first: they may be its own, and one may be no number.
+            self._losses.extend(array("d", map(float, losses)))
 
     def __len__(self) -> int:
         return len(self._losses)

@@ -68,10 +68,10 @@ pub fn weights(level: Level, shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]
     unsafe { columns::<Plain>(shape, arrays) }
 }
 
-/// [`weights`] with the vectors of a level, for its caller has chosen them by what the processor has.
+/// [`weights`] with the vectors of a level.
 ///
 /// # Safety
-/// The arrays are of this shape, and what is written overlaps nothing.
+/// Here and below: the processor has `V`, the arrays are of this shape, and what is written overlaps nothing.
 #[inline(always)]
 unsafe fn columns<V: Vector>(shape: Shape, arrays: Arrays) {
     // SAFETY: the caller's promise.
@@ -129,6 +129,9 @@ unsafe fn outer<V: Vector, const K: usize, const N: usize>(batch: usize, arrays:
 }
 
 /// The sums of the outer products of so many rows, and those of `dy` times one where there is no lane for them beside.
+///
+/// # Safety
+/// As for [`columns`]; `x[rows, K]` and `dy[rows, N]` can be read.
 #[inline(always)]
 unsafe fn block<V: Vector, const K: usize, const N: usize>(
     rows: usize,
@@ -140,7 +143,8 @@ unsafe fn block<V: Vector, const K: usize, const N: usize>(
     // SAFETY: the caller's promise: as many rows are there.
     unsafe {
         let (mut sums, mut row) = ([[[V::zero(); N]; 2]; VECTORS], 0);
-        // As long as whole vectors can be read, which may reach into the rows that follow.
+        // As long as whole vectors can be read, which may reach into the rows that follow: from the last row read this way,
+        // `most + of_vector` rows are left, of at least a vector's numbers in each of the two.
         let most = V::LANES.div_ceil(if K < N { K } else { N }) - of_vector;
         let whole = rows.saturating_sub(most) / SUMS * SUMS;
         while row < whole {
@@ -183,6 +187,9 @@ unsafe fn add_up<V: Vector>(mut sums: [V; VECTORS]) -> [f32; WIDTH] {
 
 /// A vector of the first of these `n` numbers, with zeros where there are too few. So rows that are not there add a product
 /// of zeros to a sum, which changes none: a sum of -0 becomes 0 when it is added to `dW`, too.
+///
+/// # Safety
+/// As for [`columns`]; `n` numbers can be read.
 #[inline(always)]
 unsafe fn first<V: Vector>(values: *const f32, n: usize) -> V {
     // SAFETY: the caller's promise.

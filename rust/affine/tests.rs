@@ -172,6 +172,21 @@ fn the_small_gradient_adds_up_in_the_promised_order_at_every_level() {
 }
 
 #[test]
+fn a_short_batch_adds_up_the_small_db_in_eight_and_a_long_one_in_float64() {
+    for (n_in, n_out) in [(3, 2), (4, 3), (1, 2)] {
+        for batch in [255, 256, 257, 2049] {
+            let [_, _, db, _] = outputs(Shape { batch, n_in, n_out });
+            let dy = numbers(batch * n_out, 4);
+            let value = |_: usize, o: usize| match batch {
+                0..=SHORT => in_eight(batch, |i| (dy[i * n_out + o], 1.0)),
+                _ => (0..batch).map(|i| f64::from(dy[i * n_out + o])).sum::<f64>() as f32,
+            };
+            assert_bits(&db, n_out, value, &format!("db of {batch}, {n_in}, {n_out}"));
+        }
+    }
+}
+
+#[test]
 fn threads_and_instruction_sets_do_not_change_a_bit() {
     use crate::{pool, simd};
     let shapes = [

@@ -35,7 +35,7 @@ pub trait Vector: Copy {
     unsafe fn add_fours(self) -> [f32; 4];
     /// Lane `i` of the result is lane `at[i]`, which is less than [`Self::LANES`].
     unsafe fn pick(self, at: &[i32; 16]) -> Self;
-    /// The same, and 1 in the lanes for which `at` is negative.
+    /// The same, and 1 in the lanes for which `at` is -1.
     unsafe fn pick_or_one(self, at: &[i32; 16]) -> Self;
     /// `a * b + c` of single numbers, rounded once.
     unsafe fn fused(a: f32, b: f32, c: f32) -> f32;

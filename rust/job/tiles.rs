@@ -136,15 +136,26 @@ unsafe fn link_tile(
             }
         }
         link.run(compute, way.level, k, &call);
-        for (i, state) in states.iter().enumerate() {
+        leave_strips(states, at, &call, way);
+    }
+}
+
+/// Brings states that a link has left in strips to where they belong.
+///
+/// # Safety
+/// As for [`link_tile`].
+unsafe fn leave_strips(states: &[State], at: usize, call: &Call, way: Way) {
+    for (state, &from) in states.iter().zip(&call.o) {
+        // SAFETY: the caller's promise; a strip overlaps nothing.
+        unsafe {
             let (to, bytes) = (state.to.add(at * state.size), call.n * state.size);
-            if ptr::eq(call.o[i], to) {
+            if ptr::eq(from, to) {
                 continue;
             }
-            if moves(state) {
-                stream(way.level, call.o[i], to, bytes);
+            if ptr::eq(state.from, state.to) {
+                ptr::copy_nonoverlapping(from, to, bytes);
             } else {
-                ptr::copy_nonoverlapping(call.o[i], to, bytes);
+                stream(way.level, from, to, bytes);
             }
         }
     }

@@ -6,32 +6,45 @@ use super::arrays::{View, span};
 use super::make::make_leaves;
 use super::tree::{Found, flatten, unflatten};
 
-/// The state of training `model` with one rule; None unless all leaves of the model are parameters and lie apart, so that
+/// The state of training `model` with one rule; None unless all arrays of the model are parameters and lie apart, so that
 /// each is one of its own. Then, too, it is what `optirs.setup` would make.
 #[pyfunction]
 #[pyo3(signature = (rule, model, /))]
 pub fn setup<'py>(rule: &Bound<'py, PyAny>, model: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = model.py();
     let leaves = flatten(model, false)?;
-    if leaves.is_empty() || !are_apart(&leaves) {
+    let Some(trained) = parameters(&leaves) else { return Ok(None) };
+    let items = leaves.into_iter().zip(&trained).filter(|(_, trained)| **trained);
+    let items: Vec<_> = items.map(|((path, x, _), _)| (rule.clone(), x, path)).collect();
+    if items.is_empty() {
         return Ok(None);
     }
-    let items = leaves.into_iter().map(|(path, x, _)| (rule.clone(), x, path)).collect();
-    let made = make_leaves(py, items)?.into_iter().map(|leaf| Ok(Bound::new(py, leaf)?.into_any()));
-    unflatten(model, made.collect::<PyResult<_>>()?, false, true).map(Some)
+    let mut made = make_leaves(py, items)?.into_iter();
+    let value = |trained| match if trained { made.next() } else { None } {
+        Some(leaf) => Bound::new(py, leaf).map(Bound::into_any),
+        None => Ok(py.None().into_bound(py)),
+    };
+    unflatten(model, trained.into_iter().map(value).collect::<PyResult<_>>()?, false, true).map(Some)
 }
 
-/// Whether all of these are parameters, none of them shares memory with another one, and none is empty.
-fn are_apart(leaves: &[Found<'_>]) -> bool {
+/// Whether each leaf is a parameter, else it is no array; `None` if some array is empty, not trained, of another type, or
+/// shares memory with another one.
+fn parameters(leaves: &[Found<'_>]) -> Option<Vec<bool>> {
     let mut spans = Vec::with_capacity(leaves.len());
+    let mut found = Vec::with_capacity(leaves.len());
     for (_, leaf, trained) in leaves {
-        match span(leaf) {
-            Some((low, high)) if *trained && low < high && View::of(leaf).is_some_and(|v| v.dtype.is_some()) => {
-                spans.push((low, high));
-            }
-            _ => return false,
+        if !trained {
+            return None; // there may be arrays in it
         }
+        found.push(match (View::of(leaf), span(leaf)) {
+            (Some(view), Some((low, high))) if view.dtype.is_some() && low < high => {
+                spans.push((low, high));
+                true
+            }
+            (None, _) => false,
+            _ => return None,
+        });
     }
     spans.sort_unstable();
-    spans.is_sorted_by(|a, b| a.1 <= b.0)
+    spans.is_sorted_by(|a, b| a.1 <= b.0).then_some(found)
 }

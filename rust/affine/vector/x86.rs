@@ -107,7 +107,7 @@ impl Vector for __m256 {
 
     #[inline(always)]
     unsafe fn pick_or_one(self, at: &[i32; 16]) -> Self {
-        // SAFETY: as above. The sign of a place chooses the one.
+        // SAFETY: as above. The sign of a place chooses the one; of the place itself only three bits are read.
         unsafe {
             let signs = _mm256_castsi256_ps(_mm256_loadu_si256(at.as_ptr().cast()));
             _mm256_blendv_ps(self.pick(at), Self::splat(1.0), signs)
