@@ -39,7 +39,7 @@ impl Job<'_> {
 
     /// Elements from `start` to the first place where a cache line of what is written, `y`, starts, for the rules without
     /// state; none if there is no such place. In cache, vectors of a whole line that are written across two of them took a
-    /// sixth to a third longer. Where there is a state, it made no difference.
+    /// fifth to two fifths longer. Where there is a state, it made no difference.
     fn head(&self, tables: Tables, y: Sink, start: usize) -> usize {
         const LINE: usize = 64;
         let size = self.compute.dtype().size();
