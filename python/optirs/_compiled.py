@@ -45,7 +45,7 @@ class Compiled:
         if type(source) is not ArrayBatches or len(source.arrays) != 2 or not all(map(_is_ready, source.arrays)):
             return None
         sets = _two(run.current)
-        fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, min(source.batch_size, source.rows))
+        fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, source.batch_size)
         return None if fit is None else cls(run, source, sets, fit)
 
     def restarted(self) -> Compiled | None:

@@ -98,7 +98,8 @@ def batches(
     if isinstance(data, tuple):
         arrays = tuple(_array(who, index, array) for index, array in enumerate(data))
         rows = _common_rows(who, arrays)
-        return ArrayBatches(arrays, rows, rows if batch_size is None else batch_size, generator if shuffle else None)
+        batch_size = rows if batch_size is None else min(batch_size, rows)
+        return ArrayBatches(arrays, rows, batch_size, generator if shuffle else None)
     if hasattr(data, "shape") or isinstance(data, (dict, str)) or not isinstance(data, Iterable):
         kind = type(data).__name__
         raise TypeError(f"{who}: data must be a tuple of arrays, such as (x, y), or an iterable of batches, got {kind}")
