@@ -44,6 +44,7 @@ class Means:
 
 
 PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
+RECYCLING = "buffer/recycling.rs"
 
 
 def tile(size: int) -> Means:
@@ -72,9 +73,9 @@ def level(name: str) -> Means:
 
 MEANS = {
     "nothing recycled": Means(
-        "buffer.rs", "kept.trim(in_use.max(FLOOR));", "kept.trim(0 * in_use.max(FLOOR));", ("b", "c", "a2"), modes=PURE
+        RECYCLING, "kept.trim(bound(in_use));", "kept.trim(0 * bound(in_use));", ("b", "c", "a2"), modes=PURE
     ),
-    "no huge pages": Means("buffer.rs", "libc::MADV_HUGEPAGE", "libc::MADV_NOHUGEPAGE", ("a", "a2"), modes=BOTH),
+    "no huge pages": Means(RECYCLING, "libc::MADV_HUGEPAGE", "libc::MADV_NOHUGEPAGE", ("a", "a2"), modes=BOTH),
     "all streams at one place of a page": Means(
         "buffer.rs",
         "stagger.start(stream)",

@@ -1,27 +1,24 @@
 //! Aligned memory for moments and results, recycled.
 //!
-//! Fresh pages from the system cost several times the step that fills them, so large blocks that are given back are kept
-//! for the next request of their size. In the steady state `state, model = update(state, model, grad)` alternates between
-//! two sets of blocks. What is kept is bounded by what is in use, or [`FLOOR`] if that is more: a program that drops its
-//! model gets its memory back.
+//! Large blocks that are given back are kept for the next request of their size ([`recycling`]).
 //!
 //! Streams that start at the same place of a page share cache sets and slow each other down. Who has several asks for
 //! consecutive numbers ([`streams`]); buffers of different numbers start at different places ([`Stagger`]), also in blocks
 //! that were used before.
 
-use std::alloc::{Layout, alloc, dealloc};
-use std::collections::VecDeque;
+mod recycling;
+
+use recycling::Block;
+pub use recycling::{Recycling, release};
+use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, TryLockError};
 
 /// From this size on blocks are recycled; below it the allocator does well by itself.
 const LARGE: usize = 64 << 10;
 /// From this size on blocks ask for huge pages.
 const HUGE: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
-/// So much may be kept however little is in use.
-const FLOOR: usize = 64 << 20;
 /// A page of the system's.
 pub const PAGE: usize = 4 << 10;
 /// Where consecutive streams start in their blocks: `distance` apart, an odd number of cache lines, and from the beginning
@@ -50,42 +47,6 @@ impl Stagger {
 const ALIGN: usize = 64;
 
 static NEXT_STREAM: AtomicUsize = AtomicUsize::new(0);
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static KEPT: Mutex<Kept> = Mutex::new(Kept { blocks: VecDeque::new(), bytes: 0 });
-
-struct Kept {
-    /// Oldest first.
-    blocks: VecDeque<Block>,
-    bytes: usize,
-}
-
-/// An allocation of the system's.
-struct Block {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: a block is owned by whoever holds it, and has no thread of its own.
-unsafe impl Send for Block {}
-
-impl Block {
-    fn new(layout: Layout) -> Option<Self> {
-        // SAFETY: the layout is not empty.
-        let start = unsafe { alloc(layout) };
-        let start = NonNull::new(start)?;
-        #[cfg(target_os = "linux")]
-        if layout.align() == HUGE_PAGE {
-            // SAFETY: the range was just allocated; the call is advice and its failure harmless.
-            unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
-        }
-        Some(Self { start, layout })
-    }
-
-    fn free(self) {
-        // SAFETY: allocated in `new` with this layout, and owned.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
-}
 
 /// The numbers of `n` streams: this one and the next.
 pub fn streams(n: usize) -> usize {
@@ -103,7 +64,7 @@ fn layout(bytes: usize, stream: usize) -> Option<(Layout, usize)> {
     Some((Layout::from_size_align(size, align).ok()?, stagger.start(stream)))
 }
 
-/// Some bytes, 64-byte aligned, not initialised.
+/// Some bytes, 64-byte aligned, with any content; not initialised unless [`Buffer::is_initialised`] says so.
 pub struct Buffer {
     block: Option<Block>,
     offset: usize,
@@ -132,15 +93,16 @@ impl Buffer {
             return Self::small(bytes);
         }
         let (layout, offset) = layout(bytes, stream)?;
-        let kept = if bytes < LARGE { None } else { recycled(layout) };
-        let block = match kept {
-            Some(block) => block,
-            None => Block::new(layout)?,
-        };
-        if bytes >= LARGE {
-            IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
+        if bytes < LARGE {
+            return Some(Self { block: Some(Block::new(layout)?), offset, bytes });
         }
-        Some(Self { block: Some(block), offset, bytes })
+        Some(Self { block: Some(recycling::take(layout)?), offset, bytes })
+    }
+
+    /// Whether all bytes are initialised: zeros, or what a buffer before this one has left.
+    #[must_use]
+    pub fn is_initialised(&self) -> bool {
+        self.bytes >= LARGE
     }
 
     /// The first byte.
@@ -171,82 +133,13 @@ impl Drop for Buffer {
         let Some(block) = self.block.take() else {
             return;
         };
-        if self.bytes < LARGE {
-            return block.free();
-        }
-        let size = block.layout.size();
-        let in_use = IN_USE.fetch_sub(size, Ordering::Relaxed) - size;
-        let Some(mut kept) = kept() else {
-            return block.free();
-        };
-        kept.bytes += block.layout.size();
-        kept.blocks.push_back(block);
-        kept.trim(in_use.max(FLOOR));
+        if self.bytes < LARGE { block.free() } else { recycling::give(block) }
     }
-}
-
-impl Kept {
-    fn trim(&mut self, bound: usize) {
-        while self.bytes > bound {
-            let Some(block) = self.blocks.pop_front() else {
-                return;
-            };
-            self.bytes -= block.layout.size();
-            block.free();
-        }
-    }
-}
-
-/// The kept blocks, unless another thread has them just now: after a `fork` that thread may not exist, so nobody waits.
-fn kept() -> Option<std::sync::MutexGuard<'static, Kept>> {
-    match KEPT.try_lock() {
-        Ok(kept) => Some(kept),
-        Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
-}
-
-fn recycled(layout: Layout) -> Option<Block> {
-    let mut kept = kept()?;
-    let i = kept.blocks.iter().rposition(|b| b.layout == layout)?;
-    let block = kept.blocks.remove(i)?;
-    kept.bytes -= layout.size();
-    Some(block)
-}
-
-/// Gives everything that is kept back to the system, and says how many bytes that was.
-pub fn release() -> usize {
-    let Some(mut kept) = kept() else { return 0 };
-    let bytes = kept.bytes;
-    kept.trim(0);
-    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn large_blocks_are_recycled_aligned_and_released() {
-        let size = (5 << 20) + 64;
-        let first = Buffer::of_stream(size, 3).unwrap();
-        let at = first.ptr();
-        assert_eq!(at as usize % ALIGN, 0);
-        drop(first);
-        let again = Buffer::of_stream(size, 3).unwrap();
-        assert_eq!(again.ptr(), at);
-        drop(again);
-        assert!(release() >= size);
-    }
-
-    #[test]
-    fn a_block_larger_than_the_floor_is_kept_while_as_much_is_in_use() {
-        let size = FLOOR + 4096;
-        let (old, _new) = (Buffer::of_stream(size, 0).unwrap(), Buffer::of_stream(size, 1).unwrap());
-        let at = old.ptr();
-        drop(old);
-        assert_eq!(Buffer::of_stream(size, 0).unwrap().ptr(), at);
-    }
 
     #[test]
     fn streams_start_at_different_places_of_a_page() {

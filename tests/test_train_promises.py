@@ -1,10 +1,11 @@
 """What `train` promises beyond its arithmetic: the same bits, resumption at any point, Ctrl-C in earnest."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,34 @@ def test_any_exception_of_a_callback_comes_through(hook: str) -> None:
     model, data = problem(20)
     with pytest.raises(StopIteration):
         optirs.train(GRADIENT, model, data, RULE, epochs=2, callbacks=[callback])
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt, KeyError])
+def test_the_memory_of_a_step_is_kept_for_the_next_one_and_given_back_at_the_end(end: type | None) -> None:
+    hidden, rows, floor = 512, 40_000, 64 << 20
+    rng = optirs.Xoshiro(0)
+    model = optirs.Chain(optirs.Dense.glorot(1, hidden, "tanh", rng=rng), optirs.Dense.glorot(hidden, 1, rng=rng))
+    x = np.zeros((rows, 1), np.float32)
+
+    def train(after_step: Callable[[], object]) -> None:
+        def callback(event: optirs.Event) -> None:
+            after_step()
+            if event.step == 3 and end is not None:
+                raise end
+
+        with pytest.raises(KeyError) if end is KeyError else contextlib.nullcontext():
+            optirs.train(
+                optirs.supervised(optirs.mse), model, (x, x), optirs.Descent(0.1), epochs=3, callbacks=[callback]
+            )
+
+    optirs.release_memory()
+    kept: list[int] = []
+    train(lambda: kept.append(optirs.release_memory()))
+    # A layer's output, its gradient and room for another one.
+    assert len(kept) == 3
+    assert all(3 <= size / (4 * hidden * rows) < 4 for size in kept)
+    train(lambda: None)
+    assert optirs.release_memory() <= floor
 
 
 def test_small_integers_of_numpy_count_far() -> None:

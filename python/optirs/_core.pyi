@@ -9,6 +9,7 @@ __all__ = [
     "Fit",
     "Hold",
     "Leaf",
+    "Recycling",
     "Xoshiro",
     "activations",
     "affine_forward",
@@ -139,6 +140,12 @@ class Leaf:
     def __deepcopy__(self, memo: Any, /) -> Leaf: ...
     def _parts(self) -> tuple[Any, list[int], list[int], str, Any, bool]: ...
     def _with_rule(self, rule: Any) -> Leaf: ...
+
+@final
+class Recycling:
+    def __new__(cls) -> Self: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
 
 @final
 class Xoshiro:

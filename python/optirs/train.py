@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._compiled import Compiled
+from ._core import Recycling
 from ._start import check_arguments, check_switches, start
 from .batches import Batch, Batches, batches, mean_over
 from .events import HOOKS, Callback, Event, hooked, hooks
@@ -131,7 +132,7 @@ def train(
     run = _Run(gradient, source, start(rule, model, state), log_every, hooked(callbacks))
     interrupted = False
     try:
-        with Progress(progress, epochs, source.steps()) as run.bar:
+        with Progress(progress, epochs, source.steps()) as run.bar, Recycling():
             run.loop(epochs)
     except KeyboardInterrupt:
         interrupted = True

@@ -5,7 +5,7 @@ use crate::buffer::Buffer;
 use std::ops::{Deref, DerefMut};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-/// Float32 numbers in recycled memory, zeros at first.
+/// Float32 numbers in recycled memory, any ones at first.
 pub struct Floats {
     buffer: Buffer,
     len: usize,
@@ -17,9 +17,15 @@ impl Floats {
     pub fn new(len: usize) -> Option<Self> {
         let bytes = len.checked_mul(size_of::<f32>())?;
         let buffer = Buffer::new(bytes)?;
-        // SAFETY: the buffer is this long and nobody else's.
-        unsafe { buffer.ptr().write_bytes(0, bytes) };
-        Some(Self { buffer, len })
+        if !buffer.is_initialised() {
+            // SAFETY: the buffer is this long and nobody else's.
+            unsafe { buffer.ptr().write_bytes(0, bytes) };
+        }
+        let mut floats = Self { buffer, len };
+        if cfg!(debug_assertions) {
+            floats.fill(f32::NAN); // shows who reads what nobody has written
+        }
+        Some(floats)
     }
 
     /// The first of them.
@@ -32,7 +38,7 @@ impl Floats {
 impl Deref for Floats {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        // SAFETY: the buffer is aligned, owned, of this length, and was filled when it was made.
+        // SAFETY: the buffer is aligned, owned, of this length, and initialised since it was made.
         unsafe { from_raw_parts(self.ptr(), self.len) }
     }
 }

@@ -2,8 +2,9 @@
 
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use crate::buffer::{Buffer, PAGE, SMALL_STAGGER, streams};
+use crate::buffer::{self, Buffer, PAGE, SMALL_STAGGER, streams};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
 #[pyclass(frozen, module = "optirs._core")]
@@ -101,4 +102,25 @@ fn held(py: Python<'_>, buffer: Option<Buffer>, bytes: usize) -> PyResult<Place>
 /// The error of memory that the system does not have.
 pub fn too_large(bytes: usize) -> PyErr {
     PyMemoryError::new_err(format!("cannot allocate {bytes} bytes"))
+}
+
+/// While it is entered, memory that is dropped is kept for the next step, as far as it was in use at once.
+#[pyclass(module = "optirs._core")]
+pub struct Recycling(Option<buffer::Recycling>);
+
+#[pymethods]
+impl Recycling {
+    #[new]
+    fn new() -> Self {
+        Self(Some(buffer::Recycling::begin()))
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&mut self, _exception: &Bound<'_, PyTuple>) {
+        self.0 = None;
+    }
 }

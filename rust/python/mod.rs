@@ -61,6 +61,8 @@ mod _core {
     #[pymodule_export]
     use super::make::{make_leaves, restore, restore_leaves};
     #[pymodule_export]
+    use super::memory::Recycling;
+    #[pymodule_export]
     use super::network::{forward, supervised, supervised_loss};
     #[pymodule_export]
     const MAX_DEPTH: usize = super::path::MAX_DEPTH;
