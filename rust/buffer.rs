@@ -65,6 +65,8 @@ fn layout(bytes: usize, stream: usize) -> Option<(Layout, usize)> {
 }
 
 /// Some bytes, 64-byte aligned, with any content; not initialised unless [`Buffer::is_initialised`] says so.
+///
+/// Who writes to one writes initialised bytes only: the next buffer of its block may be read before it is written.
 pub struct Buffer {
     block: Option<Block>,
     offset: usize,

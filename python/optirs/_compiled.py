@@ -51,21 +51,28 @@ class Compiled:
     def restarted(self) -> Compiled | None:
         """The same, going on from the training's current pair; None where that needs Python."""
         self.sets, self.steps = _two(self.run.current), len(self.run.history)
-        return self if self.fit.restart(self.sets) else None
+        if self.fit.restart(self.sets):
+            return self
+        self.close()
+        return None
 
     def advance(self, until: int) -> None:
         """Goes on until so many epochs are complete, or, where rows are shuffled, one more."""
-        fit, source = self.fit, self.source
+        source = self.source
         try:
             order = None if source.rng is None else np.asarray(source.rng.permutation(source.rows), np.int64)
-            while not fit.run(min(until, sys.maxsize), order, SECONDS):
+            while not self.fit.run(min(until, sys.maxsize), order, SECONDS):
                 self.look_in()
-                if fit.failed is not None:
-                    raise self.run.failure(fit.failed)
+                if self.fit.failed is not None:
+                    raise self.run.failure(self.fit.failed)
             self.look_in()
         finally:
             # Once more: Ctrl-C may have come between a step and a look, or within one.
             self.look_in()
+
+    def close(self) -> None:
+        """Drops all it holds: it may live on in the traceback of the error that has ended the training."""
+        vars(self).clear()
 
     def accept(self) -> None:
         """The loss of the current model was found finite."""

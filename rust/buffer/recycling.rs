@@ -3,20 +3,23 @@
 //! Fresh pages from the system cost several times the step that fills them. In the steady state `state, model =
 //! update(state, model, grad)` alternates between two sets of blocks. What is kept is bounded by what is in use, or [`FLOOR`]
 //! if that is more: a program that drops its model gets its memory back. A loop whose steps take memory and drop all of it
-//! asks for more ([`Recycling`]).
+//! has another bound ([`Recycling`]).
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::collections::VecDeque;
+use std::process;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 /// So much may be kept however little is in use.
 const FLOOR: usize = 64 << 20;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static RECYCLINGS: AtomicUsize = AtomicUsize::new(0);
-/// The most that was in use since the first of them began.
+/// How many [`Recycling`]s there are, in the lower half; in the upper one the number of their process, as a child made by
+/// `fork` never sees them end.
+static RECYCLINGS: AtomicU64 = AtomicU64::new(0);
+/// The most that was in use at once since the first of them began.
 static MOST: AtomicUsize = AtomicUsize::new(0);
 static KEPT: Mutex<Kept> = Mutex::new(Kept { blocks: VecDeque::new(), bytes: 0 });
 
@@ -97,12 +100,10 @@ fn kept() -> Option<MutexGuard<'static, Kept>> {
 pub(super) fn take(layout: Layout) -> Option<Block> {
     let block = match recycled(layout) {
         Some(block) => block,
-        None => Block::zeroed(layout)?,
+        None => fresh(layout)?,
     };
     let in_use = IN_USE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-    if RECYCLINGS.load(Ordering::Relaxed) > 0 {
-        MOST.fetch_max(in_use, Ordering::Relaxed);
-    }
+    MOST.fetch_max(in_use, Ordering::Relaxed);
     Some(block)
 }
 
@@ -126,32 +127,55 @@ fn recycled(layout: Layout) -> Option<Block> {
     Some(block)
 }
 
-/// How much may be kept while so much is in use.
-fn bound(in_use: usize) -> usize {
-    let most = if RECYCLINGS.load(Ordering::Relaxed) > 0 { MOST.load(Ordering::Relaxed) } else { 0 };
-    in_use.max(FLOOR).max(most.saturating_sub(in_use))
+fn fresh(layout: Layout) -> Option<Block> {
+    if is_recycling()
+        && let Some(mut kept) = kept()
+    {
+        kept.trim(bound(IN_USE.load(Ordering::Relaxed) + layout.size()));
+    }
+    Block::zeroed(layout)
 }
 
-/// As long as there is one, what has been in use at once may be kept, whatever is in use now: the process is then never
-/// larger than it was. For a loop whose steps take much memory and drop all of it.
-pub struct Recycling(());
+/// How much may be kept while so much is in use.
+fn bound(in_use: usize) -> usize {
+    let other = if is_recycling() { MOST.load(Ordering::Relaxed).saturating_sub(in_use) } else { in_use };
+    other.max(FLOOR)
+}
+
+/// Whether there is a [`Recycling`] in this process.
+fn is_recycling() -> bool {
+    let now = RECYCLINGS.load(Ordering::Relaxed);
+    now as u32 > 0 && now >> 32 == u64::from(process::id())
+}
+
+/// As long as there is one, the bound is the most that has been in use at once, less what is in use now: for a loop whose
+/// steps take much memory and drop all of it. The process is larger for it by [`FLOOR`] at most.
+pub struct Recycling {
+    process: u32,
+}
 
 impl Recycling {
     /// Begins.
     #[must_use]
     pub fn begin() -> Self {
-        RECYCLINGS.fetch_add(1, Ordering::Relaxed);
-        MOST.fetch_max(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
-        Self(())
+        let process = process::id();
+        let first = (u64::from(process) << 32) + 1;
+        let one_more = |now: u64| Some(if now >> 32 == first >> 32 { now + 1 } else { first });
+        let (Ok(before) | Err(before)) = RECYCLINGS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        if one_more(before) == Some(first) {
+            MOST.store(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Self { process }
     }
 }
 
 impl Drop for Recycling {
     fn drop(&mut self) {
-        if RECYCLINGS.fetch_sub(1, Ordering::Relaxed) > 1 {
-            return;
+        if self.process != process::id() {
+            return; // it counts in the process that this one was forked from
         }
-        MOST.store(0, Ordering::Relaxed);
+        RECYCLINGS.fetch_sub(1, Ordering::Relaxed);
+        // Where another thread has the blocks just now, the next one that gives some back does this.
         if let Some(mut kept) = kept() {
             kept.trim(bound(IN_USE.load(Ordering::Relaxed)));
         }
@@ -163,5 +187,11 @@ pub fn release() -> usize {
     let Some(mut kept) = kept() else { return 0 };
     let bytes = kept.bytes;
     kept.trim(0);
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if bytes > 0 {
+        // Of blocks up to 32 MiB the allocator may have become the owner, which keeps what lies below another one.
+        // SAFETY: it may be called at any time.
+        unsafe { libc::malloc_trim(0) };
+    }
     bytes
 }

@@ -38,7 +38,7 @@ impl Floats {
 impl Deref for Floats {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        // SAFETY: the buffer is aligned, owned, of this length, and initialised since it was made.
+        // SAFETY: the buffer is aligned, owned, of this length, and was initialised when it was made.
         unsafe { from_raw_parts(self.ptr(), self.len) }
     }
 }

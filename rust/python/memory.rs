@@ -104,7 +104,7 @@ pub fn too_large(bytes: usize) -> PyErr {
     PyMemoryError::new_err(format!("cannot allocate {bytes} bytes"))
 }
 
-/// While it is entered, memory that is dropped is kept for the next step, as far as it was in use at once.
+/// From when it is made until it is left, memory that is dropped is kept for the next step, as far as it was in use at once.
 #[pyclass(module = "optirs._core")]
 pub struct Recycling(Option<buffer::Recycling>);
 

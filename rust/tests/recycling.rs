@@ -3,14 +3,14 @@
 //! It belongs to the process, so this is one of its own, and one test has it at a time.
 
 use optirs::buffer::{Buffer, Recycling, release};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// So much may be kept however little is in use.
 const FLOOR: usize = 64 << 20;
 
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap()
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn buffer(bytes: usize) -> Buffer {
@@ -48,11 +48,16 @@ fn large_blocks_are_recycled_aligned_and_released() {
 fn fresh_memory_is_zeros() {
     let _turn = turn();
     for bytes in [64 << 10, 1 << 20, 5 << 20] {
+        // The system's allocator may have it from a block that was given back.
+        let used = buffer(bytes);
+        // SAFETY: it is so long.
+        unsafe { used.ptr().write_bytes(1, bytes) };
+        drop(used);
         release();
-        let buffer = buffer(bytes);
+        let fresh = buffer(bytes);
         // SAFETY: it is so long, and initialised.
-        let found = unsafe { std::slice::from_raw_parts(buffer.ptr(), bytes) };
-        assert!(buffer.is_initialised() && found.iter().all(|&byte| byte == 0));
+        let found = unsafe { std::slice::from_raw_parts(fresh.ptr(), bytes) };
+        assert!(fresh.is_initialised() && found.iter().all(|&byte| byte == 0));
     }
 }
 
@@ -82,12 +87,35 @@ fn what_was_in_use_at_once_is_kept_while_recycling() {
 }
 
 #[test]
-fn no_more_is_kept_while_recycling_than_was_in_use_at_once() {
+fn what_is_in_use_and_kept_while_recycling_was_in_use_at_once() {
     let _turn = turn();
     release();
     let _recycling = Recycling::begin();
-    for bytes in (1..=4).map(|i| 2 * FLOOR + i * 4096) {
-        mark(&buffer(bytes));
+    let bytes = 3 * FLOOR;
+    for more in (1..=4).map(|i| i * 4096) {
+        let other = buffer(bytes + more); // of another layout each time, so that nothing is taken again
+        assert!(release() <= FLOOR);
+        drop(other);
+        drop(buffer(bytes));
     }
-    assert!(release() <= 2 * FLOOR + (4 << 20));
+    drop((buffer(bytes), buffer(bytes)));
+    let one = buffer(bytes);
+    let kept = release();
+    assert!((bytes..bytes + (4 << 20)).contains(&kept), "{kept}");
+    drop(one);
+}
+
+#[test]
+fn each_recycling_counts_from_what_is_in_use_when_it_begins() {
+    let _turn = turn();
+    let before = Recycling::begin();
+    drop(buffer(8 * FLOOR));
+    drop(before);
+    let held = [(); 2].map(|()| buffer(2 * FLOOR));
+    let _recycling = Recycling::begin();
+    drop(held);
+    assert!(release() >= 4 * FLOOR);
+    drop(buffer(4 * FLOOR));
+    let _other = buffer(4 * FLOOR + 4096);
+    assert!(release() <= FLOOR);
 }
