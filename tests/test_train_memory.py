@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import optirs
+from optirs._compiled import Compiled
+from optirs.progress import Progress
 
 FLOOR = 64 << 20
 """So many bytes may be kept at any time."""
@@ -18,8 +20,8 @@ FLOOR = 64 << 20
 def wide(rows: int, hidden: int = 512) -> tuple[optirs.Chain, tuple[np.ndarray, np.ndarray]]:
     """A training that takes much memory for its layers: their output, its gradient and room for another one."""
     rng = optirs.Xoshiro(0)
-    layers = optirs.Dense.glorot(1, hidden, "tanh", rng=rng), optirs.Dense.glorot(hidden, 1, rng=rng)
-    x = np.zeros((rows, 1), np.float32)
+    layers = optirs.Dense.glorot(2, hidden, "tanh", rng=rng), optirs.Dense.glorot(hidden, 2, rng=rng)
+    x = np.zeros((rows, 2), np.float32)
     return optirs.Chain(*layers), (x, x)
 
 
@@ -48,19 +50,35 @@ def test_the_memory_of_a_step_is_kept_for_the_next_one_and_given_back_at_the_end
     assert optirs.release_memory() <= FLOOR
 
 
-@pytest.mark.parametrize("where", ["loss", "callback", "callback, in Python"])
-def test_an_error_that_is_kept_keeps_no_memory_of_layers(where: str) -> None:
-    class Fail:
-        def on_epoch_end(self, event: optirs.Event) -> None:
-            if "Python" in where:
-                event.model[0].W = np.asfortranarray(event.model[0].W)
-            if event.epoch == 2:
-                raise KeyError
+def turn_round(event: optirs.Event) -> None:
+    """Makes the training one that goes on in Python."""
+    event.model[0].W = np.asfortranarray(event.model[0].W)
+
+
+class Fail:
+    """A callback that ends the training after its second epoch."""
+
+    def __init__(self, change: Callable[[optirs.Event], None] | None) -> None:
+        self.change = change
+
+    def on_epoch_end(self, event: optirs.Event) -> None:
+        if self.change is not None:
+            self.change(event)
+        if event.epoch == 2:
+            raise KeyError
+
+
+@pytest.mark.parametrize("where", ["loss", "callback", "callback, in Python", "bar"])
+def test_an_error_that_is_kept_keeps_no_memory_of_layers(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise KeyError
 
     model, (x, y) = wide(40_000)
-    callbacks = [Fail()] if "callback" in where else []
+    callbacks = [Fail(turn_round if "Python" in where else None)] if "callback" in where else []
     if where == "loss":
         y = np.where(np.arange(len(y)) == 30_000, np.float32(np.nan), y.T).T
+    if where == "bar":
+        monkeypatch.setattr(Progress, "advance", refuse)
     kept = []
     for _ in range(2):
         with pytest.raises((KeyError, optirs.NonFiniteLossError)) as caught:
@@ -74,6 +92,23 @@ def test_an_error_that_is_kept_keeps_no_memory_of_layers(where: str) -> None:
         assert optirs.release_memory() <= FLOOR
 
 
+def test_a_training_that_goes_on_in_python_lets_the_compiled_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    restarted, found = Compiled.restarted, []
+
+    def seen(compiled: Compiled) -> Compiled | None:
+        answer = restarted(compiled)
+        found.append((answer, dict(vars(compiled))))
+        return answer
+
+    monkeypatch.setattr(Compiled, "restarted", seen)
+    model, data = wide(20)
+    with pytest.raises(KeyError):
+        optirs.train(
+            optirs.supervised(optirs.mse), model, data, optirs.Descent(0.1), epochs=3, callbacks=[Fail(turn_round)]
+        )
+    assert found == [(None, {})]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_made_during_a_training_keeps_no_more_than_others() -> None:
@@ -83,35 +118,51 @@ def test_a_child_made_during_a_training_keeps_no_more_than_others() -> None:
     def fork(event: optirs.Event) -> None:
         children.append(os.fork())
         if children[-1] == 0:
-            optirs.supervised(optirs.mse)(model, *data)
-            os._exit(optirs.release_memory() > FLOOR)
+            code = 1
+            try:
+                optirs.supervised(optirs.mse)(model, *data)
+                code = 0 if optirs.release_memory() <= FLOOR else 2
+            finally:
+                os._exit(code)
 
     tiny = optirs.Affine(np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
-    optirs.train(
-        optirs.supervised(optirs.mse), tiny, (np.ones((1, 1)), np.ones((1, 1))), optirs.Descent(), callbacks=[fork]
-    )
+    one = np.ones((1, 1), np.float32)
+    optirs.train(optirs.supervised(optirs.mse), tiny, (one, one), optirs.Descent(), callbacks=[fork])
     _, status = os.waitpid(children[0], 0)
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells how large a process is")
-def test_what_is_released_the_system_gets() -> None:
-    code = """
-import numpy, optirs
-page = 4096
+GROWTH = """
+import resource
+import numpy as np, optirs
+
 def size():
-    return page * int(open("/proc/self/statm").read().split()[1])
-model = optirs.Chain(optirs.Dense.glorot(64, 1024, "relu"), optirs.Dense.glorot(1024, 2))
+    return resource.getpagesize() * int(open("/proc/self/statm").read().split()[1])
+
+model = optirs.Chain(*[optirs.Dense.glorot(64, 64, "relu") for _ in range(10)])
 gradient = optirs.supervised(optirs.mse)
-x, y = numpy.ones((4000, 64), "f4"), numpy.ones((4000, 2), "f4")
-gradient(model, x[:1], y[:1])
+x = np.ones((60_000, 64), np.float32)
+gradient(model, x[:1], x[:1])
 before = size()
-for _ in range(3):
-    for rows in (4000, 1000, 1000, 2000):
-        optirs.train(gradient, model, (x, y), optirs.Adam(), epochs=2, batch_size=rows)
-        optirs.release_memory()
+for rows in (60_000, 20_000, 40_000, 60_000):
+    {step}
 print((size() - before) >> 20)
 """
+TRAIN = "optirs.train(gradient, model, (x, x), optirs.Descent(), batch_size=rows{})"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells how large a process is")
+@pytest.mark.parametrize(
+    ("step", "bound"),
+    [
+        (TRAIN.format("") + "; optirs.release_memory()", 0),
+        (TRAIN.format(""), FLOOR),
+        (TRAIN.format(", callbacks=[print]"), FLOOR),
+        ("gradient(model, x[:rows], x[:rows])", FLOOR),
+    ],
+)
+def test_what_is_given_back_the_system_gets(step: str, bound: int) -> None:
     environment = {**os.environ, "OPTIRS_NUM_THREADS": "2"}  # each keeps a megabyte
+    code = GROWTH.format(step=step)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= 12
+    assert int(done.stdout.split()[-1]) <= (bound >> 20) + 12

@@ -71,7 +71,7 @@ class Compiled:
             self.look_in()
 
     def close(self) -> None:
-        """Drops all it holds: it may live on in the traceback of the error that has ended the training."""
+        """Drops all it holds. For itself, it may live on: as long as the training, or the traceback of its error."""
         vars(self).clear()
 
     def accept(self) -> None:
@@ -80,15 +80,15 @@ class Compiled:
 
     def look_in(self) -> None:
         """Makes the training show how far it has come."""
-        run, fit = self.run, self.fit
-        run.current, run.epoch = self.sets[fit.current], fit.epoch
-        new = fit.losses(len(run.history))
+        run = self.run
+        run.current, run.epoch = self.sets[self.fit.current], self.fit.epoch
+        new = self.fit.losses(len(run.history))
         if new.size:
             run.history.extend(new)
             run.bar.advance(run.epoch, new[-1], new.size)
         if len(run.history) > self.steps:
-            run.good = self.sets[fit.good]
-        run.step = len(run.history) + (fit.failed is not None)
+            run.good = self.sets[self.fit.good]
+        run.step = len(run.history) + (self.fit.failed is not None)
 
 
 def _two(pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:

@@ -44,7 +44,7 @@ def get_num_threads() -> int:
 
 
 def release_memory() -> int:
-    """Gives memory that is kept for later updates back to the system.
+    """Gives memory that is kept for later steps back to the system.
 
     Returns:
         How many bytes that was. Nothing that is in use is touched.

@@ -169,12 +169,12 @@ class _Run:
     def loop(self, epochs: int) -> None:
         compiled = Compiled.start(self)
         try:
-            self.epochs(epochs, compiled)
+            self.go_on(epochs, compiled)
         finally:
             if compiled is not None:
                 compiled.close()
 
-    def epochs(self, epochs: int, compiled: Compiled | None) -> None:
+    def go_on(self, epochs: int, compiled: Compiled | None) -> None:
         while self.epoch < epochs:
             before = len(self.history)
             if compiled is not None:

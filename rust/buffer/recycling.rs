@@ -5,7 +5,7 @@
 //! if that is more: a program that drops its model gets its memory back. A loop whose steps take memory and drop all of it
 //! has another bound ([`Recycling`]).
 
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 use std::collections::VecDeque;
 use std::process;
 use std::ptr::NonNull;
@@ -29,49 +29,72 @@ struct Kept {
     bytes: usize,
 }
 
-/// An allocation of the system's.
+/// Memory of the allocator's or, where it is mapped, of the system's own.
 pub(super) struct Block {
-    /// Its first byte that is aligned as `layout` says.
     pub(super) start: NonNull<u8>,
     /// What there is from `start` on.
     layout: Layout,
-    base: NonNull<u8>,
-    /// What the system was asked for.
-    asked: Layout,
+    /// Where the pages begin that are mapped for it, and how many bytes they have.
+    #[cfg(unix)]
+    mapped: Option<(NonNull<u8>, usize)>,
 }
 
 // SAFETY: a block is owned by whoever holds it, and has no thread of its own.
 unsafe impl Send for Block {}
 
 impl Block {
-    /// One that is not initialised.
+    /// One of the allocator's, not initialised.
     pub(super) fn new(layout: Layout) -> Option<Self> {
         // SAFETY: the layout is not empty.
-        let base = NonNull::new(unsafe { alloc(layout) })?;
-        Some(Self { start: base, layout, base, asked: layout })
+        let start = NonNull::new(unsafe { alloc(layout) })?;
+        Some(Self {
+            start,
+            layout,
+            #[cfg(unix)]
+            mapped: None,
+        })
     }
 
-    /// One of zeros. Those of fresh pages are the system's, made when a page is first touched; the standard library would
-    /// write them once more if it were asked for an alignment, too.
+    /// One of zeros. Not the allocator's, in whose heap it might stay when it is given back, and which writes zeros where the
+    /// system has them ready.
+    #[cfg(unix)]
     fn zeroed(layout: Layout) -> Option<Self> {
-        let asked = Layout::from_size_align(layout.size().checked_add(layout.align())?, 1).ok()?;
-        // SAFETY: the layout is not empty.
-        let base = NonNull::new(unsafe { alloc_zeroed(asked) })?;
-        let address = base.addr().get();
-        let gap = address.next_multiple_of(layout.align()) - address;
-        // SAFETY: the gap is less than the alignment, and the allocation by that much longer than the layout.
+        let bytes = layout.size().checked_add(layout.align())?;
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
+        // SAFETY: new pages, wherever the system likes; they are zeros.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return None;
+        }
+        let base = NonNull::new(base.cast::<u8>())?;
+        let gap = base.addr().get().next_multiple_of(layout.align()) - base.addr().get();
+        // SAFETY: the gap is less than the alignment, by which there is more than the layout asks for.
         let start = unsafe { base.add(gap) };
         #[cfg(target_os = "linux")]
         if layout.align() == super::HUGE_PAGE {
-            // SAFETY: the range was just allocated; the call is advice and its failure harmless.
+            // SAFETY: the range was just mapped; the call is advice and its failure harmless.
             unsafe { libc::madvise(start.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
-        Some(Self { start, layout, base, asked })
+        Some(Self { start, layout, mapped: Some((base, bytes)) })
+    }
+
+    /// One of zeros.
+    #[cfg(not(unix))]
+    fn zeroed(layout: Layout) -> Option<Self> {
+        // SAFETY: the layout is not empty.
+        let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })?;
+        Some(Self { start, layout })
     }
 
     pub(super) fn free(self) {
-        // SAFETY: this is what the system was asked for, and owned.
-        unsafe { dealloc(self.base.as_ptr(), self.asked) }
+        #[cfg(unix)]
+        if let Some((base, bytes)) = self.mapped {
+            // SAFETY: mapped in `zeroed`, and owned.
+            unsafe { libc::munmap(base.as_ptr().cast(), bytes) };
+            return;
+        }
+        // SAFETY: allocated with this layout, and owned.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 
@@ -187,11 +210,5 @@ pub fn release() -> usize {
     let Some(mut kept) = kept() else { return 0 };
     let bytes = kept.bytes;
     kept.trim(0);
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if bytes > 0 {
-        // Of blocks up to 32 MiB the allocator may have become the owner, which keeps what lies below another one.
-        // SAFETY: it may be called at any time.
-        unsafe { libc::malloc_trim(0) };
-    }
     bytes
 }

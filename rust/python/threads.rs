@@ -18,7 +18,7 @@ pub fn set_num_threads(n: usize) {
     pool::set_threads(n);
 }
 
-/// Gives memory that is kept for later updates back to the system; returns how many bytes.
+/// Gives memory that is kept for later steps back to the system; returns how many bytes.
 #[pyfunction]
 pub fn release_memory() -> usize {
     buffer::release()

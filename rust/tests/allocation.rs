@@ -1,6 +1,7 @@
 //! A training in its steady state asks the allocator for nothing, on any of its threads, whatever its layers, loss and rule.
 
 use optirs::affine::{self, Shape};
+use optirs::buffer::release;
 use optirs::chain::{Program, Spec};
 use optirs::dtype::DType;
 use optirs::fit::batch::{Data, Gathered};
@@ -112,7 +113,7 @@ impl Training {
         Self { activation, rule, hidden: 16, n_out: 4, batch: 32, shuffled: true, first }
     }
 
-    /// How often the allocator is asked in `epochs` epochs, after the first steps.
+    /// How often the allocator is asked in `epochs` epochs, after the first steps, and large blocks' bytes.
     fn allocations(&self, rows: usize, objective: Objective<'_>, epochs: usize) -> usize {
         let last = Dense { n_in: self.hidden, n_out: self.n_out, activation: Activation::Identity };
         let first = Dense { n_in: N_IN, n_out: self.hidden, activation: self.activation };
@@ -162,6 +163,9 @@ impl Training {
         let first = self.first.div_ceil(rows.div_ceil(self.batch));
         let mut asked = 0;
         for epoch in 1..=first + epochs {
+            if epoch == first + 1 {
+                release();
+            }
             let before = ASKED.load(Ordering::Relaxed);
             // SAFETY: the arrays are of the network's sizes, aligned, and nobody else's.
             let end = unsafe { fit.run(&data, &mut progress, epoch, Duration::from_secs(86_400)) };
@@ -169,7 +173,8 @@ impl Training {
             assert_eq!(end, End::Done);
         }
         assert_eq!(progress.losses.len(), (first + epochs) * rows.div_ceil(self.batch));
-        asked
+        // Large blocks are not the allocator's: one that was taken and given back is kept.
+        asked + release()
     }
 }
 
