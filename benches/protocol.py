@@ -92,9 +92,11 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin
+        assert self.process.stdout
         with suppress(BrokenPipeError):  # it has ended before
             self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def available() -> int:
