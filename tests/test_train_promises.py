@@ -1,6 +1,7 @@
 """What `train` promises beyond its arithmetic: the same bits, resumption at any point, Ctrl-C in earnest."""
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -204,6 +205,14 @@ def test_any_exception_of_a_callback_comes_through(hook: str) -> None:
     model, data = problem(20)
     with pytest.raises(StopIteration):
         optirs.train(GRADIENT, model, data, RULE, epochs=2, callbacks=[callback])
+
+
+def test_a_failed_training_can_be_pickled() -> None:
+    with pytest.raises(FloatingPointError) as caught:
+        optirs.train(lambda m, x: (float("nan"), None), {"w": np.ones(2)}, (np.ones(3),), optirs.Adam())
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert (again.model["w"] == 1).all()
 
 
 def test_small_integers_of_numpy_count_far() -> None:
