@@ -1,6 +1,10 @@
 """What several test modules need."""
 
+import importlib
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,3 +28,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(Compiled, "start", classmethod(lambda cls, run: seen(start(cls, run))))
     monkeypatch.setattr(Compiled, "restarted", lambda self: seen(restarted(self)))
     return found
+
+
+@pytest.fixture
+def benches(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of the benchmarks, which are not installed."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    return lambda name: importlib.import_module(f"benches.{name}")

@@ -1,15 +1,11 @@
 """The means of being fast that the benchmarks take away are still in the source."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 
 
 @pytest.fixture
-def means(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    return importlib.import_module("benches.means")
+def means(benches):
+    return benches("means")
 
 
 def test_the_words_of_every_means_stand_in_the_source_once(means):

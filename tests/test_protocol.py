@@ -1,15 +1,11 @@
 """The benchmarks' processes: one that dies is left out by name, and the others go on."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 
 
 @pytest.fixture
-def protocol(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    return importlib.import_module("benches.protocol")
+def protocol(benches):
+    return benches("protocol")
 
 
 def test_a_contender_that_is_killed_is_left_out(protocol):
