@@ -71,7 +71,7 @@ class Compiled:
             self.look_in()
 
     def close(self) -> None:
-        """Drops all it holds. For itself, it may live on: as long as the training, or the traceback of its error."""
+        """Drops all it holds: the object may live as long as the training, or the traceback of its error."""
         vars(self).clear()
 
     def accept(self) -> None:

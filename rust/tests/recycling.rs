@@ -48,7 +48,7 @@ fn large_blocks_are_recycled_aligned_and_released() {
 fn fresh_memory_is_zeros() {
     let _turn = turn();
     for bytes in [64 << 10, 1 << 20, 5 << 20] {
-        // The system's allocator may have it from a block that was given back.
+        // What was given back may come again.
         let used = buffer(bytes);
         // SAFETY: it is so long.
         unsafe { used.ptr().write_bytes(1, bytes) };
