@@ -42,6 +42,11 @@ pub trait Element:
     fn abs(self) -> Self::Real;
     /// `z/|z|`, and 0 at 0; NaN stays NaN.
     fn sign(self) -> Self;
+    /// The same value, shortened to `bound` in size where it is finite and greater; infinities and NaN become NaN. The size
+    /// of a complex number is that of its greater part, and its direction stays.
+    fn bounded_by(self, bound: Self::Real) -> Self;
+    /// The same value, 0 where it is nearer to 0 than the smallest normal number; each part of a complex one for itself.
+    fn without_subnormal(self) -> Self;
     /// Reads `out.len()` elements of type `from` at `at`, converted.
     ///
     /// # Safety
@@ -52,12 +57,31 @@ pub trait Element:
     /// # Safety
     /// `at` is valid for writes of that many aligned elements of `to`, and does not overlap `values`.
     unsafe fn store(to: DType, values: &[Self], at: *mut u8);
+
+    /// A gradient whose moments are squared: [`Element::bounded_by`] what can be squared.
+    #[inline(always)]
+    fn bounded(self) -> Self {
+        self.bounded_by(Self::Real::SQUARABLE)
+    }
+
+    /// The average that forgets the share `c` of itself for `next`: `self + (next - self) c`. Unlike `b self + c next` it
+    /// needs no `b`, so that `c` alone has to keep its digits where `b` is near 1. Where `c` is 1 it is `next` to the last bit.
+    #[inline(always)]
+    fn average(self, next: Self, c: Self::Real) -> Self {
+        if c == Self::Real::ONE { next } else { self + (next - self) * c }
+    }
 }
 
 /// A real number that rules compute with.
 pub trait Real: Element<Real = Self> + PartialOrd + Mul<Self, Output = Self> + Div<Self, Output = Self> {
     /// One.
     const ONE: Self;
+    /// The greatest finite number.
+    const GREATEST: Self;
+    /// A power of 2 that is not beyond a quarter of [`Real::GREATEST`]: differences and moduli of such numbers are finite.
+    const QUARTER: Self;
+    /// A power of 2 so small that the squared modulus of a difference of two such complex numbers is finite.
+    const SQUARABLE: Self;
     /// The nearest value.
     fn from_f64(x: f64) -> Self;
     /// The same value.
@@ -97,7 +121,7 @@ fn is_nan<R: Real>(x: R) -> bool {
 }
 
 macro_rules! real {
-    ($t:ident, $variant:ident, $from_half:ident, $to_half:ident) => {
+    ($t:ident, $variant:ident, $from_half:ident, $to_half:ident, $squarable:literal) => {
         impl Element for $t {
             type Real = $t;
             const COMPUTE: Compute = Compute::$variant;
@@ -133,6 +157,14 @@ macro_rules! real {
                     self
                 }
             }
+            #[inline(always)]
+            fn bounded_by(self, bound: $t) -> Self {
+                self.at_least(-bound).at_most(bound) + (self - self) // the difference is 0 or NaN
+            }
+            #[inline(always)]
+            fn without_subnormal(self) -> Self {
+                if self.abs() < $t::MIN_POSITIVE { 0.0 } else { self }
+            }
             unsafe fn load(from: DType, at: *const u8, out: &mut [Self]) {
                 let n = out.len();
                 // SAFETY: the caller vouches for `at`.
@@ -167,6 +199,9 @@ macro_rules! real {
 
         impl Real for $t {
             const ONE: Self = 1.0;
+            const GREATEST: Self = $t::MAX;
+            const QUARTER: Self = power_of_two($t::MAX_EXP - 2) as $t;
+            const SQUARABLE: Self = power_of_two($squarable) as $t;
             #[inline(always)]
             fn from_f64(x: f64) -> Self {
                 x as $t
@@ -183,8 +218,8 @@ macro_rules! real {
     };
 }
 
-real!(f32, F32, convert_to_f32_slice, convert_from_f32_slice);
-real!(f64, F64, convert_to_f64_slice, convert_from_f64_slice);
+real!(f32, F32, convert_to_f32_slice, convert_from_f32_slice, 62);
+real!(f64, F64, convert_to_f64_slice, convert_from_f64_slice, 510);
 
 macro_rules! complex {
     ($t:ident, $variant:ident, |$z:ident| $modulus:expr) => {
@@ -217,6 +252,15 @@ macro_rules! complex {
             fn sign(self) -> Self {
                 let modulus = self.abs();
                 if modulus == 0.0 { self } else { self / modulus }
+            }
+            #[inline(always)]
+            fn bounded_by(self, bound: $t) -> Self {
+                // 1 where neither part is greater; 0 for an infinite part, which makes it NaN.
+                self * (bound / self.re.abs().maximum(self.im.abs()).at_least(bound))
+            }
+            #[inline(always)]
+            fn without_subnormal(self) -> Self {
+                Complex { re: self.re.without_subnormal(), im: self.im.without_subnormal() }
             }
             unsafe fn load(from: DType, at: *const u8, out: &mut [Self]) {
                 let n = out.len();
@@ -262,6 +306,11 @@ complex!(f64, C128, |z| {
     let ratio = small / large;
     if large == 0.0 || large == f64::INFINITY { large + small * 0.0 } else { large * (1.0 + ratio * ratio).sqrt() }
 });
+
+/// 2 to the power `n`, which is that of a normal number.
+const fn power_of_two(n: i32) -> f64 {
+    f64::from_bits(((n + f64::MAX_EXP - 1) as u64) << (f64::MANTISSA_DIGITS - 1))
+}
 
 fn cast<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {
     for (b, &a) in to.iter_mut().zip(from) {

@@ -5,6 +5,9 @@
 //! may be equal the compiler's overlap check fails in place and the loop runs one element at a time. Strides of the
 //! state known only at run time, local blocks of lanes and constant trip counts were measured and lost.
 //!
+//! What a loop stores in a state is never subnormal: such numbers make some processors many times slower, and whether they
+//! are kept depends on a mode of the processor. The comparison that makes them zero depends on nothing.
+//!
 //! Beyond the caches a loop is cut into parts of [`PART`] elements. Before each, it asks for the same part of what comes
 //! next: while a core divides, memory would have nothing to do otherwise. When pure, the results of a part go past the caches
 //! at once, from a strip in the first-level cache.
@@ -125,7 +128,7 @@ macro_rules! columns {
                     for i in 0..n {
                         let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
                         x[i] = x[i] - dx;
-                        $($s[i] = _s.$i;)*
+                        $($s[i] = _s.$i.without_subnormal();)*
                     }
                 }
                 #[inline(always)]
@@ -139,7 +142,7 @@ macro_rules! columns {
                     for i in 0..n {
                         let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
                         y[i] = x[i] - dx;
-                        $($o[i] = _s.$i;)*
+                        $($o[i] = _s.$i.without_subnormal();)*
                     }
                 }
                 #[inline(always)]
@@ -152,7 +155,7 @@ macro_rules! columns {
                     for i in 0..n {
                         let (dx, _s) = R::element::<T>(k, x[i], g[i], ($($s[i],)*));
                         g[i] = dx;
-                        $($s[i] = _s.$i;)*
+                        $($s[i] = _s.$i.without_subnormal();)*
                     }
                 }
                 per_level! {

@@ -3,6 +3,7 @@
 pub mod affine;
 pub mod buffer;
 pub mod chain;
+pub mod doubledouble;
 pub mod drive;
 pub mod dtype;
 pub mod element;

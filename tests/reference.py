@@ -4,8 +4,6 @@ Nothing here is fast or shared with the package; it is to be obviously right. A 
 hyper-parameters, the state (under the names of `leaf.state`), `x` and `g`, and returns `(state, dx)`. `start` makes the
 first state, `step` one step of any rule or composite, described as `optirs.rules.spec` does:
 `("Adam", {"eta": ...})`, `("OptimiserChain", (spec, ...))`, `("MixedPrecision", spec, "float32")`.
-
-`beta` and `rho` are rounded to float32 first where the package computes in float32: pass `single=True`.
 """
 
 from collections.abc import Callable
@@ -214,17 +212,6 @@ FUNCTIONS: dict[str, Callable[..., Step]] = {name: globals()[name.lower()] for n
 # --- composition ------------------------------------------------------------------------------------------------------
 
 
-def hyper(fields: dict[str, Any], single: bool) -> SimpleNamespace:
-    """The hyper-parameters, beta and rho rounded as the rules say."""
-
-    def read(name: str, value: Any) -> Any:
-        if not single or name not in ("beta", "rho"):
-            return value
-        return tuple(float(np.float32(v)) for v in value) if name == "beta" else float(np.float32(value))
-
-    return SimpleNamespace(**{name: read(name, value) for name, value in fields.items()})
-
-
 def wide(x: Array) -> Array:
     """`x` in float64 or complex128."""
     return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
@@ -268,15 +255,15 @@ def _filled(value: Any, slot: str, x: Array) -> Any:
     return np.full(x.shape, value, np.float64)
 
 
-def apply(spec: Spec, state: Any, x: Array, g: Array, single: bool) -> tuple[Any, Array | None]:
+def apply(spec: Spec, state: Any, x: Array, g: Array) -> tuple[Any, Array | None]:
     """`(state, dx)`; `dx` is `None` for no step. `x` and `g` are float64 or complex128."""
     name, *rest = spec
     if name != "OptimiserChain":
         with np.errstate(all="ignore"):  # infinities and NaN are answers like others
-            return _arrays(*FUNCTIONS[name](hyper(rest[0], single), state, x, g))
+            return _arrays(*FUNCTIONS[name](SimpleNamespace(**rest[0]), state, x, g))
     states, dx = list(state), g
     for i, part in enumerate(rest[0]):
-        states[i], passed = apply(part, states[i], x, dx, single)
+        states[i], passed = apply(part, states[i], x, dx)
         if passed is None:
             return tuple(states), None
         dx = passed
@@ -297,8 +284,7 @@ def step(spec: Spec, state: Any, x: Array, g: Array, dtype: Any) -> tuple[Any, A
     """
     x, g = wide(x), wide(g)
     if spec[0] != "MixedPrecision":
-        single = np.dtype(dtype).name in ("float16", "bfloat16", "float32", "complex64")
-        state, dx = apply(spec, state, x, g, single)
+        state, dx = apply(spec, state, x, g)
         with np.errstate(all="ignore"):
             return state, x if dx is None else np.asarray(x - dx)
     master, inner = state

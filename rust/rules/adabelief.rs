@@ -12,16 +12,17 @@ impl Elementwise for AdaBelief {
     type State<T: Element> = (T, T::Real);
 
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
-        let [b1, b2] = self.beta.map(|b| r.round(b));
-        let (m_hat, s_hat) = (1.0 / (1.0 - power(b1, t)), 1.0 / (1.0 - power(b2, t)));
-        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, self.eta * m_hat, s_hat, self.epsilon])
+        let [b1, b2] = self.beta;
+        let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
+        r.scalars([1.0 - b1, 1.0 - b2, self.eta * m_hat, root, self.epsilon])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, s): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [b1, c1, b2, c2, eta, s_hat, epsilon, ..] = k;
-        let m = m * b1 + g * c1;
-        let s = s * b2 + (g - m).abs2() * c2 + epsilon;
-        (m * eta / ((s * s_hat).sqrt() + epsilon), (m, s))
+        let [c1, c2, eta, root, epsilon, ..] = k;
+        let g = g.bounded();
+        let m = m.average(g, c1);
+        let s = s.average((g - m).abs2(), c2) + epsilon;
+        (m * eta / (s.sqrt() * root + epsilon), (m, s))
     }
 }

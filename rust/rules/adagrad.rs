@@ -20,7 +20,8 @@ impl Elementwise for AdaGrad {
 
     #[inline(always)]
     fn element<T: Element>([eta, epsilon, ..]: [T::Real; SCALARS], _x: T, g: T, (acc,): (T::Real,)) -> (T, (T::Real,)) {
-        let acc = acc + g.abs2();
+        let g = g.bounded();
+        let acc = (acc + g.abs2()).at_most(T::Real::GREATEST);
         (g * eta / (acc.sqrt() + epsilon), (acc,))
     }
 }

@@ -15,8 +15,8 @@ impl Elementwise for AMSGrad {
     }
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
-        let [b1, b2] = self.beta.map(|b| r.round(b));
-        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, self.eta, self.epsilon])
+        let [b1, b2] = self.beta;
+        r.scalars([1.0 - b1, 1.0 - b2, self.eta, self.epsilon])
     }
 
     #[inline(always)]
@@ -26,9 +26,9 @@ impl Elementwise for AMSGrad {
         g: T,
         (m, v, v_max): (T, T::Real, T::Real),
     ) -> (T, (T, T::Real, T::Real)) {
-        let [b1, c1, b2, c2, eta, epsilon, ..] = k;
-        let m = m * b1 + g * c1;
-        let v = v * b2 + g.abs2() * c2;
+        let [c1, c2, eta, epsilon, ..] = k;
+        let g = g.bounded();
+        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
         let v_max = v_max.maximum(v);
         (m * eta / (v_max.sqrt() + epsilon), (m, v, v_max))
     }

@@ -11,13 +11,13 @@ impl Elementwise for Lion {
     type State<T: Element> = (T,);
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
-        let [b1, b2] = self.beta.map(|b| r.round(b));
-        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, self.eta])
+        let [b1, b2] = self.beta;
+        r.scalars([1.0 - b1, 1.0 - b2, self.eta])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m,): (T,)) -> (T, (T,)) {
-        let [b1, c1, b2, c2, eta, ..] = k;
-        ((m * b1 + g * c1).sign() * eta, (m * b2 + g * c2,))
+        let [c1, c2, eta, ..] = k;
+        (m.average(g, c1).sign() * eta, (m.average(g, c2),))
     }
 }

@@ -11,7 +11,7 @@ impl Elementwise for Momentum {
     type State<T: Element> = (T,);
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
-        r.scalars([r.round(self.rho), self.eta])
+        r.scalars([self.rho, self.eta])
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ impl Elementwise for Nesterov {
     type State<T: Element> = (T,);
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
-        let rho = r.round(self.rho);
+        let rho = self.rho;
         r.scalars([rho, self.eta, rho * rho, (1.0 + rho) * self.eta])
     }
 

@@ -12,17 +12,17 @@ impl Elementwise for OAdam {
     type State<T: Element> = (T, T::Real, T);
 
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
-        let [b1, b2] = self.beta.map(|b| r.round(b));
-        let (m_hat, v_hat) = (1.0 / (1.0 - power(b1, t)), 1.0 / (1.0 - power(b2, t)));
-        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, self.eta * m_hat, v_hat, self.epsilon])
+        let [b1, b2] = self.beta;
+        let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
+        r.scalars([1.0 - b1, 1.0 - b2, self.eta * m_hat, root, self.epsilon])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, v, term): (T, T::Real, T)) -> (T, (T, T::Real, T)) {
-        let [b1, c1, b2, c2, eta, v_hat, epsilon, ..] = k;
-        let m = m * b1 + g * c1;
-        let v = v * b2 + g.abs2() * c2;
-        let new = m * eta / ((v * v_hat).sqrt() + epsilon);
+        let [c1, c2, eta, root, epsilon, ..] = k;
+        let g = g.bounded();
+        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
+        let new = m * eta / (v.sqrt() * root + epsilon);
         (new + new - term, (m, v, new))
     }
 }

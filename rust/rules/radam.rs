@@ -1,5 +1,7 @@
 //! RAdam (Liu et al. 2020): Adam, whose adaptive part waits until its variance is known.
 use super::prelude::*;
+use crate::doubledouble::DoubleDouble;
+use std::ops::{Add, Mul};
 
 rule! {
     /// See the module.
@@ -12,28 +14,62 @@ impl Elementwise for RAdam {
     type State<T: Element> = (T, T::Real);
 
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
-        let [b1, b2] = self.beta.map(|b| r.round(b));
-        let (b1t, b2t) = (power(b1, t), power(b2, t));
-        let (m_hat, v_hat) = (1.0 / (1.0 - b1t), 1.0 / (1.0 - b2t));
-        let bound = 2.0 / (1.0 - b2) - 1.0;
-        let rho = bound - 2.0 * t as f64 * b2t / (1.0 - b2t);
-        let (factor, adaptive) = if rho > 4.0 {
-            let numerator = (rho - 4.0) * (rho - 2.0) * bound;
-            let denominator = (bound - 4.0) * (bound - 2.0) * rho;
-            ((numerator / denominator).sqrt(), 1.0)
-        } else {
-            (1.0, 0.0)
-        };
-        let eta = self.eta * factor * m_hat;
-        r.scalars([b1, 1.0 - b1, b2, 1.0 - b2, eta, v_hat, self.epsilon, adaptive])
+        let [b1, b2] = self.beta;
+        let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
+        let rectifier = rectifier(b2, t);
+        let eta = self.eta * rectifier.unwrap_or(1.0) * m_hat;
+        r.scalars([1.0 - b1, 1.0 - b2, eta, root, self.epsilon, f64::from(u8::from(rectifier.is_some()))])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, v): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [b1, c1, b2, c2, eta, v_hat, epsilon, adaptive] = k;
-        let m = m * b1 + g * c1;
-        let v = v * b2 + g.abs2() * c2;
-        let dx = if adaptive == T::Real::ONE { m * eta / ((v * v_hat).sqrt() + epsilon) } else { m * eta };
+        let [c1, c2, eta, root, epsilon, adaptive, ..] = k;
+        let g = g.bounded();
+        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
+        let dx = if adaptive == T::Real::ONE { m * eta / (v.sqrt() * root + epsilon) } else { m * eta };
         (dx, (m, v))
     }
+}
+
+/// The factor `r` of step `t`; `None` while the variance is not known, at `rho <= 4`.
+///
+/// The paper's `rho = bound - 2 t beta^t / (1 - beta^t)` with `bound = 2 / (1 - beta) - 1` cancels where beta is near 1. It
+/// is also `2 K / S + 1` with `S` the sum of `beta^k` and `K` that of `k beta^k`, `k < t`: terms of one sign.
+fn rectifier(beta: f64, t: u64) -> Option<f64> {
+    let (sum, weighted) = sums::<f64>(beta, t);
+    let mut excess = 2.0 * weighted / sum - 3.0; // rho - 4
+    if excess.abs() < 0.1 {
+        // The border: only here do the digits that `- 3` cancels matter.
+        let (sum, weighted) = sums::<DoubleDouble>(beta, t);
+        excess = (weighted + weighted - (sum + sum + sum)).to_f64() / sum.to_f64();
+    }
+    if excess <= 0.0 {
+        return None;
+    }
+    // With c = 1 - beta, bound = (2 - c) / c, bound - 2 = (2 - 3 c) / c, and bound - 4 = (5 beta - 3) / c.
+    let c = 1.0 - beta;
+    let beta = DoubleDouble::from(beta);
+    let limit = (beta * DoubleDouble::from(5.0) + DoubleDouble::from(-3.0)).to_f64();
+    let rho = excess + 4.0;
+    Some((excess * (excess + 2.0) * (2.0 - c) * c / (limit * (2.0 - 3.0 * c) * rho)).sqrt())
+}
+
+/// The sums of `beta^k` and of `k beta^k` over `k < t`, doubling the number of terms from bit to bit of `t >= 1`.
+fn sums<F: From<f64> + Copy + Add<Output = F> + Mul<Output = F>>(beta: f64, t: u64) -> (F, F) {
+    let step = F::from(beta);
+    let (mut n, mut power, mut sum, mut weighted) = (1.0, step, F::from(1.0), F::from(0.0));
+    for bit in (0..t.ilog2()).rev() {
+        // The second half of the terms is the first one times beta^n, each k greater by n.
+        weighted = weighted + power * (weighted + F::from(n) * sum);
+        sum = sum + power * sum;
+        power = power * power;
+        n *= 2.0;
+        if t >> bit & 1 == 1 {
+            weighted = weighted + F::from(n) * power;
+            sum = sum + power;
+            power = power * step;
+            n += 1.0;
+        }
+    }
+    (sum, weighted)
 }

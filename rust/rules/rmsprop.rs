@@ -21,8 +21,7 @@ impl Boxed for RMSProp {
 
 impl RMSProp {
     fn scalars(&self, r: Rounding) -> Scalars {
-        let rho = r.round(self.rho);
-        r.scalars([rho, 1.0 - rho, self.eta, self.epsilon])
+        r.scalars([1.0 - self.rho, self.eta, self.epsilon])
     }
 }
 
@@ -36,8 +35,9 @@ impl Elementwise for Plain {
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (quad,): (T::Real,)) -> (T, (T::Real,)) {
-        let [rho, c, eta, epsilon, ..] = k;
-        let quad = quad * rho + g.abs2() * c;
+        let [c, eta, epsilon, ..] = k;
+        let g = g.bounded();
+        let quad = quad.average(g.abs2(), c);
         (g * eta / (quad.sqrt() + epsilon), (quad,))
     }
 }
@@ -52,9 +52,10 @@ impl Elementwise for Centred {
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (quad, lin): (T::Real, T)) -> (T, (T::Real, T)) {
-        let [rho, c, eta, epsilon, ..] = k;
-        let quad = quad * rho + g.abs2() * c;
-        let lin = lin * rho + g * c;
+        let [c, eta, epsilon, ..] = k;
+        let g = g.bounded();
+        let quad = quad.average(g.abs2(), c);
+        let lin = lin.average(g, c);
         // Rounding can make the variance of a constant gradient negative.
         let variance = (quad - lin.abs2()).at_least(T::Real::ZERO);
         (g * eta / (variance.sqrt() + epsilon), (quad, lin))
