@@ -64,11 +64,13 @@ pub trait Element:
         self.bounded_by(Self::Real::SQUARABLE)
     }
 
-    /// The average that forgets the share `c` of itself for `next`: `self + (next - self) c`. Unlike `b self + c next` it
-    /// needs no `b`, so that `c` alone has to keep its digits where `b` is near 1. Where `c` is 1 it is `next` to the last bit.
+    /// The average `beta self + (1 - beta) next`, of which `share` knows what [`crate::rule::share`] makes of `beta`. It moves
+    /// `self` by the share `1 - beta` of the way to `next`, or for small beta `next` by the share `beta` back, so that no
+    /// digits are lost at either end. Where beta is 0 it is `next` to the last bit.
     #[inline(always)]
-    fn average(self, next: Self, c: Self::Real) -> Self {
-        if c == Self::Real::ONE { next } else { self + (next - self) * c }
+    fn average(self, next: Self, share: Self::Real) -> Self {
+        let from = if share <= Self::Real::ZERO { next } else { self };
+        from + (next - self) * share
     }
 }
 
@@ -255,8 +257,9 @@ macro_rules! complex {
             }
             #[inline(always)]
             fn bounded_by(self, bound: $t) -> Self {
-                // 1 where neither part is greater; 0 for an infinite part, which makes it NaN.
-                self * (bound / self.re.abs().maximum(self.im.abs()).at_least(bound))
+                let size = Real::maximum(self.re.abs(), self.im.abs());
+                // One NaN for all: which of two a product keeps depends on the order of its factors, which compilers change.
+                if size <= $t::MAX { self * (bound / size.at_least(bound)) } else { Complex { re: $t::NAN, im: $t::NAN } }
             }
             #[inline(always)]
             fn without_subnormal(self) -> Self {

@@ -82,6 +82,13 @@ pub fn power(x: f64, n: u64) -> f64 {
     result
 }
 
+/// How [`Element::average`] is told of a decay rate: `1 - beta`, or where beta is less than a half `-beta`. Whichever is the
+/// smaller keeps its digits when it is rounded.
+#[must_use]
+pub fn share(beta: f64) -> f64 {
+    if beta < 0.5 { -beta } else { 1.0 - beta }
+}
+
 /// A rule that sees one element at a time.
 pub trait Elementwise: Send + Sync + 'static {
     /// The names and kinds of the state arrays, in the order of `State`.

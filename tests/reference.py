@@ -7,6 +7,7 @@ first state, `step` one step of any rule or composite, described as `optirs.rule
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,12 +124,18 @@ def lion(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
     return {"m": h.beta[1] * s["m"] + (1 - h.beta[1]) * g}, dx
 
 
+def rectified(b2: float, t: int) -> tuple[Fraction, Fraction]:
+    """RAdam's rho at step t and in the limit, exactly: the difference cancels where beta is near 1."""
+    limit = 2 / (1 - Fraction(b2)) - 1
+    power = Fraction(b2) ** t
+    return limit - 2 * t * power / (1 - power), limit
+
+
 def radam(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
     (m, v), t, (b1, b2) = moments(h, s, g), s["t"] + 1, h.beta
-    limit = 2 / (1 - b2) - 1
-    rho = limit - 2 * t * power(b2, t) / (1 - power(b2, t))
+    rho, limit = rectified(b2, t)
     if rho > 4:
-        r = np.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
+        r = np.sqrt(float((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)))
         dx = h.eta * r * hat(m, b1, t) / (np.sqrt(hat(v, b2, t)) + h.epsilon)
     else:
         dx = h.eta * hat(m, b1, t)

@@ -14,15 +14,16 @@ impl Elementwise for AdaBelief {
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
-        r.scalars([1.0 - b1, 1.0 - b2, self.eta * m_hat, root, self.epsilon])
+        r.scalars([share(b1), share(b2), self.eta * m_hat, root, self.epsilon, b1])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, s): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [c1, c2, eta, root, epsilon, ..] = k;
+        let [w1, w2, eta, root, epsilon, b1, ..] = k;
         let g = g.bounded();
-        let m = m.average(g, c1);
-        let s = s.average((g - m).abs2(), c2) + epsilon;
+        // g less the new m: it would cancel where b1 is small.
+        let surprise = (g - m) * b1;
+        let (m, s) = (m.average(g, w1), s.average(surprise.abs2(), w2) + epsilon);
         (m * eta / (s.sqrt() * root + epsilon), (m, s))
     }
 }

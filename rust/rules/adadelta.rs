@@ -11,19 +11,19 @@ impl Elementwise for AdaDelta {
     type State<T: Element> = (T::Real, T::Real);
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
-        r.scalars([1.0 - self.rho, self.epsilon])
+        r.scalars([share(self.rho), self.epsilon])
     }
 
     #[inline(always)]
     fn element<T: Element>(
-        [c, epsilon, ..]: [T::Real; SCALARS],
+        [w, epsilon, ..]: [T::Real; SCALARS],
         _x: T,
         g: T,
         (acc, delta): (T::Real, T::Real),
     ) -> (T, (T::Real, T::Real)) {
         let g = g.bounded();
-        let acc = acc.average(g.abs2(), c);
+        let acc = acc.average(g.abs2(), w);
         let dx = g * (delta + epsilon).sqrt() / (acc + epsilon).sqrt();
-        (dx, (acc, delta.average(dx.abs2(), c)))
+        (dx, (acc, delta.average(dx.abs2(), w)))
     }
 }

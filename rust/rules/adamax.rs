@@ -14,15 +14,15 @@ impl Elementwise for AdaMax {
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let eta = self.eta / (1.0 - power(b1, t));
-        r.scalars([1.0 - b1, b2, eta, self.epsilon])
+        r.scalars([share(b1), b2, eta, self.epsilon])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, u): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [c1, b2, eta, epsilon, ..] = k;
+        let [w1, b2, eta, epsilon, ..] = k;
         // Nothing is squared, but a difference and a modulus must not overflow, nor the product with eta.
         let g = g.bounded_by(T::Real::QUARTER);
-        let m = m.average(g, c1);
+        let m = m.average(g, w1);
         let u = (u * b2).maximum(g.abs());
         (m / (u + epsilon) * eta, (m, u))
     }

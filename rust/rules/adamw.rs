@@ -15,14 +15,14 @@ impl Elementwise for AdamW {
         let [b1, b2] = self.beta;
         let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
         let decay = if self.couple { self.eta * self.lambda_ } else { self.lambda_ };
-        r.scalars([1.0 - b1, 1.0 - b2, self.eta * m_hat, root, self.epsilon, decay])
+        r.scalars([share(b1), share(b2), self.eta * m_hat, root, self.epsilon, decay])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], x: T, g: T, (m, v): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [c1, c2, eta, root, epsilon, decay, ..] = k;
+        let [w1, w2, eta, root, epsilon, decay, ..] = k;
         let g = g.bounded();
-        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
+        let (m, v) = (m.average(g, w1), v.average(g.abs2(), w2));
         (m * eta / (v.sqrt() * root + epsilon) + x * decay, (m, v))
     }
 }

@@ -16,7 +16,7 @@ impl Elementwise for AMSGrad {
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
-        r.scalars([1.0 - b1, 1.0 - b2, self.eta, self.epsilon])
+        r.scalars([share(b1), share(b2), self.eta, self.epsilon])
     }
 
     #[inline(always)]
@@ -26,9 +26,9 @@ impl Elementwise for AMSGrad {
         g: T,
         (m, v, v_max): (T, T::Real, T::Real),
     ) -> (T, (T, T::Real, T::Real)) {
-        let [c1, c2, eta, epsilon, ..] = k;
+        let [w1, w2, eta, epsilon, ..] = k;
         let g = g.bounded();
-        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
+        let (m, v) = (m.average(g, w1), v.average(g.abs2(), w2));
         let v_max = v_max.maximum(v);
         (m * eta / (v_max.sqrt() + epsilon), (m, v, v_max))
     }

@@ -12,12 +12,13 @@ impl Elementwise for Lion {
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
-        r.scalars([1.0 - b1, 1.0 - b2, self.eta])
+        r.scalars([share(b1), share(b2), self.eta])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m,): (T,)) -> (T, (T,)) {
-        let [c1, c2, eta, ..] = k;
-        (m.average(g, c1).sign() * eta, (m.average(g, c2),))
+        let [w1, w2, eta, ..] = k;
+        let g = g.bounded_by(T::Real::QUARTER); // differences must not overflow
+        (m.average(g, w1).sign() * eta, (m.average(g, w2),))
     }
 }

@@ -4,7 +4,9 @@
 mod prelude {
     pub(crate) use crate::element::{Element, Real};
     pub(crate) use crate::reduce::Norm;
-    pub(crate) use crate::rule::{Boxed, Elementwise, Reduction, Rounding, SCALARS, SLOTS, Scalars, Slot, power, rule};
+    pub(crate) use crate::rule::{
+        Boxed, Elementwise, Reduction, Rounding, SCALARS, SLOTS, Scalars, Slot, power, rule, share,
+    };
 }
 
 use crate::rule::Entry;

@@ -16,14 +16,14 @@ impl Elementwise for NAdam {
         let momentum = self.eta * b1 / (1.0 - power(b1, t + 1));
         let gradient = self.eta * (1.0 - b1) / (1.0 - power(b1, t));
         let root = (b2 / (1.0 - power(b2, t))).sqrt();
-        r.scalars([1.0 - b1, 1.0 - b2, momentum, gradient, root, self.epsilon])
+        r.scalars([share(b1), share(b2), momentum, gradient, root, self.epsilon])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, v): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [c1, c2, momentum, gradient, root, epsilon, ..] = k;
+        let [w1, w2, momentum, gradient, root, epsilon, ..] = k;
         let g = g.bounded();
-        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
+        let (m, v) = (m.average(g, w1), v.average(g.abs2(), w2));
         ((m * momentum + g * gradient) / (v.sqrt() * root + epsilon), (m, v))
     }
 }

@@ -14,14 +14,14 @@ impl Elementwise for OAdam {
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
-        r.scalars([1.0 - b1, 1.0 - b2, self.eta * m_hat, root, self.epsilon])
+        r.scalars([share(b1), share(b2), self.eta * m_hat, root, self.epsilon])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, v, term): (T, T::Real, T)) -> (T, (T, T::Real, T)) {
-        let [c1, c2, eta, root, epsilon, ..] = k;
+        let [w1, w2, eta, root, epsilon, ..] = k;
         let g = g.bounded();
-        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
+        let (m, v) = (m.average(g, w1), v.average(g.abs2(), w2));
         let new = m * eta / (v.sqrt() * root + epsilon);
         (new + new - term, (m, v, new))
     }

@@ -18,14 +18,14 @@ impl Elementwise for RAdam {
         let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
         let rectifier = rectifier(b2, t);
         let eta = self.eta * rectifier.unwrap_or(1.0) * m_hat;
-        r.scalars([1.0 - b1, 1.0 - b2, eta, root, self.epsilon, f64::from(u8::from(rectifier.is_some()))])
+        r.scalars([share(b1), share(b2), eta, root, self.epsilon, f64::from(u8::from(rectifier.is_some()))])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, v): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [c1, c2, eta, root, epsilon, adaptive, ..] = k;
+        let [w1, w2, eta, root, epsilon, adaptive, ..] = k;
         let g = g.bounded();
-        let (m, v) = (m.average(g, c1), v.average(g.abs2(), c2));
+        let (m, v) = (m.average(g, w1), v.average(g.abs2(), w2));
         let dx = if adaptive == T::Real::ONE { m * eta / (v.sqrt() * root + epsilon) } else { m * eta };
         (dx, (m, v))
     }

@@ -21,7 +21,7 @@ impl Boxed for RMSProp {
 
 impl RMSProp {
     fn scalars(&self, r: Rounding) -> Scalars {
-        r.scalars([1.0 - self.rho, self.eta, self.epsilon])
+        r.scalars([share(self.rho), self.eta, self.epsilon, self.rho, 1.0 - self.rho])
     }
 }
 
@@ -35,9 +35,9 @@ impl Elementwise for Plain {
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (quad,): (T::Real,)) -> (T, (T::Real,)) {
-        let [c, eta, epsilon, ..] = k;
+        let [w, eta, epsilon, ..] = k;
         let g = g.bounded();
-        let quad = quad.average(g.abs2(), c);
+        let quad = quad.average(g.abs2(), w);
         (g * eta / (quad.sqrt() + epsilon), (quad,))
     }
 }
@@ -52,12 +52,12 @@ impl Elementwise for Centred {
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (quad, lin): (T::Real, T)) -> (T, (T::Real, T)) {
-        let [c, eta, epsilon, ..] = k;
+        let [w, eta, epsilon, rho, c, ..] = k;
         let g = g.bounded();
-        let quad = quad.average(g.abs2(), c);
-        let lin = lin.average(g, c);
-        // Rounding can make the variance of a constant gradient negative.
-        let variance = (quad - lin.abs2()).at_least(T::Real::ZERO);
+        // The new quad less |lin|², so written that only what is multiplied by rho cancels. Rounding can make that negative.
+        let old = (quad - lin.abs2()).at_least(T::Real::ZERO);
+        let variance = (old + (g - lin).abs2() * c) * rho;
+        let (quad, lin) = (quad.average(g.abs2(), w), lin.average(g, w));
         (g * eta / (variance.sqrt() + epsilon), (quad, lin))
     }
 }
