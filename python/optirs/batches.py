@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+
+from .rows import Take, all_rows, count_rows, taker, with_rows
 
 Batch = tuple[Any, ...]
 
@@ -24,6 +26,8 @@ class ArrayBatches:
     """Rows of arrays with the same first dimension, `batch_size` at a time, the last batch being what is left."""
 
     arrays: Batch
+    takes: tuple[Take, ...]
+    """What takes rows of each array; none where a batch is all rows, in order."""
     rows: int
     batch_size: int
     rng: np.random.Generator | None
@@ -38,12 +42,13 @@ class ArrayBatches:
             yield self.arrays
             return
         for start in range(0, self.rows, self.batch_size):
-            yield tuple(array[start : start + self.batch_size] for array in self.arrays)
+            rows = slice(start, start + self.batch_size)
+            yield tuple(take(rows) for take in self.takes)
 
     def _shuffled(self, order: Any) -> Iterator[Batch]:
         for start in range(0, self.rows, self.batch_size):
             chosen = order[start : start + self.batch_size]
-            yield tuple(array[chosen] for array in self.arrays)
+            yield tuple(take(chosen) for take in self.takes)
 
     def steps(self) -> int | None:
         return -(-self.rows // self.batch_size)
@@ -96,11 +101,8 @@ def batches(
     # Making one from the system's entropy takes as long as many steps of a small model.
     generator = _generator(rng) if shuffle or rng is not None else None
     if isinstance(data, tuple):
-        arrays = tuple(_array(who, index, array) for index, array in enumerate(data))
-        rows = _common_rows(who, arrays)
-        batch_size = rows if batch_size is None else min(batch_size, rows)
-        return ArrayBatches(arrays, rows, batch_size, generator if shuffle else None)
-    if hasattr(data, "shape") or isinstance(data, (dict, str)) or not isinstance(data, Iterable):
+        return _of_arrays(data, batch_size, generator if shuffle else None, who)
+    if hasattr(data, "shape") or isinstance(data, (Mapping, str)) or not isinstance(data, Iterable):
         kind = type(data).__name__
         raise TypeError(f"{who}: data must be a tuple of arrays, such as (x, y), or an iterable of batches, got {kind}")
     if batch_size is not None or shuffle:
@@ -122,31 +124,39 @@ def _generator(rng: Any) -> np.random.Generator:
         raise TypeError(f"{wanted}, got {type(rng).__name__}") from error
 
 
-def _array(who: str, index: int, array: Any) -> Any:
-    if isinstance(array, (tuple, dict, str)) or array is None:
-        kind = type(array).__name__
-        raise TypeError(f"{who}: data[{index}] must be an array, got {kind} (batches go into a list, not a tuple)")
-    array = array if hasattr(array, "shape") else np.asarray(array)
-    if len(array.shape) == 0:
-        raise ValueError(f"{who}: data[{index}] has shape (), it needs a first dimension to count rows by")
-    return array
+def _of_arrays(data: Batch, batch_size: int | None, rng: np.random.Generator | None, who: str) -> ArrayBatches:
+    plain = all(type(array) is np.ndarray and array.ndim for array in data)  # as nearly always: nothing to be found out
+    names = [f"{who}: data[{index}]" for index in range(len(data))]
+    arrays = data if plain else tuple(map(with_rows, names, data))
+    counts = list(map(len, arrays)) if plain else list(map(count_rows, names, arrays))
+    rows = _common_rows(who, counts)
+    if batch_size is None or batch_size >= rows:
+        arrays, batch_size = arrays if plain else tuple(map(all_rows, arrays)), rows
+        if rng is None:
+            return ArrayBatches(arrays, (), rows, rows, None)
+    takes = tuple(taker(name, array, rows, rng is not None) for name, array in zip(names, arrays, strict=True))
+    return ArrayBatches(arrays, takes, rows, batch_size, rng)
 
 
-def _common_rows(who: str, arrays: Sequence[Any]) -> int:
-    if not arrays:
+def _common_rows(who: str, counts: list[int]) -> int:
+    if not counts:
         raise ValueError(f"{who}: data is an empty tuple")
-    rows = [int(array.shape[0]) for array in arrays]
-    for index, count in enumerate(rows):
-        if count != rows[0]:
-            raise ValueError(f"{who}: data[0] has {rows[0]} rows, data[{index}] has {count}")
-    if rows[0] == 0:
+    for index, count in enumerate(counts):
+        if count != counts[0]:
+            raise ValueError(f"{who}: data[0] has {counts[0]} rows, data[{index}] has {count}")
+    if counts[0] == 0:
         raise ValueError(f"{who}: data has no rows")
-    return rows[0]
+    return counts[0]
 
 
 def rows_of(batch: Batch) -> int:
     """How much a batch counts in a mean over batches: its rows, or 1 where it has none."""
-    shape: Any = getattr(next(iter(batch), None), "shape", ())
+    first: Any = batch
+    while isinstance(first, (tuple, Mapping)):  # of several inputs, the first
+        first = next(iter(first.values() if isinstance(first, Mapping) else first), None)
+    if isinstance(first, list):
+        return len(first)
+    shape: Any = getattr(first, "shape", ())
     return int(shape[0]) if len(shape) > 0 else 1
 
 

@@ -91,7 +91,9 @@ def train(
         gradient: gradient function `(model, *batch) -> (loss, gradient)`, e.g. `supervised(mse)`. For the log its
             method `loss(model, *batch)` is called, if it has one.
         model: the model to begin with.
-        data: a tuple of arrays with the same first dimension, or an iterable of batches, read anew each epoch.
+        data: a tuple of arrays with the same first dimension, or an iterable of batches, read anew each epoch. An array
+            is whatever gives rows by position: of pandas, SciPy's sparse ones and others, too. `gradient` gets rows of
+            the array's own type.
         rule: a rule, or a function of key path and array, as `setup` takes it.
         epochs: how many times the data is gone through.
         batch_size: rows a step; by default all of them. The last batch of an epoch is what is left.
