@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from libraries import LIBRARIES, PEER, Bridge
 
 from optirs._compiled import Compiled
 
@@ -28,6 +29,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(Compiled, "start", classmethod(lambda cls, run: seen(start(cls, run))))
     monkeypatch.setattr(Compiled, "restarted", lambda self: seen(restarted(self)))
     return found
+
+
+@pytest.fixture(params=[pytest.param(n, marks=() if n == "autograd" else PEER) for n in LIBRARIES])
+def bridge(request: pytest.FixtureRequest) -> Bridge:
+    """Each bridge in turn."""
+    return Bridge(request.param)
 
 
 @pytest.fixture

@@ -9,30 +9,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from libraries import LIBRARIES
 
 import optirs
 
-LIBRARIES = {"autograd": "autograd.numpy", "jax": "jax.numpy", "torch": "torch"}
-PEER = (pytest.mark.peers, pytest.mark.filterwarnings("default"))  # their warnings are theirs
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
-
-
-class Bridge:
-    """One of the makers, and the namespace that functions for it are written with."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.xp: Any = importlib.import_module(LIBRARIES[name])
-        self.make = getattr(optirs, f"with_{name}")
-
-    def scalar(self, loss: Any) -> Any:
-        """A number as the library has it."""
-        return self.xp.tensor(loss) if self.name == "torch" else self.xp.array(loss)
-
-
-@pytest.fixture(params=[pytest.param(n, marks=() if n == "autograd" else PEER) for n in LIBRARIES])
-def bridge(request):
-    return Bridge(request.param)
 
 
 @optirs.functor

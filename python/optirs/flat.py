@@ -1,5 +1,6 @@
 """Models as flat vectors, for `scipy.optimize` and the like."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ from numpy.typing import NDArray
 
 from . import _core
 from .rules import Descent
-from .ties import origins, parameters
+from .tensors import inside
+from .ties import origins, parameters_here
 
 Array = NDArray[Any]
 
@@ -21,7 +23,8 @@ def destructure(model: Any) -> tuple[Array, "Restructure"]:
     Returns:
         `(flat, restructure)`: a 1-d copy of all trainables in C order, tied ones once, in the type to which theirs
         promote; and a `Restructure`: `restructure(flat)` is a model with those values, `restructure.gradient(grad)` the
-        vector of a gradient tree.
+        vector of a gradient tree. In a function that `with_autograd`, `with_jax` or `with_torch` calls, `flat` is a
+        tensor of that library, and it differentiates through both.
 
     Raises:
         ValueError: If two parameters share elements without being tied.
@@ -39,6 +42,8 @@ def destructure(model: Any) -> tuple[Array, "Restructure"]:
     As `Optimisers.destructure` in Julia, `jax.flatten_util.ravel_pytree`, `torch.nn.utils.parameters_to_vector`.
     """
     restructure = Restructure(model)
+    if restructure._call is not None:
+        return restructure._call.concatenated(restructure._arrays), restructure
     parts = [np.ravel(array) for array in restructure._arrays]
     flat = np.concatenate([np.empty(0, restructure._dtype), *parts], dtype=restructure._dtype)
     return flat, restructure
@@ -48,16 +53,22 @@ class Restructure:
     """Makes models of flat vectors; see `destructure`."""
 
     def __init__(self, model: Any) -> None:
-        _, found, index = parameters(model)
+        _, found, index = parameters_here(model)
+        # The call of a bridge that the tensors belong to.
+        self._call = None if all(isinstance(p.array, np.ndarray) for p in found) else inside()
         self._arrays = [p.array for p in found]
         self._leaves, self._origins = origins(model, found)
         # A copy of the structure: what is done to the model later does not matter here.
         self._model = _core.unflatten(model, self._leaves, True, False)
-        descent = Descent()
-        made = _core.make_leaves([(descent, p.array, p.path) for p in found])
-        self._state = _core.unflatten(model, [None if i is None else made[i] for i in index], False, True)
-        self._ends = np.cumsum([array.size for array in self._arrays], dtype=int)
-        self._dtype = _promoted([a.dtype for a in self._arrays])
+        sizes = [math.prod(array.shape) for array in self._arrays]
+        self._ends = np.cumsum(sizes, dtype=int)
+        self._starts = self._ends - np.array(sizes, int)
+        self._is_complex = any("complex" in str(array.dtype) for array in self._arrays)
+        if self._call is None:
+            descent = Descent()
+            made = _core.make_leaves([(descent, p.array, p.path) for p in found])
+            self._state = _core.unflatten(model, [None if i is None else made[i] for i in index], False, True)
+            self._dtype = _promoted([a.dtype for a in self._arrays])
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._arrays else 0
@@ -65,16 +76,21 @@ class Restructure:
     def __call__(self, flat: Any) -> Any:
         """A model with the values of `flat`, in new arrays of the original shapes, types and memory orders, ties kept.
 
+        In a function that a bridge calls, a tensor gives a model of tensors.
+
         Raises:
             ValueError: If `flat` is not 1-d, or of another length.
             TypeError: If it is not of numbers, or complex while the model is real.
         """
-        flat = self._checked(flat)
-        arrays = [
-            _filled(flat[end - like.size : end], like) for end, like in zip(self._ends, self._arrays, strict=True)
-        ]
+        call = inside()
+        if call is None or not call.is_numeric(flat):
+            call, flat = self._call, _numbers(flat)
+        self._check(flat)
+        filled, transposed = (_filled, np.transpose) if call is None else (call.shaped, call.transposed)
+        parts = zip(self._starts, self._ends, self._arrays, strict=True)
+        arrays = [filled(flat[start:end], like) for start, end, like in parts]
         values = [
-            leaf if origin is None else arrays[origin[0]].T if origin[1] else arrays[origin[0]]
+            leaf if origin is None else transposed(arrays[origin[0]]) if origin[1] else arrays[origin[0]]
             for leaf, origin in zip(self._leaves, self._origins, strict=True)
         ]
         return _core.unflatten(self._model, values, True, False)
@@ -86,6 +102,11 @@ class Restructure:
             TypeError: As `update`.
             ValueError: As `update`.
         """
+        if self._call is not None:
+            raise TypeError(
+                "restructure.gradient takes gradients of NumPy's arrays, and this model is one of tensors: let the "
+                "library differentiate by the vector, through restructure(flat)"
+            )
         found = _core.gradients(self._state, self._model, gradient)
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [
@@ -94,15 +115,19 @@ class Restructure:
             ]
         return np.concatenate([np.empty(0, self._dtype), *parts], dtype=self._dtype)
 
-    def _checked(self, flat: Any) -> Array:
-        array: Array = np.asarray(flat)
-        if array.shape != (len(self),):
-            raise ValueError(f"restructure takes a vector of length {len(self)}, got shape {array.shape}")
-        if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
-            raise TypeError(f"restructure takes numbers, got {array.dtype}")
-        if array.dtype.kind == "c" and self._dtype.kind != "c":
-            raise TypeError(f"restructure takes real numbers, got {array.dtype}")
-        return array
+    def _check(self, flat: Any) -> None:
+        """Raises unless this vector, or tensor, fits."""
+        if tuple(flat.shape) != (len(self),):
+            raise ValueError(f"restructure takes a vector of length {len(self)}, got shape {tuple(flat.shape)}")
+        if "complex" in str(flat.dtype) and not self._is_complex:
+            raise TypeError(f"restructure takes real numbers, got {flat.dtype}")
+
+
+def _numbers(flat: Any) -> Array:
+    array: Array = np.asarray(flat)
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+        raise TypeError(f"restructure takes numbers, got {array.dtype}")
+    return array
 
 
 def _filled(values: Array, like: Array) -> Array:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._core import span
-from .tree import KeyPath, isnumeric, leaves
+from .tensors import Inside, inside
+from .tree import KeyPath, is_trained_type, leaves
 
 
 def tie(a: NDArray[Any], b: NDArray[Any]) -> bool | None:
@@ -50,7 +51,41 @@ def parameters(model: Any) -> Tied:
     Raises:
         ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
     """
-    return _tied(leaves(model), lambda leaf, trained: trained and isnumeric(leaf))
+    return _tied(leaves(model), lambda leaf, trained: trained and _is_trained(leaf))
+
+
+def _is_trained(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and is_trained_type(leaf.dtype)
+
+
+def parameters_here(model: Any) -> Tied:
+    """As `parameters`; in a function that a bridge calls, tensors that stand for arrays are parameters, too."""
+    found, call = parameters(model), inside()
+    return found if call is None else _with_tensors(found, call)
+
+
+def _with_tensors(of_numpy: Tied, call: Inside) -> Tied:
+    all_leaves, arrays, numbers = of_numpy
+    found: list[Parameter] = []
+    index: list[int | None] = []
+    known: dict[int, int] = {}
+    origins: dict[int, tuple[int, bool]] = {}
+    for (path, leaf, trained), number in zip(all_leaves, numbers, strict=True):
+        if number is not None:
+            if number not in known:
+                known[number] = len(found)
+                found.append(arrays[number])
+            index.append(known[number])
+        elif trained and call.is_numeric(leaf):
+            tensor, transposed = call.origin(leaf)
+            i, first = origins.setdefault(id(tensor), (len(found), transposed))
+            if i == len(found):
+                found.append(Parameter(path, leaf, []))
+            found[i].places.append((path, transposed != first))
+            index.append(i)
+        else:
+            index.append(None)
+    return all_leaves, found, index
 
 
 def arrays(tree: Any) -> Tied:
@@ -91,11 +126,11 @@ def origins(model: Any, found: list[Parameter]) -> tuple[list[Any], list[tuple[i
     The parameter as its index in `found`, which `parameters` found in `model`, and whether it is transposed.
     """
     by_path = {path: (i, transposed) for i, p in enumerate(found) for path, transposed in p.places}
-    by_span = {span(p.array): i for i, p in enumerate(found) if p.array.size}
+    by_span = {span(p.array): i for i, p in enumerate(found) if _is_trained(p.array) and p.array.size}
     whole = leaves(model, whole=True)
 
     def origin(path: KeyPath, leaf: Any) -> tuple[int, bool] | None:
-        if path in by_path or not isnumeric(leaf):
+        if path in by_path or not _is_trained(leaf):
             return by_path.get(path)
         i = by_span.get(span(leaf))
         transposed = None if i is None else tie(found[i].array, leaf)
@@ -138,6 +173,9 @@ def _check_overlap(found: list[Parameter], spans: list[Span], bystanders: list[t
 def trainables(model: Any, path: bool = False) -> list[Any]:
     """The trainable arrays of `model`, tied ones once, in its order.
 
+    In a function that `with_autograd`, `with_jax` or `with_torch` calls, they are the tensors that the model has there,
+    and what is computed from them is differentiated.
+
     Args:
         model: A tree.
         path: Whether to return pairs with the key path of the first place.
@@ -156,5 +194,5 @@ def trainables(model: Any, path: bool = False) -> list[Any]:
 
     As `Optimisers.trainables` in Julia.
     """
-    _, found, _ = parameters(model)
+    _, found, _ = parameters_here(model)
     return [(p.path, p.array) for p in found] if path else [p.array for p in found]

@@ -7,6 +7,7 @@ from typing import Any, Self, SupportsIndex, TypeVar, overload
 import numpy as np
 
 from . import _core
+from .tensors import inside
 
 C = TypeVar("C", bound=type)
 Trainable = Iterable[str] | Callable[[Any], Iterable[str]]
@@ -180,14 +181,23 @@ def isnumeric(x: Any) -> bool:
 
     Returns:
         True for arrays of float16, bfloat16, float32, float64, complex64 and complex128, 0-d ones too; False for all
-        else, NumPy scalars and integer arrays among it.
+        else, NumPy scalars and integer arrays among it. In a function that `with_autograd`, `with_jax` or `with_torch`
+        calls also for the tensors that stand for such arrays, and for what is computed from them.
 
     Examples:
         >>> import numpy as np, optirs
         >>> optirs.isnumeric(np.zeros(2)), optirs.isnumeric(np.zeros(2, int)), optirs.isnumeric(1.0)
         (True, False, False)
     """
-    return isinstance(x, np.ndarray) and (x.dtype.char in _NUMERIC or is_bfloat16(x.dtype))
+    if isinstance(x, np.ndarray):
+        return is_trained_type(x.dtype)
+    call = inside()
+    return call is not None and call.is_numeric(x)
+
+
+def is_trained_type(dtype: np.dtype[Any]) -> bool:
+    """Whether NumPy's arrays of this type are trainable."""
+    return dtype.char in _NUMERIC or is_bfloat16(dtype)
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:

@@ -35,7 +35,7 @@ def with_autograd(f: Function) -> GradientFunction:
     Raises:
         ImportError: autograd is not installed (extra `autograd`).
         TypeError: `f` is not callable; when called, what it returns is no real number.
-        ValueError: when called, `f` returns an array that is not 0-d.
+        ValueError: when called, `f` returns an array that is not 0-d, or one that depends on no parameter.
 
     Examples:
         >>> import autograd.numpy as anp
@@ -72,7 +72,7 @@ def with_jax(f: Function, *, jit: bool = True) -> GradientFunction:
     Raises:
         ImportError: JAX is not installed (extra `jax`).
         TypeError: `f` is not callable; when called, what it returns is no real number.
-        ValueError: when called, `f` returns an array that is not 0-d.
+        ValueError: when called, `f` returns an array that is not 0-d, or one that depends on no parameter.
 
     Examples:
         >>> import jax.numpy as jnp

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from autograd.core import defvjp_argnums, make_vjp, vspace
 from autograd.tracer import getval, isbox, primitive
 
 from .. import _core
-from ..tree import is_bfloat16
-from .parts import Array, Model, affine_gradient, check_loss, gelu
+from ..tensors import Inside
+from ..tree import is_bfloat16, is_trained_type
+from .parts import Array, Model, affine_gradient, check_loss, gelu, independent
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,14 @@ class WithAutograd:
         """The loss, and its gradient: a tree like the model."""
         parts = Model(model)
         arrays = tuple(map(_known, parts.arrays))
-        backward, value = make_vjp(lambda boxes: self._value(parts, boxes, batch), arrays)
+
+        def traced(boxes: Any) -> Any:
+            loss = self._value(parts, boxes, batch)
+            if not isbox(loss):
+                raise independent("with_autograd", parts.arrays, "sign or round make constants")
+            return loss
+
+        backward, value = make_vjp(traced, arrays)
         gradients = backward(vspace(value).ones())
         return float(value), parts.gradient([_like(g, a) for g, a in zip(gradients, parts.arrays, strict=True)])
 
@@ -38,12 +46,38 @@ class WithAutograd:
     def _value(self, model: Model, arrays: Any, batch: tuple[Any, ...]) -> Any:
         # One box an array: each time autograd's box of a tuple is asked for an element, it makes a new one.
         boxes = [arrays[i] for i in range(len(model.arrays))]
-        loss = self.f(model.rebuilt(boxes, model.constants, np.transpose), *batch)
+        with _Call() as call:
+            loss = self.f(model.rebuilt(call, boxes, model.constants), *batch)
         value = getval(loss)
         if not isinstance(value, (np.ndarray, np.generic, float)):
             raise TypeError(f"with_autograd: the function must return an array, it returned {type(value).__name__}")
         check_loss("with_autograd", np.shape(value), np.asarray(value).dtype.name)
         return loss
+
+
+class _Call(Inside):
+    """In it, autograd's boxes are arrays."""
+
+    def is_tensor(self, x: Any) -> bool:
+        if not isbox(x):
+            return False
+        while isbox(x):  # as deep as it is being differentiated
+            x = getval(x)
+        return isinstance(x, np.ndarray) and is_trained_type(x.dtype)
+
+    def transpose(self, tensor: Any) -> Any:
+        return anp.transpose(tensor)
+
+    def concatenated(self, arrays: Sequence[Any]) -> Any:
+        if any(a.dtype.kind == "c" for a in arrays):
+            # Of a concatenation autograd hands complex gradients to real arrays, of a sum it does not.
+            arrays = [a + np.zeros((), np.complex64) for a in arrays]
+        return anp.concatenate([anp.ravel(a) for a in arrays])
+
+    def shaped(self, values: Any, like: Any) -> Any:
+        values = anp.reshape(values, like.shape)
+        kind = np.dtype(np.float32) if is_bfloat16(like.dtype) else like.dtype
+        return (values if kind.kind == "c" else anp.real(values)).astype(kind)
 
 
 def _known(parameter: Array) -> Array:

@@ -14,8 +14,12 @@ import numpy as np
 
 from .. import _core
 from ..affine import check_shapes
-from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, is_numbers
+from ..tensors import Inside
+from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent, is_numbers
 from .structure import Structure
+
+TRAINED = frozenset(("float16", "bfloat16", "float32", "float64", "complex64", "complex128"))
+"""The types that are trained."""
 
 
 class WithJax:
@@ -24,7 +28,7 @@ class WithJax:
     def __init__(self, f: Callable[..., Any], jit: bool) -> None:
         self.f, self.jit = f, jit
         self._loss: Callable[..., Any] = self._value
-        self._loss_and_gradient: Callable[..., Any] = jax.value_and_grad(self._value, argnums=1)
+        self._loss_and_gradient: Callable[..., Any] = jax.value_and_grad(self._connected, argnums=1)
         if jit:
             self._loss = jax.jit(self._loss, static_argnums=0)
             self._loss_and_gradient = jax.jit(self._loss_and_gradient, static_argnums=0)
@@ -59,14 +63,57 @@ class WithJax:
         native = [a if isinstance(a, jax.Array) else _native(a) for a in arrays]
         return native if self.jit else [jnp.asarray(a) for a in native]
 
+    def _connected(self, structure: Any, arrays: Sequence[Any], constants: Sequence[Any], data: Sequence[Any]) -> Any:
+        """As `_value`, which must depend on the arrays. That is found out while JAX traces: later it costs nothing."""
+        loss = self._value(structure, arrays, constants, data)
+        if not _is_differentiated(loss):
+            raise independent("with_jax", arrays, "stop_gradient, and sign or round, make constants")
+        return loss
+
     def _value(self, structure: Any, arrays: Sequence[Any], constants: Sequence[Any], data: Sequence[Any]) -> Any:
         """The loss of arrays alone, which JAX differentiates."""
         model, batch = structure.skeletons
-        loss = self.f(model.rebuilt(arrays, constants, jnp.transpose), *batch.rebuilt((), data, jnp.transpose))
+        with _Call() as call:
+            loss = self.f(model.rebuilt(call, arrays, constants), *batch.rebuilt(call, (), data))
         if not isinstance(loss, (jax.Array, np.ndarray, np.generic, float)):
             raise TypeError(f"with_jax: the function must return a JAX array, it returned {type(loss).__name__}")
         check_loss("with_jax", jnp.shape(loss), jnp.result_type(loss).name)
         return loss
+
+
+class _Call(Inside):
+    """In it, JAX's arrays are arrays."""
+
+    def is_tensor(self, x: Any) -> bool:
+        return isinstance(x, jax.Array) and x.dtype.name in TRAINED
+
+    def transpose(self, tensor: Any) -> Any:
+        return jnp.transpose(tensor)
+
+    def concatenated(self, arrays: Sequence[Any]) -> Any:
+        return jnp.concatenate([jnp.ravel(a) for a in arrays])
+
+    def shaped(self, values: Any, like: Any) -> Any:
+        values = jnp.reshape(values, like.shape)
+        kind = jax.dtypes.canonicalize_dtype(like.dtype)
+        return (values if kind.kind == "c" else jnp.real(values)).astype(kind)
+
+
+def _is_differentiated(loss: Any) -> bool:
+    """Whether `loss` depends on what is being differentiated by, also where the derivative is zero.
+
+    To a rule of one's own JAX says that, and calls none where no argument does.
+    """
+    found: list[bool] = []
+    same = jax.custom_vjp(lambda x: x)
+
+    def forward(x: Any) -> tuple[Any, None]:
+        found.append(x.perturbed)
+        return x.value, None
+
+    same.defvjp(forward, lambda _, slope: (slope,), symbolic_zeros=True)
+    same(loss)
+    return any(found)
 
 
 def _is_array(leaf: Any) -> bool:

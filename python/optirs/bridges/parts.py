@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
+from ..tensors import Inside
 from ..ties import Parameter, parameters
-from ..tree import is_bfloat16
+from ..tree import is_bfloat16, is_trained_type
 
 Array = NDArray[Any]
 Role = tuple[int, bool]
 
 CONSTANT: Role = (-1, False)
+OTHER: Role = (-2, False)
 
 
 def is_numbers(leaf: Any) -> bool:
@@ -30,8 +32,9 @@ class Parts:
     Attributes:
         tree: the tree.
         leaves: its leaves, also those of untrained children.
-        roles: what each leaf is: the index of a parameter and whether transposed, `CONSTANT`, or None for what is no
-            array, in the sense of `is_array`.
+        roles: what each leaf is: the index of a parameter and whether transposed; `CONSTANT` for an array that could be
+            one, but is not trained; `OTHER` for one that could not; or None for what is no array, in the sense of
+            `is_array`.
         constants: the arrays that are no parameters, in order.
     """
 
@@ -44,11 +47,11 @@ class Parts:
         walked = _core.flatten(tree, True)
         self.tree = tree
         self.leaves = [leaf for _, leaf, _ in walked]
-        self.roles = [at.get(path) or (CONSTANT if is_array(leaf) else None) for path, leaf, _ in walked]
-        self.constants = [leaf for leaf, role in zip(self.leaves, self.roles, strict=True) if role is CONSTANT]
+        self.roles = [at.get(path) or (_role(leaf) if is_array(leaf) else None) for path, leaf, _ in walked]
+        self.constants = [leaf for leaf, role in zip(self.leaves, self.roles, strict=True) if role in (CONSTANT, OTHER)]
 
-    def rebuilt(self, tensors: Sequence[Any], constants: Sequence[Any], transpose: Callable[[Any], Any]) -> Any:
-        """The tree with `tensors` in place of its parameters and `constants` in place of its other arrays."""
+    def rebuilt(self, call: Inside, tensors: Sequence[Any], constants: Sequence[Any]) -> Any:
+        """The tree in `call`, with `tensors` in place of its parameters, `constants` in place of its other arrays."""
         rest = iter(constants)
         values = []
         for leaf, role in zip(self.leaves, self.roles, strict=True):
@@ -56,10 +59,16 @@ class Parts:
                 values.append(leaf)
             elif role is CONSTANT:
                 values.append(next(rest))
+            elif role is OTHER:
+                values.append(call.other(next(rest)))
             else:
                 i, transposed = role
-                values.append(transpose(tensors[i]) if transposed else tensors[i])
+                values.append(call.transposed(tensors[i]) if transposed else tensors[i])
         return _core.unflatten(self.tree, values, True, False)
+
+
+def _role(array: Any) -> Role:
+    return CONSTANT if isinstance(array, np.ndarray) and is_trained_type(array.dtype) else OTHER
 
 
 class Model(Parts):
@@ -90,6 +99,16 @@ def affine_gradient(W: Any, x: Any, dy: Any) -> tuple[Any, Any, Any]:
 def gelu(z: Any, near: Any, tanh: Callable[[Any], Any]) -> Any:
     """GELU in the form with tanh. `near` is `z` within +-10: beyond, it is 0 or `z`, and the cube would overflow."""
     return z / 2 * (1 + tanh(math.sqrt(2 / math.pi) * (near + 0.044715 * near**3)))
+
+
+def independent(maker: str, parameters: Sequence[Any], cut: str) -> ValueError:
+    """The error of a loss without a derivative by any parameter; `cut` says what in this library makes constants."""
+    if not parameters:
+        return ValueError(f"{maker}: the model has no parameters, on which the loss could depend")
+    return ValueError(
+        f"{maker}: what the function returned does not depend on any parameter of the model: compute it from the "
+        f"arrays of the model that the function is given ({cut})"
+    )
 
 
 def check_loss(maker: str, shape: tuple[int, ...], dtype: str) -> None:

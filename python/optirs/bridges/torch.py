@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,12 @@ import torch
 from numpy.lib.array_utils import byte_bounds
 
 from .. import _core
+from ..tensors import Inside
 from ..tree import is_bfloat16
-from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu
+from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent, is_numbers
+
+TRAINED = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128))
+"""The types that are trained."""
 
 
 class WithTorch:
@@ -30,28 +34,55 @@ class WithTorch:
 
     def __call__(self, model: Any, /, *batch: Any) -> tuple[float, Any]:
         """The loss, and its gradient: a tree like the model."""
-        parts = Model(model)
-        with torch.enable_grad():
+        parts = Model(model, _is_array)
+        with torch.enable_grad(), _Call() as call:
             tensors = [tensor(array).requires_grad_() for array in parts.arrays]
-            loss = self._value(parts, tensors, batch)
+            loss = self._value(call, parts, tensors, batch)
             value = _checked(loss)
-            if not loss.requires_grad:
-                raise ValueError("with_torch: what the function returned does not depend on any parameter of the model")
-            gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
+            # A graph of other tensors, such as those of a module, leads to no parameter either.
+            gradients = torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad and tensors else ()
+            if all(gradient is None for gradient in gradients):
+                raise independent("with_torch", parts.arrays, "detach() and no_grad() make constants")
         return value, parts.gradient(_apart([_gradient(g, a) for g, a in zip(gradients, parts.arrays, strict=True)]))
 
     def loss(self, model: Any, /, *batch: Any) -> float:
         """The loss alone, without the cost of the gradient; `train` logs with it."""
-        parts = Model(model)
-        with torch.no_grad():
-            return _checked(self._value(parts, [tensor(array) for array in parts.arrays], batch))
+        parts = Model(model, _is_array)
+        with torch.no_grad(), _Call() as call:
+            return _checked(self._value(call, parts, [tensor(array) for array in parts.arrays], batch))
 
-    def _value(self, model: Model, tensors: list[Any], batch: tuple[Any, ...]) -> Any:
-        return self._function(_rebuilt(model, tensors), *_rebuilt(Parts(batch), []))
+    def _value(self, call: Inside, model: Model, tensors: list[Any], batch: tuple[Any, ...]) -> Any:
+        return self._function(_rebuilt(call, model, tensors), *_rebuilt(call, Parts(batch, _is_array), []))
 
 
-def _rebuilt(parts: Parts, tensors: list[Any]) -> Any:
-    return parts.rebuilt(tensors, [_constant(c) for c in parts.constants], _transposed)
+class _Call(Inside):
+    """In it, PyTorch's tensors are arrays."""
+
+    def is_tensor(self, x: Any) -> bool:
+        return isinstance(x, torch.Tensor) and x.dtype in TRAINED
+
+    def transpose(self, tensor: Any) -> Any:
+        return tensor.permute(*reversed(range(tensor.ndim)))
+
+    def concatenated(self, arrays: Sequence[Any]) -> Any:
+        return torch.cat([_as_tensor(a).reshape(-1) for a in arrays])
+
+    def shaped(self, values: Any, like: Any) -> Any:
+        kind = _as_tensor(like).dtype
+        values = _as_tensor(values).reshape(like.shape)
+        return (values if kind.is_complex or not values.is_complex() else values.real).to(kind)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) or is_numbers(leaf)
+
+
+def _as_tensor(array: Any) -> Any:
+    return array if isinstance(array, torch.Tensor) else tensor(array)
+
+
+def _rebuilt(call: Inside, parts: Parts, tensors: list[Any]) -> Any:
+    return parts.rebuilt(call, tensors, [_constant(c) for c in parts.constants])
 
 
 def _checked(loss: Any) -> float:
@@ -77,7 +108,7 @@ def tensor(array: Array) -> Any:
 def _constant(array: Array) -> Any:
     """A tensor where PyTorch has the type; it lacks longdouble."""
     try:
-        return tensor(array)
+        return _as_tensor(array)
     except TypeError:
         return array
 
@@ -117,10 +148,6 @@ def _apart(gradients: list[Array | None]) -> list[Array | None]:
         else:
             end = high
     return gradients
-
-
-def _transposed(tensor: Any) -> Any:
-    return tensor.permute(*reversed(range(tensor.ndim)))
 
 
 class _Affine(torch.autograd.Function):
