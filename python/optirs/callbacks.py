@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ._copy import copied
 from .batches import batches, mean_over
 from .events import Event
 from .history import _new_axes
@@ -181,8 +182,8 @@ class EarlyStopping:
     Attributes:
         best: the best value; None before the first one.
         epoch, step: where it was found.
-        model, state: the model that has it, and the state that belongs to it. `train` itself returns the last
-            model: go on with `stopping.model` for the best one.
+        model, state: copies of the model that has it, and of the state that belongs to it. `train` itself returns the
+            last model: go on with `stopping.model` for the best one. Arrays that cannot be written are not copied.
         waited: how many values there have been since.
         stopped: whether the training was ended by this callback.
 
@@ -252,8 +253,8 @@ class EarlyStopping:
         if value is None:
             return
         if self._improves(value):
+            self.state, self.model = copied(event.state, event.model)
             self.best, self.epoch, self.step, self.waited = value, event.epoch, event.step, 0
-            self.model, self.state = event.model, event.state
             return
         self.waited += 1
         if self.waited >= self.patience:

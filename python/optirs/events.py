@@ -17,7 +17,8 @@ class Event:
         epoch: number of the epoch, from 1.
         step: number of the step over all epochs, from 1.
         loss: loss of this step's batch, before its update; after an epoch, the mean of its steps' losses.
-        model: the updated model. It is not changed later, so it may be kept as it is.
+        model: the updated model. The training does not change it later, so it may be kept as it is; the last one is
+            the model that `train` returns.
         state: the optimiser state that belongs to it. The training goes on with what a callback changes in either:
             `optirs.adjust_(event.state, 0.01)`.
 
