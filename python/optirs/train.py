@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ._collected import tell_collected
 from ._compiled import Compiled
 from ._core import Recycling
 from ._start import check_arguments, check_switches, start
@@ -141,6 +142,7 @@ def train(
         run.complete()
         logger.info("interrupted in epoch %d, after %d steps", run.epoch, len(run.history))
     state, model = run.current
+    tell_collected(state)
     return Training(model, state, run.history, interrupted)
 
 

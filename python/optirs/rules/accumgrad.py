@@ -11,7 +11,9 @@ class AccumGrad(BuiltIn):
         accum = accum + g/n
         dx = accum, accum = 0    at every n-th step; else nothing
 
-    In between, the rules after it do not run, their state and the parameter stay.
+    In between, the rules after it do not run, their state and the parameter stay. Where a training ends in between, the
+    last gradients have moved nothing: `train` says so (logger `optirs`, level INFO). They stay in the state, so that a
+    training that resumes from it (`state=training.state`) goes on with them, as if there had been no end.
 
     State:
         `accum`; `count`, the number of gradients collected, 0 to n-1.
