@@ -63,6 +63,23 @@ def test_compiled_once_for_a_structure(jnp):
     assert "with_jax(" in repr(gradient)
 
 
+def test_a_penalty_is_compiled_once(jnp):
+    """And so is the question whether the loss depends on the model."""
+
+    def f(model, x):
+        flat, restructure = optirs.destructure(model)
+        return sum(jnp.sum(p**2) for p in optirs.trainables(restructure(flat * x)))
+
+    f, traced = counting(f)
+    gradient = optirs.with_jax(f)
+    model = {"w": np.ones(3), "tied": np.ones((2, 3)), "own": jnp.ones(2)}
+    model["again"] = model["tied"].T
+    trained = optirs.train(gradient, model, [(1.0,)] * 5, optirs.Descent(0.25), epochs=2)
+    assert len(traced) == 1
+    np.testing.assert_array_equal(trained.model["again"], np.full((3, 2), 2.0**-10))
+    assert trained.history[0] == 9
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [

@@ -100,6 +100,17 @@ def test_a_loss_that_depends_on_nothing(torch):
             optirs.with_torch(f)({"w": np.ones(2)})
 
 
+def test_a_loss_of_other_tensors(torch):
+    """A module's own parameters have a graph, too, but it leads nowhere near the model."""
+    layer = torch.nn.Linear(3, 1)
+    model = {name: p.detach().numpy().copy() for name, p in layer.named_parameters()}
+    gradient = optirs.with_torch(lambda model, x: (layer(x) ** 2).mean())
+    with pytest.raises(ValueError, match=r"with_torch: .* does not depend on any parameter"):
+        optirs.train(gradient, model, [(torch.ones(8, 3),)], optirs.Adam())
+    _, grad = optirs.with_torch(lambda model, x: (layer(x) * model["bias"]).mean())(model, torch.ones(8, 3))
+    assert grad["weight"] is None
+
+
 def test_the_parameters_cannot_be_written(torch):
     model = {"w": np.ones(2)}
     with pytest.raises(RuntimeError, match="in-place"):
@@ -116,6 +127,16 @@ def test_modules_beside_the_model(torch):
     np.testing.assert_allclose(grad["gain"], 5 * layer.weight.detach().numpy().sum(axis=0), rtol=1e-5)
     assert grad["layer"] is None
     assert layer.weight.grad is None
+
+
+def test_all_parameters_in_a_compiled_function(torch):
+    def f(model):
+        flat, restructure = optirs.destructure(model)
+        return (flat**2).sum() + sum((p**2).sum() for p in optirs.trainables(restructure(2 * flat)))
+
+    W = np.arange(6.0).reshape(2, 3)
+    _, grad = optirs.with_torch(f, compile=True)({"W": W, "again": W.T})
+    np.testing.assert_allclose(grad["W"], 10 * W)
 
 
 def test_the_rust_affine_under_transforms(torch):

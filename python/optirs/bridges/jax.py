@@ -100,9 +100,9 @@ class _Call(Inside):
 
 
 def _is_differentiated(loss: Any) -> bool:
-    """Whether `loss` depends on what is being differentiated by, also where the derivative is zero.
+    """Whether JAX follows a derivative from `loss` to what it is differentiated by; its value may be zero.
 
-    To a rule of one's own JAX says that, and calls none where no argument does.
+    JAX says so to the rule of a function that has its own, and calls no rule where there is no derivative at all.
     """
     found: list[bool] = []
     same = jax.custom_vjp(lambda x: x)
