@@ -37,7 +37,7 @@ STORE = re.compile(r"v?mov(up|ap|dq|nt)\w*$")
 
 REAL_ONLY = {"ClipGrad", "Rprop"}  # no complex parameter gets that far
 # With two numbers a register and no blend instruction the compiler reckons that branches are cheaper.
-BRANCHES = {("Rprop", "float64"), ("AdaMax", "complex128"), ("SignDecay", "complex128")}
+BRANCHES = {("Rprop", "float64"), ("AdaMax", "complex128"), ("Lion", "complex128"), ("SignDecay", "complex128")}
 # The same function of (scalar, gradient), so that the compiler keeps one of the two.
 TWINS = {"ClipNorm": "Descent"}
 # Half of a register or a quarter, since the compiler takes one complex number at a time, both parts at once.

@@ -15,19 +15,20 @@ impl Elementwise for RAdam {
 
     fn prepare(&self, t: u64, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
-        let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
-        let rectifier = rectifier(b2, t);
-        let eta = self.eta * rectifier.unwrap_or(1.0) * m_hat;
-        r.scalars([share(b1), share(b2), eta, root, self.epsilon, f64::from(u8::from(rectifier.is_some()))])
+        let m_hat = 1.0 / (1.0 - power(b1, t));
+        let (factor, root, epsilon) = match rectifier(b2, t) {
+            Some(factor) => (factor, (1.0 - power(b2, t)).sqrt().recip(), self.epsilon),
+            None => (1.0, 0.0, 1.0), // nothing is divided by
+        };
+        r.scalars([share(b1), share(b2), self.eta * factor * m_hat, root, epsilon])
     }
 
     #[inline(always)]
     fn element<T: Element>(k: [T::Real; SCALARS], _x: T, g: T, (m, v): (T, T::Real)) -> (T, (T, T::Real)) {
-        let [w1, w2, eta, root, epsilon, adaptive, ..] = k;
+        let [w1, w2, eta, root, epsilon, ..] = k;
         let g = g.bounded();
         let (m, v) = (m.average(g, w1), v.average(g.abs2(), w2));
-        let dx = if adaptive == T::Real::ONE { m * eta / (v.sqrt() * root + epsilon) } else { m * eta };
-        (dx, (m, v))
+        (m * eta / (v.sqrt() * root + epsilon), (m, v))
     }
 }
 
