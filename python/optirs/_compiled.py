@@ -21,8 +21,8 @@ FLOAT32 = np.dtype(np.float32)
 SECONDS = 0.05
 """So often, at least, the loop looks in: for Ctrl-C and the progress bar."""
 
-CONVERTED_BYTES = 1 << 28
-"""Data of another type than float32 is converted as a whole, unless there is more of it than this."""
+CONVERTED = 1 << 25
+"""Data of another type than float32 may be converted as a whole, to 8 bytes an element, unless there is more of it."""
 
 
 class Compiled:
@@ -98,5 +98,5 @@ def _two(pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:
 
 
 def _is_ready(array: Any) -> bool:
-    """Whether an array can be read as float32, or converted as a whole."""
-    return type(array) is np.ndarray and (array.dtype == FLOAT32 or array.nbytes <= CONVERTED_BYTES)
+    """Whether an array can be read where it is, or converted as a whole."""
+    return type(array) is np.ndarray and (array.dtype == FLOAT32 or array.size <= CONVERTED)

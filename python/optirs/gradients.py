@@ -70,7 +70,9 @@ def supervised(loss: Loss) -> Supervised:
 
     Returns:
         A function `(model, x, y) -> (loss, gradient)`, for any model with a method `pullback(x) -> (y, back)`,
-        `back(dy) -> (gradient of the model, gradient of x)`. Its `.loss(model, x, y)` is the loss alone.
+        `back(dy) -> (gradient of the model, gradient of x)`. Its `.loss(model, x, y)` is the loss alone. The loss is
+        of the type to which `model(x)` and `y` promote (`Loss` says how), and `dy` is of that type. Layers of this
+        library compute in float32: they round it once, where it enters.
 
     Raises:
         TypeError: the loss has no `pullback`; when called, the model has none.

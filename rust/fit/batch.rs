@@ -1,6 +1,6 @@
 //! Mini-batches: runs of rows, or rows gathered in another order.
 
-use crate::losses::{Objective, Target};
+use crate::losses::{Objective, Target, Values};
 use std::ops::Range;
 
 /// What there is to learn from.
@@ -20,7 +20,7 @@ pub struct Data<'a> {
 #[derive(Default)]
 pub struct Gathered {
     x: Vec<f32>,
-    y: Vec<f32>,
+    y: (Vec<f32>, Vec<f64>),
     classes: Vec<usize>,
 }
 
@@ -40,13 +40,9 @@ impl Gathered {
         let order = &order[range];
         gather(data.x, n_in, order, &mut self.x);
         let objective = match data.objective {
-            Objective::Pointwise(loss, y) => {
-                gather(y, n_out, order, &mut self.y);
-                Objective::Pointwise(loss, &self.y)
-            }
+            Objective::Pointwise(loss, y) => Objective::Pointwise(loss, values(y, n_out, order, &mut self.y)),
             Objective::Crossentropy(Target::Rows(y)) => {
-                gather(y, n_out, order, &mut self.y);
-                Objective::Crossentropy(Target::Rows(&self.y))
+                Objective::Crossentropy(Target::Rows(values(y, n_out, order, &mut self.y)))
             }
             Objective::Crossentropy(Target::Classes(classes)) => {
                 gather(classes, 1, order, &mut self.classes);
@@ -61,9 +57,24 @@ impl Gathered {
 fn rows(objective: Objective<'_>, range: Range<usize>, n: usize) -> Objective<'_> {
     let elements = range.start * n..range.end * n;
     match objective {
-        Objective::Pointwise(loss, y) => Objective::Pointwise(loss, &y[elements]),
-        Objective::Crossentropy(Target::Rows(y)) => Objective::Crossentropy(Target::Rows(&y[elements])),
+        Objective::Pointwise(loss, y) => Objective::Pointwise(loss, y.slice(elements)),
+        Objective::Crossentropy(Target::Rows(y)) => Objective::Crossentropy(Target::Rows(y.slice(elements))),
         Objective::Crossentropy(Target::Classes(classes)) => Objective::Crossentropy(Target::Classes(&classes[range])),
+    }
+}
+
+/// The rows `order` of `from[rows, n]`, in the room for their type.
+#[inline]
+fn values<'b>(from: Values<'_>, n: usize, order: &[usize], to: &'b mut (Vec<f32>, Vec<f64>)) -> Values<'b> {
+    match from {
+        Values::Single(from) => {
+            gather(from, n, order, &mut to.0);
+            Values::Single(&to.0)
+        }
+        Values::Double(from) => {
+            gather(from, n, order, &mut to.1);
+            Values::Double(&to.1)
+        }
     }
 }
 
@@ -83,16 +94,20 @@ mod tests {
     #[test]
     fn rows_stay_together() {
         let (x, y) = ([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], [10.0, 11.0, 12.0]);
-        let objective = Objective::Pointwise(Pointwise::Mse, &y);
+        let objective = Objective::Pointwise(Pointwise::Mse, Values::Single(&y));
         let mut gathered = Gathered::default();
         let mut data = Data { rows: 3, x: &x, objective, order: None };
         let (batch, found) = gathered.batch(&data, [2, 1], 1..3);
         assert_eq!(batch, &x[2..]);
-        assert!(matches!(found, Objective::Pointwise(_, [11.0, 12.0])));
+        assert!(matches!(found, Objective::Pointwise(_, Values::Single([11.0, 12.0]))));
         data.order = Some(&[2, 0, 1]);
         let (batch, found) = gathered.batch(&data, [2, 1], 0..2);
         assert_eq!(batch, [2.0, 2.5, 0.0, 0.5]);
-        assert!(matches!(found, Objective::Pointwise(_, [12.0, 10.0])));
+        assert!(matches!(found, Objective::Pointwise(_, Values::Single([12.0, 10.0]))));
+        let wide = Objective::Pointwise(Pointwise::Mse, Values::Double(&[1e300, 2e300, 3e300]));
+        let in_double = Data { objective: wide, ..data };
+        let (_, found) = gathered.batch(&in_double, [2, 1], 0..2);
+        assert!(matches!(found, Objective::Pointwise(_, Values::Double([3e300, 1e300]))));
         data.objective = Objective::Crossentropy(Target::Classes(&[4, 5, 6]));
         let in_order = Data { order: None, ..data };
         let (_, found) = gathered.batch(&in_order, [2, 9], 1..3);

@@ -150,7 +150,7 @@ fn input<'a>(x: &'a [f32], before: &'a [Kept], len: usize) -> &'a [f32] {
 mod tests {
     use super::*;
     use crate::layers::activation::Activation;
-    use crate::losses::Pointwise;
+    use crate::losses::{Pointwise, Values};
 
     struct Numbers(Vec<(Vec<f32>, Vec<f32>)>);
 
@@ -185,7 +185,7 @@ mod tests {
                 Numbers(layers().map(|(i, l)| (numbers(l.n_out * l.n_in, i), numbers(l.n_out, i + 9))).collect());
             let mut out = Numbers(layers().map(|(_, l)| (vec![0.0; l.n_out * l.n_in], vec![0.0; l.n_out])).collect());
             let (batch, x, y) = (6, numbers(18, 1), numbers(12, 2));
-            let objective = Objective::Pointwise(Pointwise::Mse, &y);
+            let objective = Objective::Pointwise(Pointwise::Mse, Values::Single(&y));
             // Room for more rows than there are, as in the last batch of an epoch.
             let mut work = network.workspace(batch + 3).unwrap();
             let loss = network.pullback(&weights, batch, &x, objective, &mut work);

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use std::time::Duration;
 
 use super::entry::Names;
-use super::inputs::Float32;
+use super::inputs::{Float32, KeptReals, Reals};
 use super::leaf::busy;
 use super::losses::Targets;
 use super::network::{Input, Model, workspace};
@@ -17,18 +17,18 @@ use crate::fit::step::Stepper;
 use crate::fit::{Arrays, End, Origin, Progress};
 use crate::layers::network::Network;
 use crate::layers::workspace::Workspace;
-use crate::losses::{Objective, Pointwise, Target};
+use crate::losses::{Objective, Pointwise, Target, Values};
 
 /// Targets that outlive a call.
 enum Kept {
-    Pointwise(Pointwise, Py<PyArrayDyn<f32>>),
+    Pointwise(Pointwise, KeptReals),
     Classes(Vec<usize>),
-    Rows(Py<PyArrayDyn<f32>>),
+    Rows(KeptReals),
 }
 
 impl Kept {
     /// The targets that are no classes.
-    fn rows(&self) -> Option<&Py<PyArrayDyn<f32>>> {
+    fn rows(&self) -> Option<&KeptReals> {
         match self {
             Self::Pointwise(_, y) | Self::Rows(y) => Some(y),
             Self::Classes(_) => None,
@@ -36,7 +36,7 @@ impl Kept {
     }
 
     /// The loss with these targets; `y` are those of [`Self::rows`].
-    fn objective<'a>(&'a self, y: &'a [f32]) -> Objective<'a> {
+    fn objective<'a>(&'a self, y: Values<'a>) -> Objective<'a> {
         match self {
             Self::Pointwise(loss, _) => Objective::Pointwise(*loss, y),
             Self::Classes(classes) => Objective::Crossentropy(Target::Classes(classes)),
@@ -177,7 +177,7 @@ fn prepare<'py>(
     let y = match Targets::new(name, &input.output, y)? {
         Targets::Pointwise(loss, y) => Kept::Pointwise(loss, y.keep()),
         Targets::Classes(classes) => Kept::Classes(classes),
-        Targets::Rows(y) => Kept::Rows(y.keep()),
+        Targets::Rows(y, _) => Kept::Rows(y.keep()),
     };
     let Some((parameters, origins)) = arrays(py, &sets, &model)? else { return Ok(None) };
     let batch = batch.min(rows);
@@ -189,7 +189,7 @@ fn prepare<'py>(
         state: sets[0].0.clone().unbind(),
         parameters,
         origins,
-        x: input.x.keep(),
+        x: input.x.share(),
         y,
         rows,
         batch,
@@ -262,8 +262,8 @@ impl Fit {
             return Err(PyMemoryError::new_err("no memory for a step"));
         };
         let (ties, origins) = (self.ties(), self.origins(py)?);
-        let (x, y) = (Float32::kept(&self.x, py), self.y.rows().map(|y| Float32::kept(y, py)));
-        let y = y.as_ref().map_or(Ok(&[][..]), Float32::as_slice)?;
+        let (x, y) = (Float32::kept(&self.x, py), self.y.rows().map(|y| Reals::kept(y, py)));
+        let y = y.as_ref().map_or(Ok(Values::Single(&[])), Reals::values)?;
         let data = Data { rows: self.rows, x: x.as_slice()?, objective: self.y.objective(y), order };
         let targets = self.y.rows().map_or(0, |_| self.rows * self.network.n_out());
         if (data.x.len(), y.len()) != (self.rows * self.network.n_in(), targets) {

@@ -1,5 +1,5 @@
-//! Arrays for the layers and losses: whatever NumPy can read becomes contiguous float32.
-use numpy::npyffi::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, get_type_object, npy_intp};
+//! Arrays for the layers and losses: whatever NumPy can read becomes contiguous float32, or float64 where it is wider.
+use numpy::npyffi::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NpyTypes, get_type_object, npy_intp};
 use numpy::{Element, PY_ARRAY_API, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -9,41 +9,42 @@ use std::os::raw::c_int;
 
 use super::arrays::{View, set_base};
 use super::memory::{OWN, own};
-use crate::dtype::DType;
+use crate::element::Real;
+use crate::losses::Values;
 
-/// A C-contiguous, aligned float32 array that can be read as a slice.
-pub struct Float32<'py>(Bound<'py, PyArrayDyn<f32>>);
+/// A C-contiguous, aligned array of float32 or float64 that can be read as a slice.
+pub struct Numbers<'py, T>(Bound<'py, PyArrayDyn<T>>);
 
-impl<'py> Float32<'py> {
+/// One of float32.
+pub type Float32<'py> = Numbers<'py, f32>;
+
+impl<'py, T: Real + Element> Numbers<'py, T> {
     /// Takes `value` itself where it is such an array already, else a converted copy; `what` names it in errors.
     pub fn new(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        if let Some(View { dtype: Some(DType::F32), plain: true, .. }) = View::of(value) {
-            // SAFETY: the line above has seen that it is an array of aligned, native float32.
-            let array = unsafe { value.cast_unchecked::<PyArrayDyn<f32>>() };
-            if array.is_c_contiguous() {
-                return Ok(Self(array.clone()));
-            }
+        match Self::as_is(value) {
+            Some(numbers) => Ok(numbers),
+            None => convert(&numbers(what, value)?.0).map(Self),
         }
-        let array = as_array(value)?;
-        let kind = array.dtype().kind();
-        if !b"fiub".contains(&kind) && array.dtype().getattr("name")?.extract::<String>()? != "bfloat16" {
-            return Err(not_numbers(what, value, &array)?);
+    }
+
+    /// `value` itself, if it is such an array.
+    fn as_is(value: &Bound<'py, PyAny>) -> Option<Self> {
+        let view = View::of(value)?;
+        if !view.plain || view.dtype != Some(T::COMPUTE.dtype()) {
+            return None;
         }
-        convert::<f32>(&array).map(Self)
+        // SAFETY: the lines above have seen that it is an array of aligned, native elements of this type.
+        let array = unsafe { value.cast_unchecked::<PyArrayDyn<T>>() };
+        array.is_c_contiguous().then(|| Self(array.clone()))
     }
 
     /// An array that was such a one before.
-    pub fn kept(array: &Py<PyArrayDyn<f32>>, py: Python<'py>) -> Self {
+    pub fn kept(array: &Py<PyArrayDyn<T>>, py: Python<'py>) -> Self {
         Self(array.bind(py).clone())
     }
 
-    /// The array, to be kept.
-    pub fn keep(self) -> Py<PyArrayDyn<f32>> {
-        self.0.unbind()
-    }
-
     /// Another handle on the array, to be kept.
-    pub fn share(&self) -> Py<PyArrayDyn<f32>> {
+    pub fn share(&self) -> Py<PyArrayDyn<T>> {
         self.0.clone().unbind()
     }
 
@@ -53,10 +54,124 @@ impl<'py> Float32<'py> {
     }
 
     /// The elements, row by row.
-    pub fn as_slice(&self) -> PyResult<&[f32]> {
+    pub fn as_slice(&self) -> PyResult<&[T]> {
         // SAFETY: the array is kept alive by `self`. Python code that writes to it from another thread while the GIL is
         // released races with us as it would with NumPy itself; we only read numbers, every bit pattern of which is one.
         Ok(unsafe { self.0.as_slice() }?)
+    }
+}
+
+/// Numbers in the type in which losses compute with them: float32 where that holds them, else float64.
+pub enum Reals<'py> {
+    /// Those of float32 and of 16 bits.
+    Single(Float32<'py>),
+    /// All others: integers too, as NumPy takes them beside floats.
+    Double(Numbers<'py, f64>),
+}
+
+/// The same, to be kept.
+pub enum KeptReals {
+    /// As [`Reals::Single`].
+    Single(Py<PyArrayDyn<f32>>),
+    /// As [`Reals::Double`].
+    Double(Py<PyArrayDyn<f64>>),
+}
+
+impl<'py> Reals<'py> {
+    /// Takes `value` itself where it is such an array already, else a converted copy; `what` names it in errors.
+    pub fn new(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Some(single) = Numbers::as_is(value) {
+            return Ok(Self::Single(single));
+        }
+        if let Some(double) = Numbers::as_is(value) {
+            return Ok(Self::Double(double));
+        }
+        let (array, precision) = numbers(what, value)?;
+        Ok(match precision {
+            Precision::Other => Self::Double(Numbers(convert(&array)?)),
+            _ => Self::Single(Numbers(convert(&array)?)),
+        })
+    }
+
+    /// Arrays that were such ones before.
+    pub fn kept(arrays: &KeptReals, py: Python<'py>) -> Self {
+        match arrays {
+            KeptReals::Single(array) => Self::Single(Numbers::kept(array, py)),
+            KeptReals::Double(array) => Self::Double(Numbers::kept(array, py)),
+        }
+    }
+
+    /// The array, to be kept.
+    pub fn keep(self) -> KeptReals {
+        match self {
+            Self::Single(numbers) => KeptReals::Single(numbers.0.unbind()),
+            Self::Double(numbers) => KeptReals::Double(numbers.0.unbind()),
+        }
+    }
+
+    /// The same numbers as float64.
+    pub fn double(self) -> PyResult<Numbers<'py, f64>> {
+        match self {
+            Self::Single(numbers) => convert(numbers.0.as_untyped()).map(Numbers),
+            Self::Double(numbers) => Ok(numbers),
+        }
+    }
+
+    /// Whether they are float64.
+    pub fn is_double(&self) -> bool {
+        matches!(self, Self::Double(_))
+    }
+
+    /// The extents.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Single(numbers) => numbers.shape(),
+            Self::Double(numbers) => numbers.shape(),
+        }
+    }
+
+    /// The elements, row by row.
+    pub fn values(&self) -> PyResult<Values<'_>> {
+        Ok(match self {
+            Self::Single(numbers) => Values::Single(numbers.as_slice()?),
+            Self::Double(numbers) => Values::Double(numbers.as_slice()?),
+        })
+    }
+}
+
+/// How exactly an array's elements are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// bfloat16: to 8 binary digits.
+    BFloat16,
+    /// float16: to 11, or to multiples of 2^-24.
+    Float16,
+    /// float32: to 24.
+    Float32,
+    /// float64, longdouble, integers and bools.
+    Other,
+}
+
+impl Precision {
+    /// That of an array; `None` if it is none of real numbers.
+    pub fn of(array: &Bound<'_, PyUntypedArray>) -> PyResult<Option<Self>> {
+        let dtype = array.dtype();
+        Ok(match (dtype.kind(), dtype.itemsize()) {
+            (b'f', 2) => Some(Self::Float16),
+            (b'f', 4) => Some(Self::Float32),
+            (b'f' | b'i' | b'u' | b'b', _) => Some(Self::Other),
+            _ if dtype.getattr("name")?.extract::<String>()? == "bfloat16" => Some(Self::BFloat16),
+            _ => None,
+        })
+    }
+}
+
+/// `value` as an array of real numbers, and how exact they are.
+fn numbers<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyUntypedArray>, Precision)> {
+    let array = as_array(value)?;
+    match Precision::of(&array)? {
+        Some(precision) => Ok((array, precision)),
+        None => Err(not_numbers(what, value, &array)?),
     }
 }
 
@@ -79,8 +194,8 @@ pub fn as_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntyped
 /// large a one is Python's `MemoryError`.
 ///
 /// Large ones lie in memory of ours, which is recycled: fresh pages would cost as much as the arithmetic.
-pub fn empty<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
-    let bytes = shape.iter().try_fold(size_of::<f32>(), |bytes, &extent| bytes.checked_mul(extent));
+pub fn empty<'py, T: Element>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+    let bytes = shape.iter().try_fold(size_of::<T>(), |bytes, &extent| bytes.checked_mul(extent));
     let memory = match bytes {
         Some(bytes) if bytes >= OWN => Some(own(py, bytes)?),
         // One that has no number of bytes is NumPy's to refuse.
@@ -95,7 +210,7 @@ pub fn empty<'py>(py: Python<'py>, shape: &[usize]) -> PyResult<Bound<'py, PyArr
     // and returns a new reference, or null with an exception set. The memory has room for the elements, and the array
     // keeps it alive.
     unsafe {
-        let dtype = PY_ARRAY_API.PyArray_DescrFromType(py, NPY_TYPES::NPY_FLOAT as c_int);
+        let dtype = T::get_dtype(py).into_dtype_ptr();
         let data = memory.as_ref().map_or(std::ptr::null_mut(), |place| place.ptr);
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,

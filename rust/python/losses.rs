@@ -1,13 +1,16 @@
 //! `loss` and `loss_pullback`: the losses of `optirs.losses` by name.
-use numpy::{PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{Element, PyArrayDescrMethods, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::inputs::{Float32, as_array, empty, int64, rows, shape_error, shape_text};
-use crate::losses::{Objective, Pointwise, Rows, Target};
+use super::inputs::{Numbers, Precision, Reals, as_array, empty, int64, rows, shape_error, shape_text};
+use crate::element::Real;
+use crate::losses::{Objective, Pointwise, Rows, Target, Values};
 
-/// Row sums of probabilities may be off by this much: float16 targets are rounded to three digits.
-const SUM_TOLERANCE: f64 = 1e-3;
+/// Rows of probabilities may sum to 1 within this, whatever their type: they may have been written down in three digits.
+const LEAST_TOLERANCE: f64 = 1e-3;
+/// Whatever their type, what is off by more than this are no probabilities.
+const MOST_TOLERANCE: f64 = 0.05;
 
 /// The loss called `name` of `yhat` against `y`.
 #[pyfunction]
@@ -15,11 +18,18 @@ const SUM_TOLERANCE: f64 = 1e-3;
 pub fn loss(py: Python<'_>, name: &str, yhat: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<f64> {
     let (yhat, rows) = prediction(name, yhat)?;
     let targets = Targets::new(name, yhat.shape(), y)?;
+    match targets.beside(yhat)? {
+        Reals::Single(yhat) => value(py, rows, &yhat, &targets),
+        Reals::Double(yhat) => value(py, rows, &yhat, &targets),
+    }
+}
+
+fn value<T: Real + Element>(py: Python<'_>, rows: Rows, yhat: &Numbers<'_, T>, targets: &Targets<'_>) -> PyResult<f64> {
     let (yhat, objective) = (yhat.as_slice()?, targets.objective()?);
     Ok(py.detach(|| objective.loss(rows, yhat)))
 }
 
-/// The loss called `name`, and its gradient by `yhat`.
+/// The loss called `name`, and its gradient by `yhat`: float64 if one of both is, else float32.
 #[pyfunction]
 #[pyo3(signature = (name, yhat, y, /))]
 pub fn loss_pullback<'py>(
@@ -27,19 +37,31 @@ pub fn loss_pullback<'py>(
     name: &str,
     yhat: &Bound<'py, PyAny>,
     y: &Bound<'py, PyAny>,
-) -> PyResult<(f64, Bound<'py, PyArrayDyn<f32>>)> {
+) -> PyResult<(f64, Bound<'py, PyAny>)> {
     let (yhat, rows) = prediction(name, yhat)?;
     let targets = Targets::new(name, yhat.shape(), y)?;
-    let dyhat = empty(py, yhat.shape())?;
+    match targets.beside(yhat)? {
+        Reals::Single(yhat) => pullback(py, rows, &yhat, &targets),
+        Reals::Double(yhat) => pullback(py, rows, &yhat, &targets),
+    }
+}
+
+fn pullback<'py, T: Real + Element>(
+    py: Python<'py>,
+    rows: Rows,
+    yhat: &Numbers<'_, T>,
+    targets: &Targets<'_>,
+) -> PyResult<(f64, Bound<'py, PyAny>)> {
+    let dyhat = empty::<T>(py, yhat.shape())?;
     // SAFETY: the array is new, so this is the only reference to its elements.
     let out = unsafe { dyhat.as_slice_mut() }?;
     let (yhat, objective) = (yhat.as_slice()?, targets.objective()?);
     let loss = py.detach(|| objective.pullback(rows, yhat, out));
-    Ok((loss, dyhat))
+    Ok((loss, dyhat.into_any()))
 }
 
-fn prediction<'py>(name: &str, yhat: &Bound<'py, PyAny>) -> PyResult<(Float32<'py>, Rows)> {
-    let yhat = Float32::new(&format!("{name}: yhat"), yhat)?;
+fn prediction<'py>(name: &str, yhat: &Bound<'py, PyAny>) -> PyResult<(Reals<'py>, Rows)> {
+    let yhat = Reals::new(&format!("{name}: yhat"), yhat)?;
     let Some((batch, n)) = rows(yhat.shape()) else {
         let found = shape_text(yhat.shape());
         return Err(shape_error(format!("{name}: yhat has shape {found}, it must be (n,) or (batch, n)")));
@@ -50,11 +72,11 @@ fn prediction<'py>(name: &str, yhat: &Bound<'py, PyAny>) -> PyResult<(Float32<'p
 /// Targets that fit a prediction.
 pub enum Targets<'py> {
     /// One an element.
-    Pointwise(Pointwise, Float32<'py>),
+    Pointwise(Pointwise, Reals<'py>),
     /// Class numbers, one a row.
     Classes(Vec<usize>),
-    /// Probabilities, one a class.
-    Rows(Float32<'py>),
+    /// Probabilities, one a class, and whether the loss is one of float64 for their sake.
+    Rows(Reals<'py>, bool),
 }
 
 impl<'py> Targets<'py> {
@@ -69,19 +91,29 @@ impl<'py> Targets<'py> {
         }
     }
 
+    /// The prediction in the type in which the loss of both is computed.
+    fn beside(&self, yhat: Reals<'py>) -> PyResult<Reals<'py>> {
+        let double = match self {
+            Self::Pointwise(_, y) => y.is_double(),
+            Self::Classes(_) => false,
+            Self::Rows(_, double) => *double,
+        };
+        if double { yhat.double().map(Reals::Double) } else { Ok(yhat) }
+    }
+
     /// The plain data, which can leave the GIL behind.
     pub fn objective(&self) -> PyResult<Objective<'_>> {
         Ok(match self {
-            Self::Pointwise(loss, y) => Objective::Pointwise(*loss, y.as_slice()?),
+            Self::Pointwise(loss, y) => Objective::Pointwise(*loss, y.values()?),
             Self::Classes(classes) => Objective::Crossentropy(Target::Classes(classes)),
-            Self::Rows(rows) => Objective::Crossentropy(Target::Rows(rows.as_slice()?)),
+            Self::Rows(rows, _) => Objective::Crossentropy(Target::Rows(rows.values()?)),
         })
     }
 }
 
 fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyResult<Targets<'py>> {
     let name = loss.name();
-    let y = Float32::new(&format!("{name}: y"), y)?;
+    let y = Reals::new(&format!("{name}: y"), y)?;
     if y.shape() != yhat {
         let (left, right) = (shape_text(yhat), shape_text(y.shape()));
         return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
@@ -97,10 +129,14 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
     let array = as_array(y)?;
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {
-        let rows = Float32::new(&format!("{name}: y"), y)?;
+        let rows = Reals::new(&format!("{name}: y"), y)?;
+        let precision = Precision::of(&array)?.unwrap_or(Precision::Other);
         check_unit(name, &rows)?;
-        check_row_sums(name, columns, rows.as_slice()?)?;
-        return Ok(Targets::Rows(rows));
+        check_row_sums(name, columns, rows.values()?, tolerance(precision, columns))?;
+        let double = rows.is_double();
+        // Rounded to 16 bits they may sum to 1 so roughly that the sum shows in the gradient: float64 looks at it.
+        let rough = matches!(precision, Precision::Float16 | Precision::BFloat16);
+        return Ok(Targets::Rows(if rough { Reals::Double(rows.double()?) } else { rows }, double));
     }
     if array.shape() != one_a_row {
         let (left, right) = (shape_text(yhat), shape_text(array.shape()));
@@ -134,23 +170,45 @@ fn place(shape: &[usize], i: usize) -> String {
     }
 }
 
-fn check_unit(name: &str, targets: &Float32<'_>) -> PyResult<()> {
-    let mut elements = targets.as_slice()?.iter().enumerate();
-    match elements.find(|(_, value)| !(0.0..=1.0).contains(*value)) {
-        None => Ok(()),
-        Some((i, value)) => {
-            let at = place(targets.shape(), i);
-            Err(PyValueError::new_err(format!("{name}: targets must lie in [0, 1], got {value}{at}")))
-        }
+fn check_unit(name: &str, targets: &Reals<'_>) -> PyResult<()> {
+    let outside = |x: f32| !(0.0..=1.0).contains(&x);
+    let found = match targets.values()? {
+        Values::Single(values) => values.iter().position(|&x| outside(x)).map(|i| (i, values[i].to_string())),
+        // As float32: a sum of shares may come to 1.0000000000000002.
+        Values::Double(values) => values.iter().position(|&x| outside(x as f32)).map(|i| (i, values[i].to_string())),
+    };
+    let Some((i, value)) = found else { return Ok(()) };
+    let at = place(targets.shape(), i);
+    Err(PyValueError::new_err(format!("{name}: targets must lie in [0, 1], got {value}{at}")))
+}
+
+/// How far the sums of rows of so many probabilities may be from 1.
+///
+/// Rounding once moves the sum by half a unit in the last place of 1 at most, as each entry is moved by that part of itself;
+/// in float16 also by half the least number an entry. To divide by a sum that was rounded, or to mix rows, does it a few times
+/// more.
+fn tolerance(precision: Precision, columns: usize) -> f64 {
+    let (unit, least) = match precision {
+        Precision::BFloat16 => (f64::powi(2.0, -8), 0.0),
+        Precision::Float16 => (f64::powi(2.0, -11), f64::powi(2.0, -24)),
+        Precision::Float32 | Precision::Other => (0.0, 0.0),
+    };
+    (8.0 * unit + columns as f64 * least).clamp(LEAST_TOLERANCE, MOST_TOLERANCE)
+}
+
+fn check_row_sums(name: &str, columns: usize, targets: Values<'_>, tolerance: f64) -> PyResult<()> {
+    match targets {
+        Values::Single(targets) => check_sums(name, columns, targets, tolerance),
+        Values::Double(targets) => check_sums(name, columns, targets, tolerance),
     }
 }
 
-fn check_row_sums(name: &str, columns: usize, targets: &[f32]) -> PyResult<()> {
+fn check_sums<T: Real>(name: &str, columns: usize, targets: &[T], tolerance: f64) -> PyResult<()> {
     for (i, row) in targets.chunks_exact(columns.max(1)).enumerate() {
-        let sum: f64 = row.iter().map(|&value| f64::from(value)).sum();
-        if (sum - 1.0).abs() > SUM_TOLERANCE {
+        let sum: f64 = row.iter().map(|value| value.to_f64()).sum();
+        if (sum - 1.0).abs() > tolerance {
             return Err(PyValueError::new_err(format!(
-                "{name}: row {i} of the one-hot targets sums to {sum}, not to 1"
+                "{name}: row {i} of the one-hot targets sums to {sum}, not to 1 within {tolerance}: divide rows by their sums"
             )));
         }
     }

@@ -11,7 +11,7 @@ use optirs::layers::activation::Activation;
 use optirs::layers::dense::Dense;
 use optirs::layers::network::Network;
 use optirs::layers::workspace::Floats;
-use optirs::losses::{Objective, Pointwise, Rows, Target};
+use optirs::losses::{Objective, Pointwise, Rows, Target, Values};
 use optirs::pool;
 use optirs::rule::Value;
 use optirs::schedules::Schedule;
@@ -201,15 +201,21 @@ struct Targets {
     y: Vec<f32>,
     shares: Vec<f32>,
     one_hot: Vec<f32>,
+    /// The same in float64.
+    wide: [Vec<f64>; 2],
     classes: Vec<usize>,
 }
 
 impl Targets {
     fn new(rows: usize, n_out: usize) -> Self {
         let y = numbers(rows * n_out, 5);
+        let one_hot = (0..rows * n_out).map(|i| if i % n_out == i / n_out % n_out { 1.0 } else { 0.0 });
+        let one_hot: Vec<f32> = one_hot.collect();
+        let wide = [&y, &one_hot].map(|numbers| numbers.iter().map(|&x| x.into()).collect());
         Self {
             shares: y.iter().map(|y| y + 0.5).collect(),
-            one_hot: (0..rows * n_out).map(|i| if i % n_out == i / n_out % n_out { 1.0 } else { 0.0 }).collect(),
+            one_hot,
+            wide,
             classes: (0..rows).map(|i| i % n_out).collect(),
             y,
         }
@@ -217,11 +223,14 @@ impl Targets {
 
     fn objectives(&self) -> Vec<Objective<'_>> {
         let pointwise = Pointwise::ALL.iter().map(|&loss| {
-            Objective::Pointwise(loss, if loss == Pointwise::BinaryCrossentropy { &self.shares } else { &self.y })
+            let y = if loss == Pointwise::BinaryCrossentropy { &self.shares } else { &self.y };
+            Objective::Pointwise(loss, Values::Single(y))
         });
-        [Target::Classes(&self.classes), Target::Rows(&self.one_hot)]
+        let [wide, wide_rows] = self.wide.each_ref().map(|numbers| Values::Double(numbers));
+        [Target::Classes(&self.classes), Target::Rows(Values::Single(&self.one_hot)), Target::Rows(wide_rows)]
             .map(Objective::Crossentropy)
             .into_iter()
+            .chain([Objective::Pointwise(Pointwise::Mse, wide)])
             .chain(pointwise)
             .collect()
     }
@@ -268,8 +277,7 @@ fn long() {
     let (batch, n_out) = (8192, 32);
     let targets = Targets::new(batch, n_out);
     let objectives = targets.objectives();
-    assert_eq!(objectives.len(), Activation::ALL.len());
-    for (&activation, &objective) in Activation::ALL.iter().zip(&objectives) {
+    for (&activation, &objective) in Activation::ALL.iter().cycle().zip(&objectives) {
         let training = Training { hidden: 32, n_out, batch, first: 2, ..Training::new(activation, adam()) };
         let text = match objective {
             Objective::Pointwise(loss, _) => loss.name(),
