@@ -224,7 +224,6 @@ SELF.append(SELF)
 REFUSED = [
     ({}, TypeError, "needs a model, a state or both"),
     ({"model": {"x": np.array([None])}}, TypeError, "model.x is a ndarray of object"),
-    ({"model": {"x": np.ma.masked_array([1.0])}}, TypeError, "model.x is a MaskedArray"),
     ({"model": {object(): W}}, ValueError, "differs by run"),
     ({"model": {0: W, Printed("0"): W + 1}}, ValueError, r"model\[0\] cannot be saved under this name"),
     ({"model": {"a": W[1:], "b": W[:-1]}}, ValueError, "a and b share memory"),

@@ -139,10 +139,12 @@ def encode_array(x: Array, path: Path, entries: dict[str, Entry], foreign: bool 
     place = _core.path_text(path)
     if place in entries or any(_nameless(key) for key in path):
         raise ValueError(f"{place} cannot be saved under this name: a key prints like another, or differs by run")
+    _core.refuse_masked(place, x)
     name = x.dtype.name
     number = name in NUMBERS
-    if x.dtype.hasobject or x.dtype.itemsize == 0 or not (number or foreign) or isinstance(x, np.ma.MaskedArray):
+    if x.dtype.hasobject or x.dtype.itemsize == 0 or not (number or foreign):
         raise TypeError(f"{place} is a {type(x).__name__} of {x.dtype}, which cannot be saved")
+    x = np.asarray(x)
     if name in CODES:
         entries[place] = Entry(CODES[name], x.shape, x)
     elif number:  # complex128, which the format lacks

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._core import refuse_masked
+
 Array = NDArray[Any]
 
 
@@ -48,6 +50,7 @@ def converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...], transposed: 
 def _converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     if _nests_deeper(g, len(shape) + 2):
         raise TypeError(f"is no array of numbers, but a {type(g).__name__} that nests too deep")
+    refuse_masked("", g)
     array = _as_array(g, dtype)
     if array.dtype.kind == "c" and dtype.kind != "c":
         raise TypeError(f"has type {array.dtype}, the parameter is {dtype}")

@@ -124,6 +124,7 @@ class Restructure:
 
 
 def _numbers(flat: Any) -> Array:
+    _core.refuse_masked("restructure: the vector", flat)
     array: Array = np.asarray(flat)
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise TypeError(f"restructure takes numbers, got {array.dtype}")

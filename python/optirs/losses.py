@@ -18,7 +18,8 @@ class Loss:
     promote: of float64 where one of them is, or is of integers, else of float32 (16-bit types too); class numbers take
     no part. That is the type of the gradient, and no argument is rounded on the way. The arithmetic is float64, sums
     are taken in a fixed order, so equal arguments give equal bits. A batch without rows has the loss 0.0.
-    Shapes that differ are a `ValueError`, never broadcast; what is not an array of real numbers is a `TypeError`.
+    Shapes that differ are a `ValueError`, never broadcast; what is not an array of real numbers is a `TypeError`, and
+    so is a masked array that hides some.
     """
 
     __name__: str

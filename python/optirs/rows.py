@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ._core import refuse_masked
+
 Take = Callable[[Any], Any]
 """Rows at a slice, or at an array of row numbers."""
 
@@ -16,9 +18,10 @@ def with_rows(name: str, data: Any) -> Any:
     """What rows are taken of: `data` itself where it has a shape, else NumPy's array of it. Errors call it `name`.
 
     Raises:
-        TypeError: it is none, and NumPy makes none of it.
+        TypeError: it is none, and NumPy makes none of it, or it is a masked array that hides elements.
         ValueError: it has no first dimension.
     """
+    refuse_masked(name, data)
     has_shape = hasattr(data, "shape") and not isinstance(data, type)
     if isinstance(data, Mapping) and not has_shape:
         raise TypeError(f"{name} must be an array, got {_kind(data)}: name its arrays one by one, (d['a'], d['b'], y)")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import span
+from ._core import refuse_masked, span
 from .tensors import Inside, inside
 from .tree import KeyPath, is_trained_type, leaves
 
@@ -50,6 +50,7 @@ def parameters(model: Any) -> Tied:
 
     Raises:
         ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
+        TypeError: If one is a masked array that hides elements.
     """
     return _tied(leaves(model), lambda leaf, trained: trained and _is_trained(leaf))
 
@@ -102,6 +103,8 @@ def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bo
         if not wanted(leaf, trained):
             index.append(None)
             continue
+        if type(leaf) is not np.ndarray:
+            refuse_masked(f"the array at {str(path) or 'the top'}", leaf)
         place = span(leaf)
         candidates = by_span.setdefault(place, [])
         for i in candidates:

@@ -51,6 +51,12 @@ fn is_array(object: &Bound<'_, PyAny>) -> bool {
     found
 }
 
+/// Whether `object` is of NumPy's class `ndarray` itself, not of one derived from it.
+#[inline]
+pub fn is_exact(object: &Bound<'_, PyAny>) -> bool {
+    is_array(object) && object.get_type_ptr() == NDARRAY.load(Ordering::Relaxed)
+}
+
 /// NumPy's number for bfloat16, which `ml_dtypes` registers at run time; 0 until one was seen.
 static BF16: AtomicI32 = AtomicI32::new(0);
 

@@ -9,10 +9,11 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::arena::List;
-use super::arrays::{View, array, copy_into, native, overlaps_itself, shape_text};
+use super::arrays::{View, array, copy_into, is_exact, native, overlaps_itself, shape_text};
 use super::gradient::Gradient;
 use super::layout::Layout;
 use super::leaf::{Guard, Leaf, busy};
+use super::masked::refuse_other;
 use super::memory::allocate;
 use super::order::a_leaf;
 use super::path::place_text;
@@ -33,6 +34,8 @@ pub struct Entry<'a, 'py> {
     pub data: *mut u8,
     /// Whether the array is stepped where it lies; if not, through a copy.
     pub direct: bool,
+    /// Whether it is of NumPy's own class: to look at others takes Python code.
+    pub exact: bool,
     /// The program of this step, where the leaf's own has schedules.
     pub scheduled: Option<Arc<Program>>,
     /// The gradient at the first place that has one.
@@ -93,7 +96,8 @@ pub fn entries<'b, 'a, 'py>(
             let (guard, direct) = checked(py, place, i, &view, guard, names)?;
             let gradient = place.gradient.as_ref().map(|g| (g, false, i));
             let (array, data, others) = (&place.array, view.data, Vec::new());
-            entries.push(Entry { place: i, guard, array, data, direct, scheduled: None, gradient, others });
+            let exact = is_exact(array);
+            entries.push(Entry { place: i, guard, array, data, direct, exact, scheduled: None, gradient, others });
             origins.push(Origin { entry: new, transposed: false });
             continue;
         };
@@ -181,6 +185,9 @@ fn parameter<'a>(py: Python<'_>, place: &'a Place, i: usize, names: &Names) -> P
         return Err(PyTypeError::new_err(format!("model at {} is {kind}, the state has a Leaf there", names.of(i))));
     };
     if view.dtype == Some(leaf.dtype) {
+        if !is_exact(&place.array) {
+            refuse_other(&place.array, || format!("parameter at {}", names.of(i)))?;
+        }
         return Ok(view);
     }
     let dtype = place.array.getattr(intern!(py, "dtype"))?;

@@ -5,7 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::arrays::{View, descriptor, native};
+use super::arrays::{View, descriptor, is_exact, native};
 use super::entry::{Entry, Names};
 use super::leaf::{Leaf, Moments};
 use super::memory::Memory;
@@ -83,7 +83,8 @@ impl<'a, 'py> Entry<'a, 'py> {
     /// The gradient where it lies, if the driver can read it there.
     #[inline]
     fn as_is(&self, g: &'a Bound<'py, PyAny>) -> Option<Gradient<'a, 'py>> {
-        let view = View::of(g)?;
+        // Others may be masked, which takes Python code to see.
+        let view = View::of(g).filter(|_| is_exact(g))?;
         let (dtype, working) = (view.dtype?, self.working());
         let readable = dtype == working
             || match working {

@@ -8,6 +8,7 @@ use pyo3::types::IntoPyDict;
 use std::os::raw::c_int;
 
 use super::arrays::{View, set_base};
+use super::masked::refuse;
 use super::memory::{OWN, own};
 use crate::element::Real;
 use crate::losses::Values;
@@ -21,6 +22,7 @@ pub type Float32<'py> = Numbers<'py, f32>;
 impl<'py, T: Real + Element> Numbers<'py, T> {
     /// Takes `value` itself where it is such an array already, else a converted copy; `what` names it in errors.
     pub fn new(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        refuse(what, value)?;
         match Self::as_is(value) {
             Some(numbers) => Ok(numbers),
             None => convert(&numbers(what, value)?.0).map(Self),
@@ -80,6 +82,7 @@ pub enum KeptReals {
 impl<'py> Reals<'py> {
     /// Takes `value` itself where it is such an array already, else a converted copy; `what` names it in errors.
     pub fn new(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        refuse(what, value)?;
         if let Some(single) = Numbers::as_is(value) {
             return Ok(Self::Single(single));
         }

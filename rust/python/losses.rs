@@ -4,6 +4,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::inputs::{Numbers, Precision, Reals, as_array, empty, int64, rows, shape_error, shape_text};
+use super::masked::refuse;
 use crate::element::Real;
 use crate::losses::{Objective, Pointwise, Rows, Target, Values};
 
@@ -126,6 +127,7 @@ fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyR
 
 /// Class numbers where `y` has one entry a row, probabilities where it has the shape of `yhat`.
 fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyResult<Targets<'py>> {
+    refuse(&format!("{name}: y"), y)?;
     let array = as_array(y)?;
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {

@@ -9,9 +9,10 @@ use pyo3::types::{PyBool, PyDict, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
-use super::arrays::{View, numpy, shape_text};
+use super::arrays::{View, is_exact, numpy, shape_text};
 use super::layout::Layout;
 use super::leaf::{Counts, Inner, Leaf, Moments, Slot, Slots};
+use super::masked::{refuse, refuse_other};
 use super::memory::{Place, allocate};
 use super::path::place_text;
 use super::program::program;
@@ -32,6 +33,9 @@ pub fn make_leaves(
     let mut requests = Vec::new();
     for (rule, x, path) in &items {
         let compiled = program(py, rule)?;
+        if !is_exact(x) {
+            refuse_other(x, || format!("the parameter at {}", place_text(path)))?;
+        }
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
             return Err(PyTypeError::new_err(format!("{} is not a trainable array", place_text(path))));
         };
@@ -263,6 +267,7 @@ impl Leaf {
         let guard = self.reading()?;
         let Moments::Compiled { slots, .. } = &guard.get().moments else { return Ok(()) };
         let (to, dtype) = (self.view(py, &slots[slot])?, slots[slot].dtype);
+        refuse(what, values)?;
         let Some(view) = View::of(values) else {
             let kind = values.get_type().name()?;
             return Err(PyTypeError::new_err(format!("{what} must be an array, got {kind}")));

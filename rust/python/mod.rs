@@ -18,6 +18,7 @@ mod leaf;
 mod lookalike;
 mod losses;
 mod make;
+mod masked;
 mod memory;
 mod network;
 mod order;
@@ -60,6 +61,8 @@ mod _core {
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
     use super::make::{make_leaves, restore, restore_leaves};
+    #[pymodule_export]
+    use super::masked::refuse;
     #[pymodule_export]
     use super::memory::Recycling;
     #[pymodule_export]

@@ -63,7 +63,7 @@ fn update_in<'py>(
     disturbed |= touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
     let parts = if in_place { Vec::new() } else { fresh_parts(arena, py, &entries)? };
     let outputs = outputs(arena, py, &entries, &parts, in_place)?;
-    if disturbed || !in_place || entries.iter().any(|e| !e.direct) {
+    if disturbed || !in_place || entries.iter().any(|e| !(e.direct && e.exact)) {
         // Python code may have run since the arrays were looked at, be it in the collector that new objects set off; from
         // here on no more of it does until all is written.
         for (entry, gradient) in entries.iter().zip(&gradients) {

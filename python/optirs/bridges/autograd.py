@@ -44,6 +44,7 @@ class WithAutograd:
         return float(self._value(parts, tuple(map(_known, parts.arrays)), batch))
 
     def _value(self, model: Model, arrays: Any, batch: tuple[Any, ...]) -> Any:
+        _core.refuse_masked("batch", batch)
         # One box an array: each time autograd's box of a tuple is asked for an element, it makes a new one.
         boxes = [arrays[i] for i in range(len(model.arrays))]
         with _Call() as call:

@@ -159,6 +159,7 @@ def _cpus() -> int:
 
 
 def _float32(name: str, value: Any) -> Any:
+    _core.refuse_masked(f"affine_forward: {name}", value)
     array = jnp.asarray(value)
     if jnp.iscomplexobj(array):
         raise TypeError(f"affine_forward: {name} must be an array of real numbers, got {array.dtype}")

@@ -27,7 +27,7 @@ def is_numbers(leaf: Any) -> bool:
 
 
 class Parts:
-    """A tree taken apart, by default one in which nothing is trained.
+    """A tree taken apart, by default a batch, in which nothing is trained. `name` is what errors call it.
 
     Attributes:
         tree: the tree.
@@ -39,12 +39,19 @@ class Parts:
     """
 
     def __init__(
-        self, tree: Any, is_array: Callable[[Any], bool] = is_numbers, found: Sequence[Parameter] = ()
+        self,
+        tree: Any,
+        is_array: Callable[[Any], bool] = is_numbers,
+        found: Sequence[Parameter] = (),
+        name: str = "batch",
     ) -> None:
         at: dict[tuple[Any, ...], Role] = {
             path: (i, transposed) for i, p in enumerate(found) for path, transposed in p.places
         }
         walked = _core.flatten(tree, True)
+        for path, leaf, _ in walked:
+            if type(leaf) is not np.ndarray:
+                _core.refuse_masked(_core.path_text((name, *path)), leaf)
         self.tree = tree
         self.leaves = [leaf for _, leaf, _ in walked]
         self.roles = [at.get(path) or (_role(leaf) if is_array(leaf) else None) for path, leaf, _ in walked]
@@ -81,7 +88,7 @@ class Model(Parts):
     def __init__(self, model: Any, is_array: Callable[[Any], bool] = is_numbers) -> None:
         _, found, self._index = parameters(model)
         self.arrays = [np.asarray(p.array) for p in found]
-        super().__init__(model, is_array, found)
+        super().__init__(model, is_array, found, "model")
 
     def gradient(self, gradients: Sequence[Array | None]) -> Any:
         """A tree like the model: the gradient of each parameter at the first of its places, None elsewhere."""

@@ -184,6 +184,8 @@ def affine(W: Any, b: Any, x: Any) -> Any:
 
 
 def _float32(name: str, value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):  # `torch.compile` does not look into functions like this one
+        _core.refuse_masked(f"affine_forward: {name}", value)
     tensor = torch.as_tensor(value)
     if tensor.is_complex():
         raise TypeError(f"affine_forward: {name} must be an array of real numbers, got {tensor.dtype}")

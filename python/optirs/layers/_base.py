@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from .._core import Xoshiro
+from .._core import Xoshiro, refuse_masked
 
 Float32 = npt.NDArray[np.float32]
 
@@ -25,6 +25,7 @@ class Layer(Protocol):
 def check_arrays(layer: str, W: Any, b: Any) -> None:
     """Raises unless `W` is a matrix and `b` has one entry a row, or what is missing is None."""
     for name, value, ndim, form in (("W", W, 2, "(n_out, n_in)"), ("b", b, 1, "(n_out,)")):
+        refuse_masked(f"{layer}: {name}", value)
         shape = getattr(value, "shape", None)
         if value is not None and shape is None:
             raise TypeError(f"{layer}: {name} must be an array {form}, got {type(value).__name__}")

@@ -138,5 +138,6 @@ def _parameters(chain: Chain) -> Iterator[Any]:
 def _rows(x: Any) -> Any:
     """`x` for the first layer: numbers as float32, anything else as it is."""
     if isinstance(x, (list, tuple)) or np.isscalar(x):
+        _core.refuse_masked("Chain: x", x)
         return np.asarray(x, np.float32)
     return x

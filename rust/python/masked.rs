@@ -1,0 +1,72 @@
+//! Masked arrays, which are refused wherever arrays enter: what a mask hides is no number to compute with, and NumPy's own
+//! conversions would show it.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyTuple, PyType};
+
+use super::arrays::{View, is_exact};
+
+/// How deep lists may nest for the arrays in them to be found.
+const DEPTH: usize = 8;
+
+/// Raises where `value` is a masked array that hides elements, or a list or tuple with one in it. One that hides none is an
+/// array like any other.
+///
+/// Args:
+///     what: The argument or the place, for the text of the error.
+///     value: Any object.
+///
+/// Raises:
+///     TypeError: It hides elements.
+#[pyfunction(name = "refuse_masked")]
+#[pyo3(signature = (what, value, /))]
+#[inline]
+pub fn refuse(what: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    if is_exact(value) { Ok(()) } else { refuse_other(value, || what.to_owned()) }
+}
+
+/// The same of what is no array of NumPy's own class.
+#[cold]
+pub fn refuse_other(value: &Bound<'_, PyAny>, what: impl FnOnce() -> String) -> PyResult<()> {
+    let Some((hidden, all)) = masked(value, DEPTH)? else { return Ok(()) };
+    let text = format!(
+        "{} is a masked array with {hidden} of {all} elements masked: fill them, .filled(value), or drop their rows",
+        what()
+    );
+    Err(PyTypeError::new_err(text.trim_start().to_owned()))
+}
+
+/// How many elements the first masked array in `value` that hides some has hidden, and how many it has.
+fn masked(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Option<(usize, usize)>> {
+    if let Ok(list) = value.cast::<PyList>() {
+        return first(list.iter(), depth);
+    }
+    if let Ok(tuple) = value.cast::<PyTuple>() {
+        return first(tuple.iter(), depth);
+    }
+    if is_exact(value) || View::of(value).is_none() {
+        return Ok(None);
+    }
+    static MASKED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = value.py();
+    if !value.is_instance(MASKED.import(py, "numpy.ma", "MaskedArray")?)? {
+        return Ok(None);
+    }
+    let mask = value.getattr(intern!(py, "mask"))?;
+    let hidden: usize = py.import("numpy")?.call_method1("count_nonzero", (mask,))?.extract()?;
+    let all = value.getattr(intern!(py, "size"))?.extract()?;
+    Ok((hidden > 0).then_some((hidden, all)))
+}
+
+fn first<'py>(items: impl Iterator<Item = Bound<'py, PyAny>>, depth: usize) -> PyResult<Option<(usize, usize)>> {
+    let Some(depth) = depth.checked_sub(1) else { return Ok(None) };
+    for item in items {
+        if let Some(found) = masked(&item, depth)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
