@@ -161,6 +161,24 @@ def test_layers() -> None:
     refused(lambda: optirs.affine_gradient(W, X, hidden((4, 2))), "affine_gradient: dy", 8)
 
 
+def test_layers_of_ones_own() -> None:
+    class Unmasking:
+        """A layer that drops masks."""
+
+        def __call__(self, x: Any) -> Any:
+            return np.asarray(x)
+
+        def pullback(self, x: Any) -> Any:
+            return self(x), lambda dy: (None, dy)
+
+    for model, name in ((Unmasking(), "supervised: x"), (optirs.Chain(Unmasking()), "Chain: x")):
+        refused(lambda model=model: MSE(model, hidden((4, 3)), X), "supervised: x", 12)
+        refused(lambda model=model: MSE.loss(model, hidden((4, 3)), X), "supervised: x", 12)
+        if isinstance(model, optirs.Chain):
+            refused(lambda model=model: model(hidden((4, 3))), name, 12)
+            refused(lambda model=model: model.pullback(hidden((4, 3))), name, 12)
+
+
 @pytest.mark.parametrize("callbacks", [[], [lambda event: None]], ids=["compiled", "Python"])
 def test_training(callbacks: list[Any]) -> None:
     def run(data: Any, **options: Any) -> Any:

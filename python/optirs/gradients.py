@@ -36,6 +36,7 @@ class Supervised:
         answer = _core.supervised(self.criterion.__name__, model, x, y) if self._built_in else None
         if answer is not None:
             return answer
+        _core.refuse_masked("supervised: x", x)
         yhat, back = _pullback(model)(x)
         loss, dyhat = self.criterion.pullback(yhat, y)
         return loss, back(dyhat)[0]
@@ -46,6 +47,7 @@ class Supervised:
         answer = _core.supervised_loss(self.criterion.__name__, model, x, y) if self._built_in else None
         if answer is not None:
             return answer
+        _core.refuse_masked("supervised: x", x)
         yhat, _ = _pullback(model)(x)
         return self.criterion(yhat, y)
 

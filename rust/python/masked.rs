@@ -5,7 +5,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyTuple, PyType};
+use pyo3::types::{PyFloat, PyInt, PyList, PyTuple, PyType};
 
 use super::arrays::{View, is_exact};
 
@@ -41,6 +41,9 @@ pub fn refuse_other(value: &Bound<'_, PyAny>, what: impl FnOnce() -> String) -> 
 
 /// How many elements the first masked array in `value` that hides some has hidden, and how many it has.
 fn masked(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Option<(usize, usize)>> {
+    if value.is_exact_instance_of::<PyFloat>() || value.is_exact_instance_of::<PyInt>() {
+        return Ok(None); // as nearly all that lists have
+    }
     if let Ok(list) = value.cast::<PyList>() {
         return first(list.iter(), depth);
     }

@@ -137,7 +137,8 @@ def _parameters(chain: Chain) -> Iterator[Any]:
 
 def _rows(x: Any) -> Any:
     """`x` for the first layer: numbers as float32, anything else as it is."""
-    if isinstance(x, (list, tuple)) or np.isscalar(x):
+    if isinstance(x, (list, tuple, np.ndarray)):
         _core.refuse_masked("Chain: x", x)
+    if isinstance(x, (list, tuple)) or np.isscalar(x):
         return np.asarray(x, np.float32)
     return x
