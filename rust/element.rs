@@ -123,7 +123,7 @@ fn is_nan<R: Real>(x: R) -> bool {
 }
 
 macro_rules! real {
-    ($t:ident, $variant:ident, $from_half:ident, $to_half:ident, $squarable:literal) => {
+    ($t:ident, $variant:ident, $from_half:ident, $to_half:path, $squarable:literal) => {
         impl Element for $t {
             type Real = $t;
             const COMPUTE: Compute = Compute::$variant;
@@ -187,8 +187,8 @@ macro_rules! real {
                 // SAFETY: the caller vouches for `at`.
                 unsafe {
                     match to {
-                        DType::F16 => from_raw_parts_mut(at.cast::<f16>(), n).$to_half(values),
-                        DType::BF16 => from_raw_parts_mut(at.cast::<bf16>(), n).$to_half(values),
+                        DType::F16 => $to_half(values, from_raw_parts_mut(at.cast::<f16>(), n)),
+                        DType::BF16 => $to_half(values, from_raw_parts_mut(at.cast::<bf16>(), n)),
                         DType::F32 => cast(values, from_raw_parts_mut(at.cast::<f32>(), n), |x| x as f32),
                         DType::F64 => cast(values, from_raw_parts_mut(at.cast::<f64>(), n), |x| f64::from(x)),
                         DType::C64 | DType::C128 => {
@@ -220,8 +220,38 @@ macro_rules! real {
     };
 }
 
-real!(f32, F32, convert_to_f32_slice, convert_from_f32_slice, 62);
-real!(f64, F64, convert_to_f64_slice, convert_from_f64_slice, 510);
+real!(f32, F32, convert_to_f32_slice, halves_of_f32, 62);
+real!(f64, F64, convert_to_f64_slice, halves_of_f64, 510);
+
+/// Rounds to 16 bits.
+fn halves_of_f32<H>(values: &[f32], out: &mut [H])
+where
+    [H]: HalfFloatSliceExt,
+{
+    out.convert_from_f32_slice(values);
+}
+
+/// The same, once: where the processor converts from float32 alone, `half` rounds float64 twice, and elsewhere it looks at
+/// its upper 32 bits alone.
+fn halves_of_f64<H>(values: &[f64], out: &mut [H])
+where
+    [H]: HalfFloatSliceExt,
+{
+    let mut strip = [0.0; 64];
+    for (values, out) in values.chunks(strip.len()).zip(out.chunks_mut(strip.len())) {
+        let strip = &mut strip[..values.len()];
+        cast(values, strip, round_to_odd);
+        out.convert_from_f32_slice(strip);
+    }
+}
+
+/// As float32; a number between two of those becomes the one with an odd last bit, which is no tie of a narrower type.
+fn round_to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    let back = f64::from(near);
+    let towards_zero = near.to_bits() - u32::from(back.abs() > x.abs());
+    f32::from_bits(towards_zero | u32::from(back != x))
+}
 
 macro_rules! complex {
     ($t:ident, $variant:ident, |$z:ident| $modulus:expr) => {
@@ -318,5 +348,43 @@ const fn power_of_two(n: i32) -> f64 {
 fn cast<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {
     for (b, &a) in to.iter_mut().zip(from) {
         *b = f(a);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stores `x` as a number of type `H`, whose bits are `bits`.
+    fn stored<H: Copy>(to: DType, x: f64, bits: fn(H) -> u16, zero: H) -> u16 {
+        let mut out = [zero];
+        // SAFETY: one element, aligned, of the type that `to` names.
+        unsafe { f64::store(to, &[x], out.as_mut_ptr().cast()) };
+        bits(out[0])
+    }
+
+    #[test]
+    fn float64_is_rounded_to_16_bits_once() {
+        let to_f16 = |x| stored(DType::F16, x, f16::to_bits, f16::ZERO);
+        let to_bf16 = |x| stored(DType::BF16, x, bf16::to_bits, bf16::ZERO);
+        // From 0 up to infinity: between neighbours lies a tie, and on either side of it a number that float32 rounds to it.
+        for bits in 0..0x7C00_u16 {
+            let (a, b) = (f16::from_bits(bits).to_f64(), f16::from_bits(bits + 1).to_f64());
+            let tie = if b.is_finite() { a + (b - a) / 2.0 } else { 65520.0 };
+            let even = bits + bits % 2;
+            let found = [tie.next_down(), tie, tie.next_up()].map(to_f16);
+            assert_eq!(found, [bits, even, bits + 1], "{tie}");
+            assert_eq!(to_f16(-tie.next_up()), 0x8000 | (bits + 1));
+        }
+        for bits in 0..0x7F80_u16 {
+            let (a, b) = (bf16::from_bits(bits).to_f64(), bf16::from_bits(bits + 1).to_f64());
+            let tie = if b.is_finite() { a + (b - a) / 2.0 } else { a + 2.0_f64.powi(119) };
+            let found = [tie.next_down(), tie, tie.next_up()].map(to_bf16);
+            assert_eq!(found, [bits, bits + bits % 2, bits + 1], "{tie}");
+            assert_eq!(to_bf16(-tie.next_down()), 0x8000 | bits);
+        }
+        assert_eq!((to_f16(f64::INFINITY), to_bf16(f64::NEG_INFINITY)), (0x7C00, 0xFF80));
+        assert_eq!((to_f16(1e300), to_bf16(-1e300)), (0x7C00, 0xFF80));
+        assert!(f16::from_bits(to_f16(f64::NAN)).is_nan() && bf16::from_bits(to_bf16(f64::NAN)).is_nan());
     }
 }

@@ -335,7 +335,8 @@ def test_types_are_kept(bridge, dtype):
 
     loss, grad = bridge.make(f)(model)
     assert loss == 6
-    assert [g.dtype for g in grad] == [kind, kind]
+    expected = "float32" if bridge.name == "autograd" and kind.itemsize == 2 else dtype
+    assert [g.dtype.name for g in grad] == [expected, expected]
     np.testing.assert_array_equal(grad[0].astype("complex64"), [1, 1])
     assert bridge.name == "autograd" or seen == [dtype]
 

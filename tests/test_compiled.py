@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import VARIANTS, make
+from problems import DTYPES, VARIANTS, make
 from test_layers import layer
 from test_losses import DEFINITIONS as LOSSES
 from test_losses import problem
@@ -148,17 +148,29 @@ def test_any_training(
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_other_types(started: list[bool], dtype: str) -> None:
-    import ml_dtypes
-
-    narrow = dtype != "float64"
-    model = network(np.dtype(dtype) if dtype != "bfloat16" else ml_dtypes.bfloat16)
-    for rule, compiled in (
-        (optirs.Adam(0.01), not narrow),
-        (optirs.MixedPrecision(optirs.Adam(0.01)), True),
-        (optirs.MixedPrecision(optirs.Momentum(0.01), "float64"), True),
-        (optirs.MixedPrecision(optirs.Momentum(0.01), "float16"), False),
+    model = network(DTYPES[dtype])
+    for rule in (
+        optirs.Adam(0.01),
+        optirs.OptimiserChain(optirs.ClipNorm(0.1), optirs.Momentum(0.1)),
+        optirs.MixedPrecision(optirs.Adam(0.01)),
+        optirs.MixedPrecision(optirs.Momentum(0.01), "float64"),
+        optirs.MixedPrecision(optirs.Momentum(0.01), "float16"),
     ):
-        both(started, "mse", model, data("mse", 20), rule, epochs=5, batch_size=7, log_every=2, compiled=compiled)
+        both(started, "mse", model, data("mse", 20), rule, epochs=5, batch_size=7, log_every=2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_beyond_16_bits(started: list[bool], dtype: str) -> None:
+    # They are of the size of 1e6 and of 1e-9, which float16 does not hold.
+    for scale in (2e3, 1e-4):
+        x, y = (scale * array for array in data("mse", 20))
+        model = optirs.Affine(np.zeros((y.shape[1], x.shape[1]), DTYPES[dtype]), np.zeros(y.shape[1], DTYPES[dtype]))
+        adam = optirs.Adam(0.01, epsilon=1e-20)
+        for rule in (adam, optirs.MixedPrecision(adam)):
+            both(started, "mse", model, (x, y), rule, epochs=3, batch_size=7)
+            new = optirs.train(optirs.supervised(optirs.mse), model, (x, y), rule).model
+            assert started.pop() is True
+            np.testing.assert_allclose(np.abs(new.W.astype(float)), 0.01, rtol=5e-3)
 
 
 def test_ties(started: list[bool]) -> None:
@@ -166,6 +178,9 @@ def test_ties(started: list[bool]) -> None:
     shared = optirs.Chain(square, layer(4, 4, "tanh", 1), square, square)
     x = data("mse", 20)[0]
     both(started, "mse", shared, (x, x), optirs.Adam(0.01), epochs=4, batch_size=7)
+    half = optirs.Dense(square.W.astype(np.float16), square.b.astype(np.float16), "tanh")
+    for rule in (optirs.Adam(0.01), optirs.MixedPrecision(optirs.Adam(0.01))):
+        both(started, "mse", optirs.Chain(half, half), (300 * x, x), rule, epochs=4, batch_size=7)
     wide = optirs.Dense(square.W.astype(float), square.b.astype(float), "tanh")
     both(started, "mse", optirs.Chain(wide, wide), (x, x), optirs.Adam(0.01), epochs=4, compiled=False)
     transposed = optirs.Chain(square, optirs.Dense(square.W.T, square.b.copy()))

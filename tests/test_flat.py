@@ -130,7 +130,7 @@ def test_promotion(types, promoted):
     new = restructure(flat)
     assert [x.dtype for x in new] == [x.dtype for x in tree]
     assert all((x == 1).all() for x in new)
-    assert restructure.gradient(tree).dtype == promoted
+    assert restructure.gradient(tree).dtype == ("f" if flat.itemsize == 2 else promoted)
 
 
 def test_values_out_of_range_become_infinite():

@@ -41,7 +41,8 @@ def stepped(gradient, x, rule=None):
 
 def shared(gradient, name, shape):
     """The array that `update` makes of a gradient of this type and shape."""
-    return converted(gradient, dtype(name), shape, False)
+    kind = dtype(name)
+    return converted(gradient, np.dtype("float32") if kind.itemsize == 2 else kind, kind, shape, False)
 
 
 def address(array):

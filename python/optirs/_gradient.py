@@ -13,51 +13,58 @@ Array = NDArray[Any]
 
 
 def total(terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
-    """The sum of the gradients `terms`, which `converted` made, as an array of this type, shape and memory order."""
-    shape, strides = tuple(shape), tuple(strides)
-    if len(terms) == 1 and _lies_so(terms[0], dtype, strides):
-        return np.asarray(terms[0])
-    laid_out: Array = np.ndarray(shape, dtype, np.empty(max(terms[0].size, 1), dtype), strides=strides)
+    """The sum of the gradients `terms`, which `converted` made, as an array of this shape and memory order.
+
+    It is of type `dtype`, in which it is summed; of 16 bits where the only term is. `strides` count elements.
+    """
     if len(terms) == 1:
-        np.copyto(laid_out, terms[0], casting="unsafe")
-        return laid_out
-    wide = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
-    with np.errstate(all="ignore"):
-        sum_: Array = terms[0].astype(wide)
-        for term in terms[1:]:
-            sum_ = sum_ + term
-        np.copyto(laid_out, sum_, casting="unsafe")
+        (array,) = terms
+    else:
+        with np.errstate(all="ignore"):
+            array = terms[0].astype(dtype)
+            for term in terms[1:]:
+                array = array + term
+        array = np.asarray(array)
+    in_bytes = tuple(stride * array.itemsize for stride in strides)
+    if _lies_so(array, in_bytes):
+        return np.asarray(array)
+    laid_out: Array = np.ndarray(tuple(shape), array.dtype, np.empty(max(array.size, 1), array.dtype), strides=in_bytes)
+    np.copyto(laid_out, array)
     return laid_out
 
 
-def _lies_so(array: Array, dtype: np.dtype[Any], strides: tuple[int, ...]) -> bool:
+def _lies_so(array: Array, strides: tuple[int, ...]) -> bool:
     """Whether `array` can be read where it is."""
     same = all(n <= 1 or a == b for n, a, b in zip(array.shape, array.strides, strides, strict=True))
-    return array.dtype == dtype and array.flags.aligned and (same or array.size == 0)
+    return array.flags.aligned and (same or array.size == 0)
 
 
-def converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...], transposed: bool) -> Array:
-    """The gradient `g` of a parameter of this type and shape, or of its transpose.
+def converted(
+    g: Any, dtype: np.dtype[Any], parameter: np.dtype[Any], shape: tuple[int, ...], transposed: bool
+) -> Array:
+    """The gradient `g` of a parameter of this type and shape, or of its transpose, in the type `dtype` of its step.
 
     Raises:
         TypeError: If it is not an array of numbers, or complex where the parameter is real.
         ValueError: If its shape differs. Both texts go on where "gradient at ... " stops.
     """
-    array = _converted(g, dtype, tuple(shape)[::-1] if transposed else tuple(shape))
+    array = _converted(g, dtype, parameter, tuple(shape)[::-1] if transposed else tuple(shape))
     return array.T if transposed else array
 
 
-def _converted(g: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+def _converted(g: Any, dtype: np.dtype[Any], parameter: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     if _nests_deeper(g, len(shape) + 2):
         raise TypeError(f"is no array of numbers, but a {type(g).__name__} that nests too deep")
     refuse_masked("", g)
-    array = _as_array(g, dtype)
+    array = _as_array(g, parameter)
     if array.dtype.kind == "c" and dtype.kind != "c":
-        raise TypeError(f"has type {array.dtype}, the parameter is {dtype}")
+        raise TypeError(f"has type {array.dtype}, the parameter is {parameter}")
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise TypeError(f"is no array of numbers, but of {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"has shape {array.shape}, the parameter has {shape}")
+    if dtype == np.float32 and array.itemsize == 2 and array.dtype.kind not in "iu" and array.dtype.isnative:
+        return array  # of 16 bits: whoever reads it widens it
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype, copy=False)
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from ._rounding import store
 from .rules import Descent
 from .tensors import inside
 from .ties import origins, parameters_here
@@ -69,6 +70,7 @@ class Restructure:
             made = _core.make_leaves([(descent, p.array, p.path) for p in found])
             self._state = _core.unflatten(model, [None if i is None else made[i] for i in index], False, True)
             self._dtype = _promoted([a.dtype for a in self._arrays])
+            self._wide = [_computed(a.dtype) for a in self._arrays]
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._arrays else 0
@@ -98,6 +100,8 @@ class Restructure:
     def gradient(self, gradient: Any) -> Array:
         """The flat vector of a gradient tree: tied places summed, zero where there is none.
 
+        Its type is that of the flat model; float32 where that is of 16 bits, as everywhere a gradient is computed with.
+
         Raises:
             TypeError: As `update`.
             ValueError: As `update`.
@@ -110,10 +114,11 @@ class Restructure:
         found = _core.gradients(self._state, self._model, gradient)
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [
-                np.zeros(like.size, like.dtype) if g is None else np.ravel(g).astype(like.dtype, copy=False)
-                for g, like in zip(found, self._arrays, strict=True)
+                np.zeros(like.size, wide) if g is None else np.ravel(g).astype(wide, copy=False)
+                for g, like, wide in zip(found, self._arrays, self._wide, strict=True)
             ]
-        return np.concatenate([np.empty(0, self._dtype), *parts], dtype=self._dtype)
+        dtype = _computed(self._dtype)
+        return np.concatenate([np.empty(0, dtype), *parts], dtype=dtype)
 
     def _check(self, flat: Any) -> None:
         """Raises unless this vector, or tensor, fits."""
@@ -134,8 +139,7 @@ def _numbers(flat: Any) -> Array:
 def _filled(values: Array, like: Array) -> Array:
     """A new array like `like` with these values in C order."""
     new = np.empty_like(like, subok=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        new[...] = (values if new.dtype.kind == "c" else values.real).reshape(like.shape)
+    store((values if new.dtype.kind == "c" else values.real).reshape(like.shape), new)
     return new
 
 
@@ -144,5 +148,10 @@ def _promoted(dtypes: list[np.dtype[Any]]) -> np.dtype[Any]:
     if not dtypes:
         return np.dtype(np.float64)
     if len({d.name for d in dtypes} & {"float16", "bfloat16"}) == 2:
-        dtypes = [np.dtype(np.float32) if d.itemsize == 2 else d for d in dtypes]
+        dtypes = list(map(_computed, dtypes))
     return np.result_type(*dtypes)
+
+
+def _computed(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which values of this one are computed: float32 for those of 16 bits."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype

@@ -51,20 +51,21 @@ impl<'a, 'py> Entry<'a, 'py> {
         }
     }
 
-    /// The type to which gradients are converted: as [`Entry::working`], also where a master copy is a rule's in Python.
+    /// The type to which gradients are converted: that in which the step computes, also where a master copy is a rule's in
+    /// Python.
     fn wanted(&self, py: Python<'py>) -> PyResult<DType> {
         let inner = self.guard.get();
-        let master = match inner.moments {
-            Moments::Own(_) => inner.rule.bind(py).getattr(intern!(py, "_master"))?,
-            Moments::Compiled { .. } => return Ok(self.working()),
-        };
-        let Some(master) = master.extract::<Option<String>>()? else { return Ok(self.working()) };
-        Ok(match DType::from_name(&master) {
-            Some(DType::F64) if self.leaf().dtype.is_complex() => DType::C128,
-            Some(_) if self.leaf().dtype.is_complex() => DType::C64,
-            Some(dtype) => dtype,
-            None => self.leaf().dtype,
-        })
+        let mut working = self.working();
+        if let Moments::Own(_) = inner.moments {
+            let master: Option<String> = inner.rule.bind(py).getattr(intern!(py, "_master"))?.extract()?;
+            working = match master.and_then(|name| DType::from_name(&name)) {
+                Some(DType::F64) if working.is_complex() => DType::C128,
+                Some(_) if working.is_complex() => DType::C64,
+                Some(master) => master,
+                None => working,
+            };
+        }
+        Ok(working.compute().dtype())
     }
 
     /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
@@ -80,18 +81,13 @@ impl<'a, 'py> Entry<'a, 'py> {
         Ok((!inner.frozen).then_some(gradient))
     }
 
-    /// The gradient where it lies, if the driver can read it there.
+    /// The gradient where it lies, if the driver can read it there: it converts real types to real ones, complex to complex.
     #[inline]
     fn as_is(&self, g: &'a Bound<'py, PyAny>) -> Option<Gradient<'a, 'py>> {
         // Others may be masked, which takes Python code to see.
         let view = View::of(g).filter(|_| is_exact(g))?;
-        let (dtype, working) = (view.dtype?, self.working());
-        let readable = dtype == working
-            || match working {
-                DType::F32 | DType::F64 => !dtype.is_complex(),
-                DType::C64 | DType::C128 => dtype.is_complex(),
-                DType::F16 | DType::BF16 => false,
-            };
+        let dtype = view.dtype?;
+        let readable = dtype.is_complex() == self.leaf().dtype.is_complex();
         let layout = &self.leaf().layout;
         let fits = readable && view.plain && layout.has_shape(view.shape) && layout.matches(&view);
         fits.then(|| Gradient { source: Source { ptr: view.data, dtype }, array: Held::Given(g) })
@@ -100,10 +96,9 @@ impl<'a, 'py> Entry<'a, 'py> {
     /// The gradient converted, summed and laid out by NumPy.
     #[cold]
     fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'a, 'py>> {
-        let working = self.wanted(py)?;
+        let wanted = self.wanted(py)?;
         let layout = &self.leaf().layout;
-        let order: Vec<isize> = layout.strides.iter().map(|s| s * working.size() as isize).collect();
-        let dtype = if working == self.leaf().dtype { native(self.array, working)? } else { descriptor(py, working)? };
+        let (dtype, parameter) = (descriptor(py, wanted)?, native(self.array, self.leaf().dtype)?);
         let helpers = py.import(intern!(py, "optirs._gradient"))?;
         let convert = helpers.getattr(intern!(py, "converted"))?;
         let parts = PyList::empty(py);
@@ -111,12 +106,12 @@ impl<'a, 'py> Entry<'a, 'py> {
             if g.is_exact_instance_of::<Leaf>() {
                 return Err(a_leaf("gradient", &names.of(place), "third"));
             }
-            let part = convert.call1((g, &dtype, &layout.shape, transposed));
+            let part = convert.call1((g, &dtype, &parameter, &layout.shape, transposed));
             parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
         }
-        let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, order))?;
+        let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, &layout.strides))?;
         let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
-        let dtype = view.dtype.unwrap_or(working);
+        let dtype = view.dtype.unwrap_or(wanted);
         Ok(Gradient { source: Source { ptr: view.data, dtype }, array: Held::Made(array.clone()) })
     }
 }

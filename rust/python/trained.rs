@@ -9,7 +9,7 @@ use super::leaf::{Guard, Leaf, Moments, busy};
 use super::network::Model;
 use super::tree::flatten;
 use crate::chain::Program;
-use crate::dtype::DType;
+use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
 
@@ -89,17 +89,17 @@ pub fn arrays<'py>(
     Ok(Some((parameters, origins)))
 }
 
-/// Whether a parameter is stepped where it lies, by a compiled rule that takes its gradient as float32.
+/// Whether a parameter is stepped where it lies, by a compiled rule that takes its gradient as float32, as `update` does.
 fn is_plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<bool> {
     let guard = leaf.reading()?;
     let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(false) };
     if program.asks_python {
         return Ok(false); // a schedule is a function of the user's
     }
-    let takes = match program.working(leaf.dtype) {
-        DType::F32 => true,
-        DType::F64 => !tied,
-        _ => false,
+    let takes = match program.working(leaf.dtype).compute() {
+        Compute::F32 => true,
+        Compute::F64 => !tied, // `update` adds up the gradients of its places in float64
+        Compute::C64 | Compute::C128 => false,
     };
     let lies = |array: &Bound<'_, PyAny>| {
         View::of(array).is_some_and(|v| {

@@ -13,7 +13,7 @@ from autograd.tracer import getval, isbox, primitive
 
 from .. import _core
 from ..tensors import Inside
-from ..tree import is_bfloat16, is_trained_type
+from ..tree import is_trained_type
 from .parts import Array, Model, affine_gradient, check_loss, gelu, independent
 
 
@@ -77,20 +77,23 @@ class _Call(Inside):
 
     def shaped(self, values: Any, like: Any) -> Any:
         values = anp.reshape(values, like.shape)
-        kind = np.dtype(np.float32) if is_bfloat16(like.dtype) else like.dtype
+        kind = np.dtype(np.float32) if like.dtype.itemsize == 2 else like.dtype
         return (values if kind.kind == "c" else anp.real(values)).astype(kind)
 
 
 def _known(parameter: Array) -> Array:
-    """In a type that autograd has; it lacks bfloat16."""
-    return parameter.astype(np.float32) if is_bfloat16(parameter.dtype) else parameter
+    """A parameter of 16 bits as float32: autograd lacks bfloat16, and adds up gradients in the parameter's type."""
+    return parameter.astype(np.float32) if parameter.itemsize == 2 else parameter
 
 
 def _like(gradient: Any, parameter: Array) -> Array:
-    """The gradient in the parameter's type; autograd's is the conjugate of the direction in which the loss grows."""
+    """The gradient in the parameter's type, that of 16-bit parameters in float32.
+
+    Autograd's is the conjugate of the direction in which the loss grows.
+    """
     if parameter.dtype.kind == "c":
         gradient = np.conj(gradient)
-    return np.asarray(gradient, dtype=parameter.dtype)
+    return np.asarray(gradient, dtype=np.float32 if parameter.itemsize == 2 else parameter.dtype)
 
 
 affine = primitive(_core.affine_forward)

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import _core
 from .._gradient import with_large_ints
+from .._rounding import store
 from ._base import Array, Rule, expect_rule, placeless, spec
 
 _COMPUTE: dict[str, np.dtype[Any]] = {
@@ -76,14 +77,14 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
 def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     """`(new state, new parameter)`, rounded once and in the memory order of `x`; `None` for a parameter that stays."""
     if rule._master is not None:
-        _gradient(rule, x, dx, "the gradient")  # the rule converts it to the type of its copy, which may be wider
-        return rule._advance(state, x, np.asarray(dx))
+        return rule._advance(state, x, _gradient(rule, x, dx, "the gradient"))
     state, dx = apply(rule, state, x, dx)
     if dx is None:
         return state, None
     new = np.empty_like(x)
     with np.errstate(over="ignore", invalid="ignore"):
-        new[...] = computed(x) - dx
+        stepped = np.asarray(computed(x) - dx)
+    store(stepped, new)
     return state, new
 
 
@@ -97,7 +98,7 @@ def _parameter(rule: Rule, x: Any) -> Array:
 
 
 def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
-    """`dx` as an array like `x`, in the type in which `x` is computed."""
+    """`dx` as an array like `x`, in the type in which the step is computed."""
     try:
         _core.refuse_masked(f"{_name(rule)}: {what}", dx)
     except TypeError as error:
@@ -111,7 +112,7 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
             array = with_large_ints(array)
         except ValueError as error:
             raise placeless(ValueError(f"{_name(rule)}: {what} {error}")) from None
-    to = _COMPUTE[x.dtype.name]
+    to = _COMPUTE[x.dtype.name] if what == "its dx" else _computing(rule, x)
     if array.dtype.name not in _COMPUTE and array.dtype.kind not in "iu":
         found = type(dx).__name__ if array.dtype.hasobject else array.dtype
         hint = "; write apply(rule, state, x, dx)" if what == "the gradient" and _like_a_state(dx) else ""
@@ -121,9 +122,17 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
     if array.shape != x.shape:
         raise placeless(ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}"))
     with np.errstate(over="ignore", invalid="ignore"):
-        if what == "the gradient" and rule._master is None:
-            array = array.astype(x.dtype, copy=False)  # as `update` does
         return array.astype(to, copy=False)
+
+
+def _computing(rule: Rule, x: Array) -> np.dtype[Any]:
+    """The type in which `rule` computes a step of `x`: that of the copy that it steps, if it does."""
+    master = rule._master
+    if master is None:
+        return _COMPUTE[x.dtype.name]
+    if x.dtype.kind != "c":
+        return _COMPUTE[master]
+    return np.dtype(np.complex128 if master == "float64" else np.complex64)
 
 
 def _like_a_state(dx: Any) -> bool:

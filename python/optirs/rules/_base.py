@@ -22,7 +22,7 @@ class Rule:
     A rule is a value: it holds hyper-parameters and nothing that changes. What it remembers between steps is the state,
     which `init` makes and `apply` takes and returns. A frozen dataclass is the natural form: then `replace` and
     `optirs.adjust` work on its fields. Neither method may change its arguments; arrays arrive read-only. A 16-bit
-    parameter arrives as float32, in which it is computed.
+    parameter and its gradient arrive as float32, in which they are computed.
 
     Examples:
         >>> import numpy as np, optirs

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from .._rounding import store
 from ._apply import computed, init, step
 from ._base import Array, Rule, expect_rule, spec
 
@@ -91,7 +92,8 @@ class MixedPrecision(Rule):
     def apply(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
         """`((new copy, new state), dx)`, where `dx` is the difference that the rounded copy makes to `x`."""
         state, new = self._advance(state, x, dx)
-        return state, None if new is None else computed(x) - computed(new)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return state, None if new is None else computed(x) - computed(new)
 
     def _advance(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
         """`((new copy, new state), new x)`, and `None` for a parameter that stays."""
@@ -100,7 +102,7 @@ class MixedPrecision(Rule):
         if stepped is None:
             return (master, inner), None
         new = np.empty_like(x)
-        new[...] = stepped
+        store(stepped, new)
         return (stepped, inner), new
 
     def _copy_dtype(self, x: Array) -> np.dtype[Any]:

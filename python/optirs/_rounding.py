@@ -1,0 +1,29 @@
+"""Numbers stored in arrays of another type, rounded once."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def store(values: Array, out: Array) -> None:
+    """Writes `values` to `out`: too large ones become infinite, without a warning.
+
+    `ml_dtypes` turns float64 to bfloat16 by way of float32, and would round twice.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype == np.float64 and out.dtype.name == "bfloat16":
+            values = _odd(values)
+        out[...] = values
+
+
+def _odd(values: Array) -> Array:
+    """`values` as float32, those between two numbers to the one with an odd last bit: no tie of a narrower type is."""
+    near = np.array(values, np.float32)
+    back = near.astype(np.float64)
+    bits = near.view(np.uint32)
+    bits -= np.abs(back) > np.abs(values)  # to the one nearer to zero
+    bits |= back != values
+    return near
