@@ -76,6 +76,8 @@ pub struct Program {
     pub master: Option<DType>,
     /// Whether a schedule is a function in Python, so that [`Program::at`] does not know it.
     pub asks_python: bool,
+    /// Whether the rule in Python holds numbers alone, and leads to no object of the user's; for its maker to say.
+    pub plain: bool,
     recipes: Vec<Recipe>,
     timers: Vec<Timer>,
 }
@@ -95,6 +97,7 @@ impl Program {
             form: Form::Chain(Vec::new()),
             master: None,
             asks_python: false,
+            plain: false,
             recipes: Vec::new(),
             timers: Vec::new(),
         }

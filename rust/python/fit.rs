@@ -2,6 +2,7 @@
 
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::time::Duration;
 
@@ -49,11 +50,8 @@ impl Kept {
 #[pyclass(module = "optirs._core")]
 pub struct Fit {
     network: Network,
-    state: Py<PyAny>,
-    parameters: Vec<Trained>,
-    origins: Vec<Array>,
-    x: Py<PyArrayDyn<f32>>,
-    y: Kept,
+    /// `None` once the collector of cycles has found that nobody can go on with it.
+    held: Option<Objects>,
     rows: usize,
     batch: usize,
     work: Workspace,
@@ -61,6 +59,36 @@ pub struct Fit {
     gathered: Gathered,
     progress: Progress,
     failed: Option<f64>,
+}
+
+/// The objects of Python's that a training holds.
+struct Objects {
+    state: Py<PyAny>,
+    parameters: Vec<Trained>,
+    origins: Vec<Array>,
+    x: Py<PyArrayDyn<f32>>,
+    y: Kept,
+}
+
+impl Objects {
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.state)?;
+        for p in &self.parameters {
+            p.leaves.iter().try_for_each(|leaf| visit.call(leaf))?;
+            p.arrays.iter().try_for_each(|array| visit.call(array))?;
+        }
+        for origin in &self.origins {
+            if let Array::Fixed(array) = origin {
+                visit.call(array)?;
+            }
+        }
+        visit.call(&self.x)?;
+        match self.y.rows() {
+            Some(KeptReals::Single(y)) => visit.call(y),
+            Some(KeptReals::Double(y)) => visit.call(y),
+            None => Ok(()),
+        }
+    }
 }
 
 #[pymethods]
@@ -109,7 +137,8 @@ impl Fit {
                 Ok(false)
             }
             End::Refused(why) => {
-                let place = Names(self.state.bind(py)).of(self.parameters[why.parameter].place);
+                let held = self.held.as_ref().ok_or_else(ended)?;
+                let place = Names(held.state.bind(py)).of(held.parameters[why.parameter].place);
                 Err(refused(&place, &why.reason))
             }
         }
@@ -147,6 +176,14 @@ impl Fit {
     /// Says that the loss of the current model was found finite.
     fn accept(&mut self) {
         self.progress.good = self.progress.side;
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.held.as_ref().map_or(Ok(()), |held| held.traverse(&visit))
+    }
+
+    fn __clear__(&mut self) {
+        self.held = None;
     }
 }
 
@@ -186,11 +223,7 @@ fn prepare<'py>(
     let network = model.network;
     Ok(Some(Fit {
         network,
-        state: sets[0].0.clone().unbind(),
-        parameters,
-        origins,
-        x: input.x.share(),
-        y,
+        held: Some(Objects { state: sets[0].0.clone().unbind(), parameters, origins, x: input.x.share(), y }),
         rows,
         batch,
         work,
@@ -207,9 +240,37 @@ fn memory(network: &Network, parameters: &[Trained]) -> PyResult<Arrays> {
     Arrays::new(network, &shapes).ok_or_else(|| PyMemoryError::new_err("no memory for the gradients"))
 }
 
+/// The error of going on with a training that holds nothing any more.
+fn ended() -> PyErr {
+    PyRuntimeError::new_err("train: this training is over")
+}
+
 /// The error of an array of the user's that is not what it was when the training began.
 fn resized() -> PyErr {
     PyRuntimeError::new_err("train: an array of the data or the model was resized during the training")
+}
+
+impl Objects {
+    /// Gradients that are added to another one: from, to, length.
+    fn ties(&self, arrays: &Arrays) -> Vec<(*const f32, *mut f32, usize)> {
+        let gradient = |(layer, array): (usize, usize)| arrays.gradient(layer, array);
+        let of = |p: &Trained, from| (gradient(from).cast_const(), gradient(p.gradient), p.leaves[0].get().layout.len);
+        self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))).collect()
+    }
+
+    /// Where the network's arrays are.
+    fn origins(&self, py: Python<'_>, network: &Network) -> PyResult<Vec<[Origin; 2]>> {
+        let origin = |array: &Array, len: usize| match array {
+            Array::Trained(p) => Ok(Origin::Trained(*p)),
+            Array::Fixed(array) => {
+                let array = Float32::kept(array, py);
+                let elements = array.as_slice()?;
+                if elements.len() == len { Ok(Origin::Fixed(elements.as_ptr())) } else { Err(resized()) }
+            }
+        };
+        let layers = self.origins.chunks(2).zip(network.layers());
+        layers.map(|(pair, l)| Ok([origin(&pair[0], l.n_out * l.n_in)?, origin(&pair[1], l.n_out)?])).collect()
+    }
 }
 
 impl Fit {
@@ -219,53 +280,34 @@ impl Fit {
             return Ok(false);
         };
         let Some((parameters, origins)) = arrays(sets[0].0.py(), sets, &model)? else { return Ok(false) };
+        let held = self.held.as_mut().ok_or_else(ended)?;
         self.arrays = memory(&self.network, &parameters)?;
-        (self.parameters, self.origins, self.state) = (parameters, origins, sets[0].0.clone().unbind());
+        (held.parameters, held.origins, held.state) = (parameters, origins, sets[0].0.clone().unbind());
         (self.progress.side, self.progress.good) = (0, 0);
         Ok(true)
     }
 
-    /// Gradients that are added to another one: from, to, length.
-    fn ties(&self) -> Vec<(*const f32, *mut f32, usize)> {
-        let gradient = |(layer, array): (usize, usize)| self.arrays.gradient(layer, array);
-        let of = |p: &Trained, from| (gradient(from).cast_const(), gradient(p.gradient), p.leaves[0].get().layout.len);
-        self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))).collect()
-    }
-
-    /// Where the network's arrays are.
-    fn origins(&self, py: Python<'_>) -> PyResult<Vec<[Origin; 2]>> {
-        let origin = |array: &Array, len: usize| match array {
-            Array::Trained(p) => Ok(Origin::Trained(*p)),
-            Array::Fixed(array) => {
-                let array = Float32::kept(array, py);
-                let elements = array.as_slice()?;
-                if elements.len() == len { Ok(Origin::Fixed(elements.as_ptr())) } else { Err(resized()) }
-            }
-        };
-        let layers = self.origins.chunks(2).zip(self.network.layers());
-        layers.map(|(pair, l)| Ok([origin(&pair[0], l.n_out * l.n_in)?, origin(&pair[1], l.n_out)?])).collect()
-    }
-
     fn go(&mut self, py: Python<'_>, epochs: usize, order: Option<&[usize]>, time: Duration) -> PyResult<End> {
-        let mut guards = Vec::with_capacity(self.parameters.len());
-        for p in &self.parameters {
+        let held = self.held.as_ref().ok_or_else(ended)?;
+        let mut guards = Vec::with_capacity(held.parameters.len());
+        for p in &held.parameters {
             let [a, b] = [0, 1].map(|side| p.leaves[side].get().write().ok_or_else(busy));
             guards.push([a?, b?]);
         }
         let side = self.progress.side;
         let programs = guards.iter().map(|g| program(&g[side])).collect::<PyResult<Vec<_>>>()?;
-        let parameters = self.parameters.iter().zip(&guards).zip(&programs);
+        let parameters = held.parameters.iter().zip(&guards).zip(&programs);
         let parameters = parameters
             .map(|((p, g), program)| parameter(py, p, g, program, side, &self.arrays))
             .collect::<PyResult<_>>()?;
         let Some(stepper) = Stepper::new(parameters) else {
             return Err(PyMemoryError::new_err("no memory for a step"));
         };
-        let (ties, origins) = (self.ties(), self.origins(py)?);
-        let (x, y) = (Float32::kept(&self.x, py), self.y.rows().map(|y| Reals::kept(y, py)));
+        let (ties, origins) = (held.ties(&self.arrays), held.origins(py, &self.network)?);
+        let (x, y) = (Float32::kept(&held.x, py), held.y.rows().map(|y| Reals::kept(y, py)));
         let y = y.as_ref().map_or(Ok(Values::Single(&[])), Reals::values)?;
-        let data = Data { rows: self.rows, x: x.as_slice()?, objective: self.y.objective(y), order };
-        let targets = self.y.rows().map_or(0, |_| self.rows * self.network.n_out());
+        let data = Data { rows: self.rows, x: x.as_slice()?, objective: held.y.objective(y), order };
+        let targets = held.y.rows().map_or(0, |_| self.rows * self.network.n_out());
         if (data.x.len(), y.len()) != (self.rows * self.network.n_in(), targets) {
             return Err(resized());
         }

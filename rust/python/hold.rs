@@ -1,5 +1,6 @@
 //! `Hold`: leave to read many leaves at once, for as long as Python needs it.
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -27,6 +28,14 @@ impl Hold {
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&mut self, _exception: &Bound<'_, PyTuple>) {
+        self.release();
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.leaves.iter().try_for_each(|leaf| visit.call(leaf))
+    }
+
+    fn __clear__(&mut self) {
         self.release();
     }
 }

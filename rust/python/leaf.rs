@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use smallvec::SmallVec;
@@ -42,7 +43,31 @@ pub enum Moments {
         counts: Counts,
     },
     /// A rule with one of the user's own in it: whatever object its `init` and `apply` returned.
-    Own(Py<PyAny>),
+    Own(OwnState),
+}
+
+/// The state of a rule with one of the user's own in it.
+pub struct OwnState(pub Py<PyAny>);
+
+impl Drop for OwnState {
+    /// A state may be a leaf whose state is a leaf, and so on: it is taken apart link by link, since each that is dropped
+    /// by the one before would need room on the stack.
+    fn drop(&mut self) {
+        Python::try_attach(|py| {
+            let mut rest = Some(std::mem::replace(&mut self.0, py.None()));
+            while let Some(state) = rest.take() {
+                // SAFETY: a live object.
+                let alone = unsafe { pyo3::ffi::Py_REFCNT(state.as_ptr()) } == 1;
+                if alone
+                    && let Ok(leaf) = state.bind(py).cast_exact::<Leaf>()
+                    && let Some(mut guard) = leaf.get().write()
+                    && let Some(Inner { moments: Moments::Own(own), .. }) = guard.get_mut()
+                {
+                    rest = Some(std::mem::replace(&mut own.0, py.None()));
+                }
+            }
+        });
+    }
 }
 
 /// What a leaf holds.
@@ -116,14 +141,10 @@ impl Leaf {
         Self { dtype, layout, users: AtomicIsize::new(0), inner: UnsafeCell::new(inner) }
     }
 
-    /// As a Python object. The collector of cycles need not look at a compiled rule's leaf again and again: nothing that it
-    /// holds can lead back to it.
+    /// As a Python object.
     pub fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, Self>> {
         let leaf = Bound::new(py, self)?;
-        if matches!(leaf.get().reading()?.get().moments, Moments::Compiled { .. }) {
-            // SAFETY: a live object; untracking one that is not tracked does nothing.
-            unsafe { pyo3::ffi::PyObject_GC_UnTrack(leaf.as_ptr().cast()) };
-        }
+        watch(&leaf, leaf.get().reading()?.get());
         Ok(leaf)
     }
 
@@ -161,6 +182,20 @@ impl Leaf {
     }
 }
 
+/// Has the collector of cycles look at a leaf or, where nothing that this holds can lead back to it, leave it out.
+fn watch(leaf: &Bound<'_, Leaf>, inner: &Inner) {
+    let wanted = !matches!(&inner.moments, Moments::Compiled { program, .. } if program.plain);
+    let object = leaf.as_ptr();
+    // SAFETY: a live object of a class that the collector knows, and whose content is complete.
+    unsafe {
+        match (wanted, pyo3::ffi::PyObject_GC_IsTracked(object) != 0) {
+            (true, false) => pyo3::ffi::PyObject_GC_Track(object.cast()),
+            (false, true) => pyo3::ffi::PyObject_GC_UnTrack(object.cast()),
+            _ => {}
+        }
+    }
+}
+
 /// The error of meeting another user of a state.
 pub fn busy() -> PyErr {
     PyRuntimeError::new_err("this state is in use by another update")
@@ -185,7 +220,7 @@ impl Leaf {
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let guard = self.reading()?;
         match &guard.get().moments {
-            Moments::Own(state) => Ok(state.bind(py).clone()),
+            Moments::Own(OwnState(state)) => Ok(state.bind(py).clone()),
             Moments::Compiled { program, slots, counts } => self.show(py, program, slots, counts, &program.form),
         }
     }
@@ -221,6 +256,32 @@ impl Leaf {
     #[classattr]
     const __hash__: Option<Py<PyAny>> = None;
 
+    /// For the collector of cycles: the rule, and the state of one in Python. A leaf that an update writes to is passed over,
+    /// and so counts as in use. Guards change hands only while their thread may run Python code, so not during a collection,
+    /// whose visits must agree with each other.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(guard) = self.read() else { return Ok(()) };
+        visit.call(&guard.get().rule)?;
+        if let Moments::Own(OwnState(state)) = &guard.get().moments {
+            visit.call(state)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of them; what meets the leaf after that finds None.
+    fn __clear__(&self, py: Python<'_>) {
+        let Some(mut guard) = self.write() else { return };
+        let old = guard.get_mut().map(|inner| {
+            let state = match &mut inner.moments {
+                Moments::Own(state) => Some(std::mem::replace(state, OwnState(py.None()))),
+                Moments::Compiled { .. } => None,
+            };
+            (std::mem::replace(&mut inner.rule, py.None()), state)
+        });
+        drop(guard); // first: dropping a rule may run Python code
+        drop(old);
+    }
+
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         // A copy: an update may come before the arrays are read.
         let args = self._with_rule(py, self.rule(py)?)?._parts(py)?;
@@ -231,7 +292,7 @@ impl Leaf {
         let _guard = self.reading()?;
         let copy = |object: Py<PyAny>| py.import("copy")?.call_method1("deepcopy", (object, memo));
         let state = match &self.reading()?.get().moments {
-            Moments::Own(state) => copy(state.clone_ref(py))?,
+            Moments::Own(OwnState(state)) => copy(state.clone_ref(py))?,
             Moments::Compiled { .. } => self.state(py)?,
         };
         let (rule, frozen) = (copy(self.rule(py)?)?.unbind(), self.frozen()?);
@@ -259,12 +320,13 @@ pub fn set_rules(py: Python<'_>, leaves: Vec<Bound<'_, Leaf>>, rules: Vec<Py<PyA
     let compiled = rules.iter().map(|r| program(py, r.bind(py))).collect::<PyResult<Vec<_>>>()?;
     let mut guards = writing(&leaves)?;
     let mut old = Vec::with_capacity(rules.len());
-    for (guard, (rule, new)) in guards.iter_mut().zip(rules.into_iter().zip(compiled)) {
+    for ((guard, leaf), (rule, new)) in guards.iter_mut().zip(&leaves).zip(rules.into_iter().zip(compiled)) {
         let Some(inner) = guard.get_mut() else { continue };
         if let (Moments::Compiled { program, .. }, Some(new)) = (&mut inner.moments, new) {
             *program = new;
         }
         old.push(std::mem::replace(&mut inner.rule, rule));
+        watch(leaf, inner);
     }
     drop((guards, old)); // the guards first: dropping a rule may run Python code
     Ok(())

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 
 use super::arrays::{View, is_exact, numpy, shape_text};
 use super::layout::Layout;
-use super::leaf::{Counts, Inner, Leaf, Moments, Slot, Slots};
+use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
 use super::masked::{refuse, refuse_other};
 use super::memory::{Place, allocate};
 use super::path::place_text;
@@ -51,7 +51,10 @@ pub fn make_leaves(
     let mut leaves = Vec::with_capacity(items.len());
     for ((rule, x, path), (compiled, dtype, layout, slots)) in items.iter().zip(drafts) {
         let moments = match compiled {
-            None => Moments::Own(own_state(py, rule, x).map_err(|error| at(py, error, &place_text(path)))?),
+            None => {
+                let state = own_state(py, rule, x).map_err(|error| at(py, error, &place_text(path)))?;
+                Moments::Own(OwnState(state))
+            }
             Some(program) => {
                 let counts = smallvec![0; program.counters()];
                 let places = places.by_ref().take(slots.len());
@@ -181,11 +184,8 @@ fn filled(
     state: &Bound<'_, PyAny>,
 ) -> PyResult<Leaf> {
     let Some(program) = program else {
-        return Ok(Leaf::new(
-            dtype,
-            layout,
-            Inner { rule, moments: Moments::Own(copied(py, &state.clone().unbind())?), frozen: false },
-        ));
+        let moments = Moments::Own(OwnState(copied(py, &state.clone().unbind())?));
+        return Ok(Leaf::new(dtype, layout, Inner { rule, moments, frozen: false }));
     };
     suits(&program, dtype, || "the top".into())?;
     let slots: Slots =

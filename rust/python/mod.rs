@@ -4,6 +4,7 @@ mod affine;
 mod apply;
 mod arena;
 mod arrays;
+mod classes;
 mod course;
 mod differ;
 mod entry;

@@ -3,46 +3,82 @@
 use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use super::schedules::read as schedule;
 use crate::chain::{Followed, Program, Spec};
 use crate::dtype::DType;
 use crate::rule::Value;
 
-/// The rules compiled last. Leaves of one rule share its program, also when they are adjusted or unpickled one by one: an
-/// update then prepares the scalars of a step once for all of them.
-static LAST: Mutex<Vec<(Py<PyAny>, Arc<Program>)>> = Mutex::new(Vec::new());
+/// The rules compiled last, none of which is kept alive by it. Leaves of one rule share its program, also when they are
+/// adjusted or unpickled one by one: an update then prepares the scalars of a step once for all of them.
+static LAST: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 /// More rules than a model usually has.
 const KEPT: usize = 16;
 
+/// A rule that was compiled: where it lies, whether it is still there, and its program.
+type Known = (usize, Py<PyWeakrefReference>, Arc<Program>);
+
 /// The compiled form of `rule`; `None` where a rule of the user's own is in it.
 pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
-    let known = |last: &Vec<(Py<PyAny>, Arc<Program>)>| last.iter().find(|l| l.0.is(rule)).map(|l| l.1.clone());
+    let at = rule.as_ptr() as usize;
+    let known = |last: &Vec<Known>| {
+        let same = last.iter().find(|known| known.0 == at && known.1.bind(py).upgrade().is_some());
+        same.map(|known| known.2.clone())
+    };
     // Nobody waits for the lock: after a fork its holder may not exist.
     if let Some(program) = LAST.try_lock().ok().and_then(|last| known(&last)) {
         return Ok(Some(program));
     }
     let program = compiled(py, rule)?;
-    let mut old = None;
-    if let (Some(program), Ok(mut last)) = (&program, LAST.try_lock()) {
-        old = if last.len() == KEPT { Some(last.remove(0)) } else { None };
-        last.push((rule.clone().unbind(), program.clone()));
+    if let Some(program) = &program {
+        let there = PyWeakrefReference::new(rule)?.unbind();
+        if let Ok(mut last) = LAST.try_lock() {
+            if last.len() == KEPT {
+                last.remove(0);
+            }
+            last.push((at, there, program.clone()));
+        }
     }
-    drop(old); // which may run Python code, so not under the lock
     Ok(program)
 }
 
-fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
+/// As [`program`], of a rule that nobody asks for again.
+pub fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
     static SPEC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let described = SPEC.import(py, "optirs.rules", "spec")?.call1((rule,))?;
     if described.is_none() {
         return Ok(None);
     }
-    let program = Program::new(&spec(&described)?).map_err(PyValueError::new_err)?;
+    let mut program = Program::new(&spec(&described)?).map_err(PyValueError::new_err)?;
+    program.plain = is_plain(rule)?;
     Ok(Some(Arc::new(program)))
+}
+
+/// Whether a compiled rule, or a part of it, is of classes of this package alone and holds nothing but numbers and names.
+fn is_plain(part: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = part.py();
+    if let Ok(tuple) = part.cast_exact::<PyTuple>() {
+        return all_plain(tuple.iter());
+    }
+    let kind = part.get_type();
+    let kinds = [py.get_type::<PyFloat>(), py.get_type::<PyInt>(), py.get_type::<PyBool>(), py.get_type::<PyString>()];
+    if part.is_none() || kinds.iter().any(|k| kind.is(k)) {
+        return Ok(true);
+    }
+    // The marks of a rule and of a schedule, which a class derived from one does not have itself.
+    let own = kind.getattr(intern!(py, "__dict__"))?;
+    if !own.contains(intern!(py, "_builtin"))? && !own.contains(intern!(py, "_kind"))? {
+        return Ok(false);
+    }
+    all_plain(part.getattr(intern!(py, "__dict__"))?.cast::<PyDict>()?.values().iter())
+}
+
+fn all_plain<'py>(mut parts: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<bool> {
+    parts.try_fold(true, |plain, part| Ok(plain && is_plain(&part)?))
 }
 
 /// What scheduled fields follow; `None` where functions in Python are among it.

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::entry::{Entry, Names};
 use super::gradient::Gradient;
 use super::leaf::{Counts, Inner, Moments};
-use super::program::program;
+use super::program::compiled;
 use super::update::at;
 use crate::chain::Program;
 use crate::schedules::Schedule;
@@ -134,6 +134,6 @@ fn made(py: Python<'_>, rule: &Bound<'_, PyAny>, own: &Program, counts: &[u64]) 
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let timers = PyTuple::new(py, &counts[own.links.len()..])?;
     let rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
-    let made = program(py, &rule)?.filter(|made| made.names == own.names && !made.is_scheduled());
+    let made = compiled(py, &rule)?.filter(|made| made.names == own.names && !made.is_scheduled());
     made.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))
 }

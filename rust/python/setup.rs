@@ -21,7 +21,7 @@ pub fn setup<'py>(rule: &Bound<'py, PyAny>, model: &Bound<'py, PyAny>) -> PyResu
     }
     let mut made = make_leaves(py, items)?.into_iter();
     let value = |trained| match if trained { made.next() } else { None } {
-        Some(leaf) => Bound::new(py, leaf).map(Bound::into_any),
+        Some(leaf) => leaf.into_object(py).map(Bound::into_any),
         None => Ok(py.None().into_bound(py)),
     };
     unflatten(model, trained.into_iter().map(value).collect::<PyResult<_>>()?, false, true).map(Some)

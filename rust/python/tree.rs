@@ -3,17 +3,19 @@
 //! Python's `functor` registers classes here; every walk, there or in Rust, asks [`children`] and [`rebuild`].
 
 use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 
 use super::arrays::View;
+use super::classes;
 use super::leaf::Leaf;
 use super::path::Path;
 
 /// How instances of a class are walked and rebuilt.
-#[pyclass(frozen, module = "optirs._core")]
+#[pyclass(frozen, module = "optirs._core", weakref)]
 pub struct Registration {
     /// The attributes that are children.
     pub children: Vec<Py<PyString>>,
@@ -23,9 +25,16 @@ pub struct Registration {
     trainable: Option<Py<PyAny>>,
 }
 
-fn registry(py: Python<'_>) -> &Bound<'_, PyDict> {
-    static REGISTRY: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    REGISTRY.get_or_init(py, || PyDict::new(py).unbind()).bind(py)
+#[pymethods]
+impl Registration {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.trainable) // no `__clear__`: a cycle leads through the class, which has one
+    }
+
+    /// A class that is pickled whole, as by cloudpickle, is not registered where it arrives: None stands for this there.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> (Bound<'py, PyType>, ()) {
+        (py.None().bind(py).get_type(), ())
+    }
 }
 
 /// Registers `cls` with these children.
@@ -36,16 +45,14 @@ pub fn register(
     slots: Vec<Py<PyString>>,
     trainable: Option<Py<PyAny>>,
 ) -> PyResult<()> {
-    registry(cls.py()).set_item(cls, Bound::new(cls.py(), Registration { children, slots, trainable })?)
+    classes::add(cls, Registration { children, slots, trainable })
 }
 
 /// The registered children of `cls`, or None.
 #[pyfunction]
-pub fn registered(cls: &Bound<'_, PyType>) -> PyResult<Option<Vec<Py<PyString>>>> {
-    let py = cls.py();
-    let found = registry(py).get_item(cls)?;
-    Ok(found
-        .and_then(|r| Some(r.cast::<Registration>().ok()?.get().children.iter().map(|c| c.clone_ref(py)).collect())))
+pub fn registered(cls: &Bound<'_, PyType>) -> Option<Vec<Py<PyString>>> {
+    let names = |class: Bound<'_, Registration>| class.get().children.iter().map(|c| c.clone_ref(cls.py())).collect();
+    classes::find(cls).map(names)
 }
 
 /// What kind of node an object is.
@@ -76,8 +83,8 @@ pub fn node<'a, 'py>(object: &'a Bound<'py, PyAny>) -> PyResult<Node<'a, 'py>> {
     if object.is_none() || View::of(object).is_some() || object.is_exact_instance_of::<Leaf>() {
         return Ok(Node::Leaf);
     }
-    if let Some(found) = registry(object.py()).get_item(object.get_type())? {
-        return Ok(Node::Object(found.cast_into()?));
+    if let Some(class) = classes::find(&object.get_type()) {
+        return Ok(Node::Object(class));
     }
     if let Ok(dict) = object.cast::<PyDict>() {
         return Ok(Node::Dict(dict));

@@ -9,7 +9,7 @@ use super::arena::{List, with_arena};
 use super::arrays::{View, array, copy_into, native, numpy};
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::{Gradient, Held};
-use super::leaf::{Inner, Leaf, Moments, Slot};
+use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
 use super::memory::{Place as Part, allocate};
 use super::overlap::Touched;
 use super::replace::replace;
@@ -135,7 +135,7 @@ fn own_step<'py>(
     names: &Names,
 ) -> PyResult<Option<Made<'py>>> {
     let Some(array) = gradient.and_then(|g| g.array.array()) else { return Ok(None) };
-    let Moments::Own(state) = &entry.guard.get().moments else { return Ok(None) };
+    let Moments::Own(OwnState(state)) = &entry.guard.get().moments else { return Ok(None) };
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let rule = entry.guard.get().rule.bind(py);
     let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, array));
@@ -250,7 +250,7 @@ fn commit<'py>(
     output: &Output<'_, 'py>,
     made: Option<Made<'py>>,
     reach: Option<usize>,
-) -> PyResult<Option<Py<PyAny>>> {
+) -> PyResult<Option<OwnState>> {
     match (&made, &output.through) {
         (Some((_, Some(x))), _) => copy_into(entry.array, x)?,
         (None, Some(through)) if reach.is_some() => copy_into(entry.array, through)?,
@@ -258,7 +258,7 @@ fn commit<'py>(
     }
     let Some(inner) = entry.guard.get_mut() else { return Ok(None) };
     match (&mut inner.moments, made, reach) {
-        (Moments::Own(state), Some((new, _)), _) => Ok(Some(std::mem::replace(state, new.unbind()))),
+        (Moments::Own(state), Some((new, _)), _) => Ok(Some(std::mem::replace(state, OwnState(new.unbind())))),
         (Moments::Compiled { program, counts, .. }, _, Some(reach)) => {
             program.advance(counts, reach);
             Ok(None)
@@ -291,10 +291,10 @@ fn hand_out<'py>(
         copy_into(&x, &new_x)?;
     }
     let moments = match &old.moments {
-        Moments::Own(state) => Moments::Own(match own {
+        Moments::Own(OwnState(state)) => Moments::Own(OwnState(match own {
             Some(new) => new.unbind(),
             None => copied(py, state)?,
-        }),
+        })),
         Moments::Compiled { program, slots, counts } => {
             let fresh =
                 slots.iter().zip(output.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
