@@ -49,6 +49,20 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 
+@pytest.mark.parametrize("param", ["float16", "bfloat16"])
+def test_float32_tensors_are_not_rounded_for_16_bit_parameters(torch, jnp, param):
+    g = np.array([3e5, -1e-9], np.float32)
+    x = np.array([1.0, 2.0], dtype(param))
+    expected = stepped(g, x, optirs.MixedPrecision(optirs.Adam(0.1, epsilon=1e-20)))
+    np.testing.assert_array_equal(expected, np.array([0.9, 2.1], x.dtype))
+    for tensor in (torch.from_numpy(g), torch.from_numpy(g).double(), jnp.asarray(g)):
+        new = stepped(tensor, x, optirs.MixedPrecision(optirs.Adam(0.1, epsilon=1e-20)))
+        np.testing.assert_array_equal(new, expected)
+    for kind in ("float32", param):
+        tensor = torch.tensor([1.0, 2.0], dtype=getattr(torch, kind))
+        assert address(shared(tensor, param, (2,))) == tensor.data_ptr()
+
+
 @pytest.mark.parametrize("name", REAL + COMPLEX)
 @pytest.mark.parametrize("param", REAL + COMPLEX)
 def test_torch_tensors_of_any_type(torch, name, param):

@@ -64,13 +64,12 @@ fn is_plain(part: &Bound<'_, PyAny>) -> PyResult<bool> {
     if let Ok(tuple) = part.cast_exact::<PyTuple>() {
         return all_plain(tuple.iter());
     }
-    let kind = part.get_type();
-    let kinds = [py.get_type::<PyFloat>(), py.get_type::<PyInt>(), py.get_type::<PyBool>(), py.get_type::<PyString>()];
-    if part.is_none() || kinds.iter().any(|k| kind.is(k)) {
+    let is_number = part.is_exact_instance_of::<PyFloat>() || part.is_exact_instance_of::<PyInt>();
+    if is_number || part.is_none() || part.is_exact_instance_of::<PyBool>() || part.is_exact_instance_of::<PyString>() {
         return Ok(true);
     }
     // The marks of a rule and of a schedule, which a class derived from one does not have itself.
-    let own = kind.getattr(intern!(py, "__dict__"))?;
+    let own = part.get_type().getattr(intern!(py, "__dict__"))?;
     if !own.contains(intern!(py, "_builtin"))? && !own.contains(intern!(py, "_kind"))? {
         return Ok(false);
     }
