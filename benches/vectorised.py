@@ -38,8 +38,6 @@ STORE = re.compile(r"v?mov(up|ap|dq|nt)\w*$")
 REAL_ONLY = {"ClipGrad", "Rprop"}  # no complex parameter gets that far
 # With two numbers a register and no blend instruction the compiler reckons that branches are cheaper.
 BRANCHES = {("Rprop", "float64"), ("AdaMax", "complex128"), ("Lion", "complex128"), ("SignDecay", "complex128")}
-# The same function of (scalar, gradient), so that the compiler keeps one of the two.
-TWINS = {"ClipNorm": "Descent"}
 # Half of a register or a quarter, since the compiler takes one complex number at a time, both parts at once.
 HALVES = {("AccumGrad", "complex128")}
 
@@ -143,8 +141,7 @@ def main() -> int:
             found[loop] = fault(loop, code)
     faults = {}
     for loop in expected():
-        twin = loop._replace(rule=TWINS.get(loop.rule, loop.rule))
-        why = found.get(loop, found.get(twin, "not found"))
+        why = found.get(loop, "not found")
         if why:
             faults[loop] = why
     print(f"{len(list(expected()))} loops, {len(faults)} not vectorised")

@@ -341,7 +341,7 @@ complex!(f64, C128, |z| {
 });
 
 /// 2 to the power `n`, which is that of a normal number.
-const fn power_of_two(n: i32) -> f64 {
+pub(crate) const fn power_of_two(n: i32) -> f64 {
     f64::from_bits(((n + f64::MAX_EXP - 1) as u64) << (f64::MANTISSA_DIGITS - 1))
 }
 

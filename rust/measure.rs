@@ -2,10 +2,9 @@
 
 use crate::drive::PARALLEL_BYTES;
 use crate::dtype::Compute;
-use crate::element::Element;
 use crate::job::Source;
 use crate::pool;
-use crate::reduce::{BLOCK, Norm};
+use crate::reduce::{BLOCK, Norm, Reading, Scale, Wide};
 use crate::simd::{self, Level};
 use num_complex::Complex;
 use std::ops::Range;
@@ -40,6 +39,8 @@ pub struct Norms {
     /// What each block contributes.
     partial: Vec<AtomicU64>,
     blocks: Vec<f64>,
+    /// What the blocks of each array contribute together.
+    totals: Vec<f64>,
     found: Vec<f64>,
 }
 
@@ -52,12 +53,50 @@ struct Task {
 }
 
 impl Norms {
-    /// The norms of all arrays.
+    /// The norms of all arrays; 0 of an empty one.
     ///
     /// # Safety
     /// The pointers are aligned, valid for their `n` elements, and nothing writes to them meanwhile.
     pub unsafe fn measure(&mut self, measures: &[Measure]) -> &[f64] {
-        let Self { tasks, partial, blocks, found } = self;
+        // SAFETY: the caller's promise.
+        unsafe { self.read(measures, Reading::Plain) };
+        self.found.clone_from(&self.totals);
+        for (i, m) in measures.iter().enumerate() {
+            let total = self.found[i];
+            let mut norm = if m.n == 0 { 0.0 } else { m.norm.of_total(total) };
+            if m.n > 0 && !m.norm.is_sure(total, m.is_narrow()) {
+                // SAFETY: the caller's promise.
+                norm = unsafe { self.scaled(m) }.unwrap_or(norm);
+            }
+            self.found[i] = norm;
+        }
+        &self.found
+    }
+
+    /// The norm of an array whose elements are brought near 1 before they are raised to a power; `None` where they are all 0
+    /// or not all finite.
+    ///
+    /// # Safety
+    /// As for [`Norms::measure`].
+    #[cold]
+    unsafe fn scaled(&mut self, m: &Measure) -> Option<f64> {
+        let m = Measure { norm: m.norm.of_one().unwrap_or(m.norm), ..*m };
+        let mut read = |reading| {
+            // SAFETY: the caller's promise.
+            unsafe { self.read(std::slice::from_ref(&m), reading) };
+            self.totals[0]
+        };
+        let unit = Norm::unit(read(Reading::Part))?;
+        let scale = Scale { unit, modulus: read(Reading::Modulus(unit)) };
+        Some(m.norm.of_scaled(read(Reading::Scaled(scale)), scale))
+    }
+
+    /// Reads all arrays in one way; what each comes to stands in `totals`.
+    ///
+    /// # Safety
+    /// As for [`Norms::measure`].
+    unsafe fn read(&mut self, measures: &[Measure], reading: Reading) {
+        let Self { tasks, partial, blocks, totals, .. } = self;
         let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
         let (level, threads) = (simd::level(), pool::threads_for(bytes, PARALLEL_BYTES));
         let all: usize = measures.iter().map(|m| m.n.div_ceil(BLOCK)).sum();
@@ -75,47 +114,89 @@ impl Norms {
             let Task { measure, blocks, first } = &tasks[t];
             for b in blocks.clone() {
                 // SAFETY: the caller's promise; the block lies within the array.
-                let value = unsafe { measures[*measure].block(b, level) };
+                let value = unsafe { measures[*measure].block(reading, b, level) };
                 partial[first + b].store(value.to_bits(), Ordering::Relaxed);
             }
         });
         blocks.clear();
         blocks.extend(partial.iter_mut().map(|p| f64::from_bits(*p.get_mut())));
         let mut rest = &blocks[..];
-        found.clear();
-        found.extend(measures.iter().map(|m| {
+        totals.clear();
+        totals.extend(measures.iter().map(|m| {
             let (blocks, tail) = rest.split_at(m.n.div_ceil(BLOCK));
             rest = tail;
-            m.norm.finish(blocks)
+            m.norm.total(reading, blocks)
         }));
-        found
     }
 }
 
 impl Measure {
-    unsafe fn block(&self, b: usize, level: Level) -> f64 {
+    /// Whether the elements are within the range of float32.
+    fn is_narrow(&self) -> bool {
+        matches!(self.compute, Compute::F32 | Compute::C64)
+    }
+
+    unsafe fn block(&self, reading: Reading, b: usize, level: Level) -> f64 {
         // SAFETY: the caller's promise.
         unsafe {
             match self.compute {
-                Compute::F32 => self.typed::<f32>(b, level),
-                Compute::F64 => self.typed::<f64>(b, level),
-                Compute::C64 => self.typed::<Complex<f32>>(b, level),
-                Compute::C128 => self.typed::<Complex<f64>>(b, level),
+                Compute::F32 => self.typed::<f32>(reading, b, level),
+                Compute::F64 => self.typed::<f64>(reading, b, level),
+                Compute::C64 => self.typed::<Complex<f32>>(reading, b, level),
+                Compute::C128 => self.typed::<Complex<f64>>(reading, b, level),
             }
         }
     }
 
-    unsafe fn typed<T: Element>(&self, b: usize, level: Level) -> f64 {
+    unsafe fn typed<T: Wide>(&self, reading: Reading, b: usize, level: Level) -> f64 {
         let n = BLOCK.min(self.n - b * BLOCK);
         // SAFETY: the caller's promise.
         unsafe {
             let at = self.of.ptr.add(b * BLOCK * self.of.dtype.size());
             if self.of.dtype == T::COMPUTE.dtype() {
-                return self.norm.block(level, from_raw_parts(at.cast::<T>(), n));
+                return self.norm.block(reading, level, from_raw_parts(at.cast::<T>(), n));
             }
             let mut scratch = [T::ZERO; BLOCK];
             T::load(self.of.dtype, at, &mut scratch[..n]);
-            self.norm.block(level, &scratch[..n])
+            self.norm.block(reading, level, &scratch[..n])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn norm(p: f64, ptr: *const u8, compute: Compute, n: usize) -> f64 {
+        let of = Source { ptr, dtype: compute.dtype() };
+        let measure = Measure { norm: Norm::of(p), of, n, compute };
+        // SAFETY: the callers' slices live until they have the answer.
+        unsafe { Norms::default().measure(&[measure])[0] }
+    }
+
+    #[test]
+    fn an_empty_array_has_norm_zero() {
+        for p in [0.0, 1.0, 2.0, -1.0, 0.01, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(norm(p, std::ptr::dangling(), Compute::F64, 0), 0.0);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn float32_loses_no_digits(
+            g in proptest::collection::vec((prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL, 0.1..10_f32), 1..100),
+            p in prop_oneof![Just(1.0), Just(2.0), Just(f64::INFINITY), Just(f64::NEG_INFINITY), -1e3..1e3_f64],
+        ) {
+            let narrow: Vec<_> = g.iter().map(|&(re, ratio)| Complex::new(re * 0.01, re * 0.01 * ratio)).collect();
+            let wide: Vec<_> = narrow.iter().map(|z| Complex::new(f64::from(z.re), f64::from(z.im))).collect();
+            let found = norm(p, narrow.as_ptr().cast(), Compute::C64, g.len());
+            let expected = norm(p, wide.as_ptr().cast(), Compute::C128, g.len());
+            prop_assert!((found - expected).abs() <= 1e-12 * expected || found == expected, "{found} {expected}");
+            let narrow: Vec<f32> = g.iter().map(|g| g.0).collect();
+            let wide: Vec<f64> = narrow.iter().copied().map(f64::from).collect();
+            let found = norm(p, narrow.as_ptr().cast(), Compute::F32, g.len());
+            prop_assert_eq!(found, norm(p, wide.as_ptr().cast(), Compute::F64, g.len()));
         }
     }
 }

@@ -57,6 +57,12 @@ impl Rounding {
         if self.single { f64::from(x as f32) } else { x }
     }
 
+    /// The exponent of the smallest power of two with which all digits are kept.
+    #[must_use]
+    pub fn least_exponent(self) -> i32 {
+        if self.single { f32::MIN_EXP - 1 } else { f64::MIN_EXP - 1 }
+    }
+
     /// All of `values` rounded, and zeros after them.
     #[must_use]
     pub fn scalars<const N: usize>(self, values: [f64; N]) -> Scalars {

@@ -11,12 +11,12 @@ impl Elementwise for ClipNorm {
     type State<T: Element> = ();
 
     fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
-        r.scalars([1.0])
+        r.scalars([1.0, 1.0])
     }
 
     #[inline(always)]
-    fn element<T: Element>([factor, ..]: [T::Real; SCALARS], _x: T, g: T, (): ()) -> (T, ()) {
-        (g * factor, ())
+    fn element<T: Element>([factor, rest, ..]: [T::Real; SCALARS], _x: T, g: T, (): ()) -> (T, ()) {
+        (g * factor * rest, ())
     }
 
     fn reduction(&self) -> Option<&dyn Reduction> {
@@ -34,6 +34,19 @@ impl Reduction for ClipNorm {
     }
 
     fn scalars(&self, norm: f64, r: Rounding) -> Scalars {
-        r.scalars([if norm.is_finite() { (self.omega / norm).min(1.0) } else { f64::NAN }])
+        if !norm.is_finite() {
+            return r.scalars([f64::NAN, 1.0]);
+        }
+        if norm <= self.omega {
+            return r.scalars([1.0, 1.0]);
+        }
+        let (factor, least) = (self.omega / norm, libm::ldexp(1.0, r.least_exponent()));
+        if factor >= least {
+            return r.scalars([factor, 1.0]);
+        }
+        // In the compute type, and perhaps in float64, it would lose digits. So a power of two, which loses none unless the
+        // result is too small for the type as well, and what is left: `least`, with all digits of the factor.
+        let ((omega, up), (norm, down)) = (libm::frexp(self.omega), libm::frexp(norm));
+        r.scalars([libm::ldexp(1.0, up - down - 1 - r.least_exponent()), 2.0 * (omega / norm) * least])
     }
 }
