@@ -1,10 +1,12 @@
 //! Rules in sequence: a rule as the user wrote it, nested or not, becomes a flat list of links and a form that says how
 //! their states are shown.
 
-use crate::dtype::DType;
+use crate::dtype::{Compute, DType};
+use crate::held;
 use crate::rule::{Borrower, Entry, Fields, Kernel, Value};
 use crate::rules::RULES;
 use crate::schedules::Schedule;
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// A rule as Python describes it.
@@ -153,26 +155,55 @@ impl Program {
     pub fn at(&self, counts: &[u64]) -> Result<Self, String> {
         let mut program = Self { names: self.names.clone(), master: self.master, ..Self::empty() };
         for (i, recipe) in self.recipes.iter().enumerate() {
-            program.links.push(recipe.build(&|field| self.value(i, field, counts))?);
+            program.links.push(recipe.build(&|field| self.value(i, field, counts).map(|(value, _)| value))?);
         }
         Ok(program)
     }
 
-    /// Lends link `i` as it is at the next step.
-    pub fn link(&self, i: usize, counts: &[u64], to: &mut Borrower) -> Result<(), String> {
+    /// Lends link `i` as it is at the next step, which is in `compute`; `Err` says which value of a schedule that type cannot
+    /// hold.
+    pub fn link(&self, i: usize, counts: &[u64], compute: Compute, to: &mut Borrower) -> Result<(), String> {
         if !self.is_scheduled() {
             to(self.links[i].as_ref());
             return Ok(());
         }
-        let recipe = &self.recipes[i];
-        (recipe.entry.lend)(&|field| self.value(i, field, counts), to).map_err(|field| recipe.lacks(field))
+        let (recipe, refused) = (&self.recipes[i], RefCell::new(None));
+        let value = |field: &str| {
+            let (value, step) = self.value(i, field, counts)?;
+            if let Some(why) = refusal(recipe.entry.name, field, value, step, compute) {
+                refused.replace(Some(why));
+            }
+            Some(value)
+        };
+        (recipe.entry.lend)(&value, to).map_err(|field| recipe.lacks(field))?;
+        refused.into_inner().map_or(Ok(()), Err)
     }
 
-    /// The value of a field of link `i` at the next step.
-    fn value(&self, i: usize, field: &str, counts: &[u64]) -> Option<Value> {
+    /// Why a step in `compute` cannot use a hyper-parameter, if it cannot: one as the rule was given it, or with `counts` one
+    /// as it is at the next step.
+    #[must_use]
+    pub fn refusal(&self, compute: Compute, counts: Option<&[u64]>) -> Option<String> {
+        self.recipes.iter().enumerate().find_map(|(i, recipe)| {
+            recipe.values.iter().find_map(|(field, given)| {
+                let (value, step) = counts.and_then(|c| self.value(i, field, c)).unwrap_or((*given, None));
+                refusal(recipe.entry.name, field, value, step, compute)
+            })
+        })
+    }
+
+    /// The value of a field of link `i` at the next step, and which step of its schedule that is, if it has one.
+    fn value(&self, i: usize, field: &str, counts: &[u64]) -> Option<(Value, Option<u64>)> {
         let timers = self.timers.iter().zip(&counts[self.links.len()..]);
         let mut own = timers.filter(|(timer, _)| timer.links.contains(&i));
-        own.find_map(|(timer, &t)| timer.value(field, t)).or_else(|| self.recipes[i].value(field))
+        let scheduled = own.find_map(|(timer, &t)| timer.value(field, t).map(|value| (value, Some(t))));
+        scheduled.or_else(|| self.recipes[i].value(field).map(|value| (value, None)))
+    }
+
+    /// Whether the state of one rule lies as that of the other, so that either can step it.
+    #[must_use]
+    pub fn lies_like(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Box<dyn Kernel>, &Box<dyn Kernel>)| a.slots() == b.slots() && a.counter() == b.counter();
+        self.master == other.master && self.form == other.form && self.links.iter().zip(&other.links).all(same)
     }
 
     /// The type in which a parameter of type `dtype` is kept and stepped: the master's, if there is one.
@@ -238,6 +269,12 @@ impl Program {
     }
 }
 
+/// Why a step in `compute` cannot use a value, which may be that of a schedule at `step`.
+fn refusal(rule: &str, field: &str, value: Value, step: Option<u64>, compute: Compute) -> Option<String> {
+    let why = held::refusal(rule, field, value, compute)?;
+    Some(if let Some(step) = step { format!("{why}, by its schedule at step {step}") } else { why })
+}
+
 impl Timer {
     /// The value of a scheduled field at `step`.
     fn value(&self, field: &str, step: u64) -> Option<Value> {
@@ -277,9 +314,9 @@ mod tests {
             let now = program.at(&counts).unwrap();
             assert!(program.is_scheduled() && !now.is_scheduled());
             let eta = |i: usize| {
-                let rounding = crate::rule::Rounding::of(crate::dtype::Compute::F64);
+                let rounding = crate::rule::Rounding::of(Compute::F64);
                 let mut lent = None;
-                program.link(i, &counts, &mut |link| lent = Some(link.prepare(1, rounding))).unwrap();
+                program.link(i, &counts, Compute::F64, &mut |link| lent = Some(link.prepare(1, rounding))).unwrap();
                 let made = now.links[i].prepare(1, rounding);
                 assert_eq!(lent, Some(made));
                 made[0]

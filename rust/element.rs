@@ -289,7 +289,11 @@ macro_rules! complex {
             fn bounded_by(self, bound: $t) -> Self {
                 let size = Real::maximum(self.re.abs(), self.im.abs());
                 // One NaN for all: which of two a product keeps depends on the order of its factors, which compilers change.
-                if size <= $t::MAX { self * (bound / size.at_least(bound)) } else { Complex { re: $t::NAN, im: $t::NAN } }
+                if size <= $t::MAX {
+                    self * (bound / size.at_least(bound))
+                } else {
+                    Complex { re: $t::NAN, im: $t::NAN }
+                }
             }
             #[inline(always)]
             fn without_subnormal(self) -> Self {

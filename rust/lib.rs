@@ -8,6 +8,7 @@ pub mod drive;
 pub mod dtype;
 pub mod element;
 pub mod fit;
+pub mod held;
 pub mod job;
 pub mod kernel;
 pub mod layers;

@@ -11,6 +11,8 @@ from .ties import parameters
 from .tree import KeyPath
 
 RuleFunction = Callable[[KeyPath, Any], Rule | None]
+Placed = tuple[tuple[Any, ...], Leaf]
+"""A Leaf and the keys that lead to it."""
 
 
 def setup(rule: Rule | RuleFunction, model: Any) -> Any:
@@ -175,8 +177,9 @@ def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     if isinstance(state, Rule):
         return _adjusted_rules([state], eta, fields, "adjust")[0]
     leaves, own, rules = _adjusted_leaves(state, eta, fields, "adjust")
-    with _core.Hold(own):  # all of one step
-        new = {id(leaf): leaf._with_rule(rule) for leaf, rule in zip(own, rules, strict=True)}
+    with _core.Hold([leaf for _, leaf in own]):  # all of one step
+        changed = zip(own, rules, strict=True)
+        new = {id(leaf): leaf._with_rule(rule, path) for (path, leaf), rule in changed}
     return _core.unflatten(state, [new.get(id(leaf), leaf) for leaf in leaves], True, True)
 
 
@@ -205,16 +208,16 @@ def adjust_(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     if isinstance(state, Rule):
         raise TypeError("adjust_: a rule does not change: use adjust, which returns a new one")
     _, own, rules = _adjusted_leaves(state, eta, fields, "adjust_")
-    _core.set_rules(own, rules)
+    _core.set_rules([leaf for _, leaf in own], rules, [path for path, _ in own])
     return state
 
 
 def _adjusted_leaves(
     state: Any, eta: Any, changes: dict[str, Any], what: str
-) -> tuple[list[Any], list[Leaf], list[Rule]]:
+) -> tuple[list[Any], list[Placed], list[Rule]]:
     """All leaves of the tree, its Leafs (tied ones once), and their new rules; `what` is the function asked."""
     leaves, own = _leafs(state, what)
-    return leaves, own, _adjusted_rules([leaf.rule for leaf in own], eta, changes, what)
+    return leaves, own, _adjusted_rules([leaf.rule for _, leaf in own], eta, changes, what)
 
 
 def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any], what: str) -> list[Rule]:
@@ -235,12 +238,16 @@ def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any], what: 
     return [new[id(rule)] for rule in rules]
 
 
-def _leafs(state: Any, what: str) -> tuple[list[Any], list[Leaf]]:
-    leaves = [leaf for _, leaf, _ in _core.flatten(state, True)]
-    own = list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Leaf)}.values())
-    if not own and any(leaf is not None for leaf in leaves):
+def _leafs(state: Any, what: str) -> tuple[list[Any], list[Placed]]:
+    """All leaves of the tree, and its Leafs with their paths, tied ones once."""
+    found = _core.flatten(state, True)
+    first: dict[int, Placed] = {}
+    for path, leaf, _ in found:
+        if isinstance(leaf, Leaf):
+            first.setdefault(id(leaf), (path, leaf))
+    if not first and any(leaf is not None for _, leaf, _ in found):
         raise TypeError(f"{what} takes a state, as setup returns it; this {type(state).__name__} holds no Leaf")
-    return leaves, own
+    return [leaf for _, leaf, _ in found], list(first.values())
 
 
 def freeze_(state: Any) -> Any:
@@ -288,5 +295,5 @@ def thaw_(state: Any) -> Any:
 
 def _set_frozen(state: Any, frozen: bool, what: str) -> Any:
     _, own = _leafs(state, what)
-    _core.set_frozen(own, frozen)
+    _core.set_frozen([leaf for _, leaf in own], frozen)
     return state

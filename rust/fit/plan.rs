@@ -2,7 +2,7 @@
 //! scalars, so it is kept.
 
 use super::room::Room;
-use super::step::{Parameter, Refused};
+use super::step::{Parameter, Reason, Refused};
 use crate::drive::{Copy, Plan, traffic};
 use crate::dtype::DType;
 use crate::job::{Job, Lone, Sink, Source, State, Tables};
@@ -272,6 +272,6 @@ impl<'a> Step<'a> {
 }
 
 /// The refusal of a step by this parameter's rule.
-pub(super) fn refused(parameter: usize) -> impl FnOnce(String) -> Refused {
+pub(super) fn refused(parameter: usize) -> impl FnOnce(Reason) -> Refused {
     move |reason| Refused { parameter, reason }
 }

@@ -9,7 +9,7 @@ use crate::chain::Program;
 use crate::dtype::DType;
 use crate::job::{Source, State};
 use crate::reduce::Norm;
-use crate::rule::{Rounding, SCALARS, Scalars};
+use crate::rule::{Borrower, Rounding, SCALARS, Scalars};
 use std::ops::Range;
 
 /// One parameter, its rule and its state, in two sets.
@@ -57,37 +57,42 @@ impl Parameter<'_> {
         Rounding::of(self.working().compute())
     }
 
+    /// Lends a link as it is at the next step.
+    fn link(&self, link: usize, to: &mut Borrower) -> Result<(), Reason> {
+        self.program.link(link, &self.counts, self.working().compute(), to).map_err(Reason::Value)
+    }
+
     /// Whether its scalars are others at every step: what counts none has the same.
     pub(super) fn has_steps(&self) -> bool {
         self.program.is_scheduled() || self.program.links.iter().any(|link| link.counter().is_some())
     }
 
     /// The scalars of a link at its next step.
-    pub(super) fn scalars(&self, link: usize) -> Result<Scalars, String> {
+    pub(super) fn scalars(&self, link: usize) -> Result<Scalars, Reason> {
         let mut scalars = [0.0; SCALARS];
         let t = self.counts[link] + 1;
-        self.program.link(link, &self.counts, &mut |link| scalars = link.prepare(t, self.rounding()))?;
+        self.link(link, &mut |link| scalars = link.prepare(t, self.rounding()))?;
         Ok(scalars)
     }
 
     /// The norm that the first of `links` waits for, if it does.
-    pub(super) fn norm(&self, links: &Range<usize>) -> Result<Option<Norm>, String> {
+    pub(super) fn norm(&self, links: &Range<usize>) -> Result<Option<Norm>, Reason> {
         let mut norm = None;
         if !links.is_empty() {
-            self.program.link(links.start, &self.counts, &mut |link| norm = link.reduction().map(|r| r.norm()))?;
+            self.link(links.start, &mut |link| norm = link.reduction().map(|r| r.norm()))?;
         }
         Ok(norm)
     }
 
     /// The scalars of a link that has waited for this `norm`; `Err` if it refuses it.
-    pub(super) fn scalars_of_norm(&self, link: usize, norm: f64) -> Result<Scalars, String> {
+    pub(super) fn scalars_of_norm(&self, link: usize, norm: f64) -> Result<Scalars, Reason> {
         let mut scalars = Ok([0.0; SCALARS]);
-        self.program.link(link, &self.counts, &mut |link| {
+        self.link(link, &mut |link| {
             if let Some(reduction) = link.reduction() {
                 scalars = reduction.refuse(norm).map_or_else(|| Ok(reduction.scalars(norm, self.rounding())), Err);
             }
         })?;
-        scalars
+        scalars.map_err(Reason::Norm)
     }
 
     pub(super) fn states(&self, links: &Range<usize>, from: usize, out: &mut Vec<State>) {
@@ -107,7 +112,16 @@ pub struct Refused {
     /// Which parameter.
     pub parameter: usize,
     /// Why.
-    pub reason: String,
+    pub reason: Reason,
+}
+
+/// Why a rule refuses a step.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A norm is not finite.
+    Norm(String),
+    /// A hyper-parameter has a value, by a schedule, that the step cannot use.
+    Value(String),
 }
 
 /// Steps parameters.

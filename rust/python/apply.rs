@@ -12,7 +12,7 @@ use super::arrays::{View, array, descriptor};
 use super::entry::{Names, entries};
 use super::layout::Layout;
 use super::leaf::Moments;
-use super::make::{make_leaves, restored};
+use super::make::{check_held, make_leaves, restored};
 use super::memory::allocate;
 use super::schedules::schedule;
 use super::steps::Steps;
@@ -34,7 +34,7 @@ pub fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// The state of a built-in rule for the array `x`.
 #[pyfunction]
 pub fn init<'py>(py: Python<'py>, rule: Bound<'py, PyAny>, x: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let leaf = make_leaves(py, vec![(rule, x, PyTuple::empty(py))])?.remove(0);
+    let leaf = make_leaves(py, vec![(rule, x, None)])?.remove(0);
     Bound::new(py, leaf)?.getattr(intern!(py, "state"))
 }
 
@@ -54,6 +54,7 @@ pub fn apply<'py>(
         _ => return Err(PyTypeError::new_err(format!("x is no trainable array, but {}", x.get_type().name()?))),
     };
     let dtype = dtype.unwrap_or(DType::F32);
+    check_held(py, rule.bind(py), dtype.name())?;
     let leaf = Bound::new(py, restored(py, rule, dtype, layout.clone(), state)?)?;
     let places = [Place { leaf: leaf.clone(), array: x, gradient: Some(dx) }];
     let names = Names(leaf.as_any());

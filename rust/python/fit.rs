@@ -12,9 +12,9 @@ use super::leaf::busy;
 use super::losses::Targets;
 use super::network::{Input, Model, workspace};
 use super::trained::{Array, Trained, arrays, parameter, program, set_counts};
-use super::update::refused;
+use super::update::{refused, unusable};
 use crate::fit::batch::{Data, Gathered};
-use crate::fit::step::Stepper;
+use crate::fit::step::{Reason, Stepper};
 use crate::fit::{Arrays, End, Origin, Progress};
 use crate::layers::network::Network;
 use crate::layers::workspace::Workspace;
@@ -139,7 +139,10 @@ impl Fit {
             End::Refused(why) => {
                 let held = self.held.as_ref().ok_or_else(ended)?;
                 let place = Names(held.state.bind(py)).of(held.parameters[why.parameter].place);
-                Err(refused(&place, &why.reason))
+                Err(match why.reason {
+                    Reason::Norm(reason) => refused(&place, &reason),
+                    Reason::Value(reason) => unusable(&place, &reason),
+                })
             }
         }
     }

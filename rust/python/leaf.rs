@@ -12,9 +12,9 @@ use smallvec::SmallVec;
 
 use super::arrays::{array, descriptor, shape_text};
 use super::layout::Layout;
-use super::make::restored;
+use super::make::{placed, restored};
 use super::memory::Place;
-use super::program::program;
+use super::refit::suitable;
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
 
@@ -153,6 +153,11 @@ impl Leaf {
         Self::new(self.dtype, self.layout, Inner { frozen, ..self.inner.into_inner() })
     }
 
+    /// What a leaf held that nobody has.
+    pub fn into_inner(self) -> Inner {
+        self.inner.into_inner()
+    }
+
     /// What a leaf holds that nobody else has.
     pub fn inner_mut(&mut self) -> &mut Inner {
         self.inner.get_mut()
@@ -183,7 +188,7 @@ impl Leaf {
 }
 
 /// Has the collector of cycles look at a leaf or, where nothing that this holds can lead back to it, leave it out.
-fn watch(leaf: &Bound<'_, Leaf>, inner: &Inner) {
+pub fn watch(leaf: &Bound<'_, Leaf>, inner: &Inner) {
     let wanted = !matches!(&inner.moments, Moments::Compiled { program, .. } if program.plain);
     let object = leaf.as_ptr();
     // SAFETY: a live object of a class that the collector knows, and whose content is complete.
@@ -218,11 +223,7 @@ impl Leaf {
     /// The state: None, a dict from names to arrays and counts, or a tuple for a chain. The arrays are views.
     #[getter]
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let guard = self.reading()?;
-        match &guard.get().moments {
-            Moments::Own(OwnState(state)) => Ok(state.bind(py).clone()),
-            Moments::Compiled { program, slots, counts } => self.show(py, program, slots, counts, &program.form),
-        }
+        self.shown(py, &self.reading()?.get().moments)
     }
 
     /// The shape of the parameter.
@@ -284,7 +285,7 @@ impl Leaf {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         // A copy: an update may come before the arrays are read.
-        let args = self._with_rule(py, self.rule(py)?)?._parts(py)?;
+        let args = self.with_rule(py, self.rule(py)?)?._parts(py)?;
         (py.import("optirs._core")?.getattr("restore")?, args).into_pyobject(py).map(Bound::into_any)
     }
 
@@ -306,30 +307,12 @@ impl Leaf {
         parts.into_pyobject(py)
     }
 
-    /// A copy with another rule of the same form.
-    fn _with_rule(&self, py: Python<'_>, rule: Py<PyAny>) -> PyResult<Self> {
-        let _guard = self.reading()?;
-        let (state, frozen) = (self.state(py)?, self.frozen()?);
-        Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
+    /// A copy with another rule, for which the state is fit; errors name the path.
+    #[pyo3(signature = (rule, path=None))]
+    fn _with_rule(&self, py: Python<'_>, rule: Py<PyAny>, path: Option<Bound<'_, PyTuple>>) -> PyResult<Self> {
+        suitable(py, rule.bind(py), self.dtype, path.as_ref())?;
+        self.with_rule(py, rule).map_err(|error| placed(py, error, path.as_ref()))
     }
-}
-
-/// Replaces the rule of each leaf by one of the same form: all of them or, if one is in use, none.
-#[pyfunction]
-pub fn set_rules(py: Python<'_>, leaves: Vec<Bound<'_, Leaf>>, rules: Vec<Py<PyAny>>) -> PyResult<()> {
-    let compiled = rules.iter().map(|r| program(py, r.bind(py))).collect::<PyResult<Vec<_>>>()?;
-    let mut guards = writing(&leaves)?;
-    let mut old = Vec::with_capacity(rules.len());
-    for ((guard, leaf), (rule, new)) in guards.iter_mut().zip(&leaves).zip(rules.into_iter().zip(compiled)) {
-        let Some(inner) = guard.get_mut() else { continue };
-        if let (Moments::Compiled { program, .. }, Some(new)) = (&mut inner.moments, new) {
-            *program = new;
-        }
-        old.push(std::mem::replace(&mut inner.rule, rule));
-        watch(leaf, inner);
-    }
-    drop((guards, old)); // the guards first: dropping a rule may run Python code
-    Ok(())
 }
 
 /// Freezes or thaws leaves: all of them or, if one is in use, none.
@@ -344,11 +327,26 @@ pub fn set_frozen(leaves: Vec<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> {
 }
 
 /// Leave to write to all of `leaves`, no two of which are the same.
-fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Guard<'a>>> {
+pub fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Guard<'a>>> {
     leaves.iter().map(|leaf| leaf.get().write().ok_or_else(busy)).collect()
 }
 
 impl Leaf {
+    /// A copy with a rule for which the state is fit.
+    fn with_rule(&self, py: Python<'_>, rule: Py<PyAny>) -> PyResult<Self> {
+        let _guard = self.reading()?;
+        let (state, frozen) = (self.state(py)?, self.frozen()?);
+        Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
+    }
+
+    /// The state of a leaf with these moments, as Python sees it.
+    pub fn shown<'py>(&self, py: Python<'py>, moments: &Moments) -> PyResult<Bound<'py, PyAny>> {
+        match moments {
+            Moments::Own(OwnState(state)) => Ok(state.bind(py).clone()),
+            Moments::Compiled { program, slots, counts } => self.show(py, program, slots, counts, &program.form),
+        }
+    }
+
     fn show<'py>(
         &self,
         py: Python<'py>,

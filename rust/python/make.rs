@@ -16,17 +16,17 @@ use super::masked::{refuse, refuse_other};
 use super::memory::{Place, allocate};
 use super::path::place_text;
 use super::program::program;
-use super::update::{at, copied};
+use super::update::{at, copied, placeless};
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
 use crate::job::fill;
 
-/// The leaves of these parameters: each a rule, an array and its key path.
+/// A rule, an array, and the key path at which it stands, if it does.
+type Parameter<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyTuple>>);
+
+/// The leaves of these parameters.
 #[pyfunction]
-pub fn make_leaves(
-    py: Python<'_>,
-    items: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyTuple>)>,
-) -> PyResult<Vec<Leaf>> {
+pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult<Vec<Leaf>> {
     let mut drafts = Vec::with_capacity(items.len());
     // Parameters of one layout share it, so that a walk finds it in the cache.
     let mut layouts: FxHashMap<Layout, Arc<Layout>> = FxHashMap::default();
@@ -37,11 +37,15 @@ pub fn make_leaves(
             refuse_other(x, || format!("the parameter at {}", place_text(path)))?;
         }
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
-            return Err(PyTypeError::new_err(format!("{} is not a trainable array", place_text(path))));
+            return Err(PyTypeError::new_err(format!("{} is not a trainable array", named(path.as_ref()))));
         };
         let layout = layouts.entry(Layout::of(&view)).or_insert_with_key(|l| Arc::new(l.clone())).clone();
         let slots = match &compiled {
-            Some(program) => suits(program, dtype, || place_text(path)).map(|()| program.slots(dtype))?,
+            Some(program) => {
+                suits(program, dtype, || named(path.as_ref()))?;
+                held(py, program, dtype).map_err(|error| placed(py, error, path.as_ref()))?;
+                program.slots(dtype)
+            }
             None => Vec::new(),
         };
         requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len.saturating_mul(dtype.size()))));
@@ -52,7 +56,7 @@ pub fn make_leaves(
     for ((rule, x, path), (compiled, dtype, layout, slots)) in items.iter().zip(drafts) {
         let moments = match compiled {
             None => {
-                let state = own_state(py, rule, x).map_err(|error| at(py, error, &place_text(path)))?;
+                let state = own_state(py, rule, x).map_err(|error| placed(py, error, path.as_ref()))?;
                 Moments::Own(OwnState(state))
             }
             Some(program) => {
@@ -80,8 +84,33 @@ fn own_state(py: Python<'_>, rule: &Bound<'_, PyAny>, x: &Bound<'_, PyAny>) -> P
     Ok(py.import("optirs.rules")?.call_method1("init", (rule, x))?.unbind())
 }
 
+/// A place as errors name it.
+pub fn named(path: Option<&Bound<'_, PyTuple>>) -> String {
+    path.map_or_else(|| "the top".into(), place_text)
+}
+
+/// An error with its place, if that is known.
+pub fn placed(py: Python<'_>, error: PyErr, path: Option<&Bound<'_, PyTuple>>) -> PyErr {
+    path.map_or(error.clone_ref(py), |path| at(py, error, &place_text(path)))
+}
+
+/// Whether the type in which a parameter of this type is stepped holds all hyper-parameters.
+pub fn held(py: Python<'_>, program: &Program, dtype: DType) -> PyResult<()> {
+    let refusal = program.refusal(program.working(dtype).compute(), None);
+    refusal.map_or(Ok(()), |reason| Err(placeless(py, reason)))
+}
+
+/// As [`held`], for rules in Python and what is compiled of them.
+#[pyfunction]
+pub fn check_held(py: Python<'_>, rule: &Bound<'_, PyAny>, dtype: &str) -> PyResult<()> {
+    match (program(py, rule)?, DType::from_name(dtype)) {
+        (Some(program), Some(dtype)) => held(py, &program, dtype),
+        _ => Ok(()),
+    }
+}
+
 /// Whether the rules of `program` make sense for this type; if not, the error says so.
-fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyResult<()> {
+pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyResult<()> {
     if !dtype.is_complex() {
         return Ok(());
     }
@@ -246,10 +275,7 @@ impl Leaf {
                 }
                 if let Some(counter) = link.counter() {
                     let t = read_count(&format!("{name}: {counter}"), &item(counter)?)?;
-                    // Of the built-in rules only AccumGrad ever starts to count again.
-                    if link.advance(t) != t {
-                        return Err(PyValueError::new_err(format!("{name}: {counter} must be less than n, got {t}")));
-                    }
+                    possible(program, i, t)?;
                     counts[i] = t;
                 }
                 let expected = link.slots().len() + usize::from(link.counter().is_some());
@@ -286,6 +312,18 @@ impl Leaf {
             wrong
         })?;
         Ok(())
+    }
+}
+
+/// Whether link `i` can have counted to `t`.
+pub fn possible(program: &Program, i: usize, t: u64) -> PyResult<()> {
+    let (link, name) = (&program.links[i], program.names[i]);
+    match link.counter() {
+        // Of the built-in rules only AccumGrad ever starts to count again.
+        Some(counter) if link.advance(t) != t => {
+            Err(PyValueError::new_err(format!("{name}: {counter} must be less than n, got {t}")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -26,6 +26,7 @@ mod order;
 mod overlap;
 mod path;
 mod program;
+mod refit;
 mod replace;
 mod schedules;
 mod setup;
@@ -57,11 +58,11 @@ mod _core {
     #[pymodule_export]
     use super::layers::{activations, dense_gradient, dense_pullback};
     #[pymodule_export]
-    use super::leaf::{Leaf, set_frozen, set_rules};
+    use super::leaf::{Leaf, set_frozen};
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
-    use super::make::{make_leaves, restore, restore_leaves};
+    use super::make::{check_held, make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::masked::refuse;
     #[pymodule_export]
@@ -72,6 +73,8 @@ mod _core {
     const MAX_DEPTH: usize = super::path::MAX_DEPTH;
     #[pymodule_export]
     use super::path::path_text;
+    #[pymodule_export]
+    use super::refit::set_rules;
     #[pymodule_export]
     use super::schedules::{schedule_at, schedule_of};
     #[pymodule_export]

@@ -13,8 +13,9 @@ use super::entry::{Entry, Names};
 use super::gradient::Gradient;
 use super::leaf::{Counts, Inner, Moments};
 use super::program::compiled;
-use super::update::at;
+use super::update::{at, placeless};
 use crate::chain::Program;
+use crate::dtype::Compute;
 use crate::schedules::Schedule;
 
 /// The value of a schedule, as its `_spec` describes it, at `step`.
@@ -102,7 +103,7 @@ pub fn schedule<'py>(
 ) -> PyResult<bool> {
     let mut asked = false;
     const KNOWN: usize = 4;
-    type Known = (Py<PyAny>, Counts, Arc<Program>);
+    type Known = (Py<PyAny>, Counts, Compute, Arc<Program>);
     let mut known: SmallVec<[Known; KNOWN]> = SmallVec::new();
     for (entry, gradient) in entries.iter_mut().zip(gradients) {
         let Inner { rule, moments: Moments::Compiled { program, counts, .. }, .. } = entry.guard.get() else {
@@ -111,29 +112,41 @@ pub fn schedule<'py>(
         if !program.is_scheduled() || gradient.is_none() {
             continue;
         }
-        if let Some((.., made)) = known.iter().find(|(r, c, _)| r.is(rule) && c == counts) {
+        let compute = entry.working().compute();
+        if let Some((.., made)) = known.iter().find(|(r, c, t, _)| r.is(rule) && c == counts && *t == compute) {
             entry.scheduled = Some(made.clone());
             continue;
         }
-        let new = made(py, rule.bind(py), program, counts).map_err(|error| at(py, error, &names.of(entry.place)))?;
+        let new = made(py, rule.bind(py), program, counts, compute);
+        let new = new.map_err(|error| at(py, error, &names.of(entry.place)))?;
         if known.len() == KNOWN {
             known.remove(0);
         }
-        known.push((rule.clone_ref(py), counts.clone(), new.clone()));
+        known.push((rule.clone_ref(py), counts.clone(), compute, new.clone()));
         asked |= program.asks_python;
         entry.scheduled = Some(new);
     }
     Ok(asked)
 }
 
-/// The program of the next step.
-fn made(py: Python<'_>, rule: &Bound<'_, PyAny>, own: &Program, counts: &[u64]) -> PyResult<Arc<Program>> {
+/// The program of the next step, which is in `compute`.
+fn made(
+    py: Python<'_>,
+    rule: &Bound<'_, PyAny>,
+    own: &Program,
+    counts: &[u64],
+    compute: Compute,
+) -> PyResult<Arc<Program>> {
     if !own.asks_python {
+        if let Some(reason) = own.refusal(compute, Some(counts)) {
+            return Err(placeless(py, reason));
+        }
         return own.at(counts).map(Arc::new).map_err(PyValueError::new_err);
     }
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let timers = PyTuple::new(py, &counts[own.links.len()..])?;
     let rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
     let made = compiled(py, &rule)?.filter(|made| made.names == own.names && !made.is_scheduled());
-    made.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))
+    let made = made.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))?;
+    made.refusal(compute, None).map_or(Ok(made), |reason| Err(placeless(py, reason)))
 }

@@ -15,7 +15,7 @@ pub fn setup<'py>(rule: &Bound<'py, PyAny>, model: &Bound<'py, PyAny>) -> PyResu
     let leaves = flatten(model, false)?;
     let Some(trained) = parameters(&leaves) else { return Ok(None) };
     let items = leaves.into_iter().zip(&trained).filter(|(_, trained)| **trained);
-    let items: Vec<_> = items.map(|((path, x, _), _)| (rule.clone(), x, path)).collect();
+    let items: Vec<_> = items.map(|((path, x, _), _)| (rule.clone(), x, Some(path))).collect();
     if items.is_empty() {
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 //! `update` and `update_`: check everything, plan, run, hand out.
 
 use bumpalo::Bump;
-use pyo3::exceptions::PyFloatingPointError;
+use pyo3::exceptions::{PyFloatingPointError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -154,7 +154,9 @@ pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     }
     if value.hasattr(intern!(py, "_placeless")).unwrap_or(false) {
         // The same error, so that it keeps its traceback and its cause.
-        let named = (format!("{value}{PLACE}{place}"),);
+        let text = value.to_string();
+        let reason = text.split_once(PLACE).map_or(&text[..], |(reason, _)| reason);
+        let named = (format!("{reason}{PLACE}{place}"),);
         if value.setattr(intern!(py, "args"), named).is_ok() {
             return error;
         }
@@ -313,6 +315,20 @@ const PLACE: &str = ", for the parameter at ";
 /// The error of a refused norm.
 pub fn refused(place: &str, reason: &str) -> PyErr {
     PyFloatingPointError::new_err(format!("{reason}{PLACE}{place}"))
+}
+
+/// The error of a hyper-parameter whose value a step cannot use.
+pub fn unusable(place: &str, reason: &str) -> PyErr {
+    PyValueError::new_err(format!("{reason}{PLACE}{place}"))
+}
+
+/// The same where the place is for others to say: [`at`] puts it into the text.
+pub fn placeless(py: Python<'_>, reason: String) -> PyErr {
+    let error = PyValueError::new_err(reason);
+    match error.value(py).setattr(intern!(py, "_placeless"), true) {
+        Ok(()) => error,
+        Err(other) => other,
+    }
 }
 
 /// The state of a rule in Python, with arrays of its own.

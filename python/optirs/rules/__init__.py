@@ -4,6 +4,7 @@ from ._apply import apply, init
 from ._apply import step as step
 from ._base import Rule
 from ._base import adjusted as adjusted
+from ._base import check_held as check_held
 from ._base import fields as fields
 from ._base import resolved as resolved
 from ._base import spec as spec

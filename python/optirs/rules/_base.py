@@ -89,6 +89,12 @@ class Rule:
         value = getattr(self, name, None)
         return [value] if name in self._adjustable() and not isinstance(value, bool | np.bool_) else []
 
+    def _check_held(self, dtype: str) -> None:
+        """Raises if the type in which a parameter of type `dtype` is stepped cannot hold a hyper-parameter.
+
+        That is asked of built-in rules, here and inside; a rule of one's own computes as it likes.
+        """
+
     def _resolved(self, _counts: Iterator[int]) -> "Rule":
         """The rule of one step, without schedules, whose step counts come from outside inwards, first to last."""
         return self
@@ -111,6 +117,10 @@ class BuiltIn(Checked, Rule):
     def _schedulable(self, name: str) -> list[Any]:
         acts_once = name in self._parameters and self._parameters[name].initial
         return [] if acts_once else super()._schedulable(name)
+
+    def _check_held(self, dtype: str) -> None:
+        if spec(self) is not None:
+            _core.check_held(self, dtype)
 
     def init(self, x: Array) -> Any:
         """The state before the first step of the parameter `x`; see `optirs.init`."""
@@ -162,6 +172,11 @@ def adjusted(rule: R, **values: Any) -> R:
 def resolved(rule: Rule, counts: tuple[int, ...]) -> Rule:
     """The rule of one step: every `Scheduled` in it, at its own count of steps, becomes the rule that it stands for."""
     return rule._resolved(iter(counts))
+
+
+def check_held(rule: Rule, dtype: str) -> None:
+    """Raises if the type in which a parameter of type `dtype` is stepped cannot hold a hyper-parameter of `rule`."""
+    rule._check_held(dtype)
 
 
 def plain(rule: BuiltIn) -> Rule:

@@ -14,8 +14,8 @@ class ClipNorm(BuiltIn):
 
     The norm is over the whole array, as `numpy.linalg.norm` defines it for vectors, accumulated in float64 in a fixed
     order, also where powers of the elements are beyond float64; 0 for an empty array. One that is not finite raises
-    `FloatingPointError` in the step if `throw`: an element is not finite, or the norm itself is beyond float64. A gradient
-    within ω passes bit for bit.
+    `FloatingPointError` in the step if `throw`: an element is not finite, or the norm itself is beyond float64. A
+    gradient within ω passes bit for bit.
 
     State:
         None.

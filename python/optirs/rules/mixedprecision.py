@@ -81,6 +81,9 @@ class MixedPrecision(Rule):
     def _schedulable(self, name: str) -> list[Any]:
         return self.rule._schedulable(name)
 
+    def _check_held(self, _dtype: str) -> None:
+        self.rule._check_held(self.dtype)
+
     def _resolved(self, counts: Iterator[int]) -> Rule:
         return self.replace(rule=self.rule._resolved(counts))
 

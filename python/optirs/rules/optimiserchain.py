@@ -77,6 +77,10 @@ class OptimiserChain(Rule):
     def _schedulable(self, name: str) -> list[Any]:
         return [value for rule in self.rules for value in rule._schedulable(name)]
 
+    def _check_held(self, dtype: str) -> None:
+        for rule in self.rules:
+            rule._check_held(dtype)
+
     def _resolved(self, counts: Iterator[int]) -> Rule:
         return self.replace(rules=[rule._resolved(counts) for rule in self.rules])
 

@@ -132,6 +132,9 @@ class Scheduled(Rule):
     def _schedulable(self, name: str) -> list[Any]:
         return [setting for field, setting in self.schedules if field == name] or self.rule._schedulable(name)
 
+    def _check_held(self, dtype: str) -> None:
+        self.rule._check_held(dtype)
+
     def _resolved(self, counts: Iterator[int]) -> Rule:
         t = next(counts)
         return _at(self.rule._resolved(counts), self.schedules, t)
