@@ -15,6 +15,7 @@ pub mod layers;
 pub mod losses;
 pub mod math;
 pub mod measure;
+pub mod meet;
 pub mod pool;
 pub mod reduce;
 pub mod rule;
@@ -22,6 +23,7 @@ pub mod rules;
 pub mod schedules;
 pub mod simd;
 pub mod stream;
+pub mod strides;
 pub mod xoshiro;
 
 #[cfg(feature = "python")]

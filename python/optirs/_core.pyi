@@ -27,6 +27,7 @@ __all__ = [
     "loss",
     "loss_pullback",
     "make_leaves",
+    "overlapping",
     "path_text",
     "read_file_header",
     "refuse_masked",
@@ -79,6 +80,7 @@ def make_leaves(items: Sequence[tuple[Any, _Array, tuple[Any, ...] | None]]) -> 
 
 MAX_DEPTH: int
 
+def overlapping(arrays: Sequence[_Array], parameters: int) -> tuple[int, int] | None: ...
 def path_text(path: tuple[Any, ...]) -> str: ...
 def read_file_header(
     header: bytes,

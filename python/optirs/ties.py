@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import refuse_masked, span
+from ._core import overlapping, refuse_masked, span
 from .tensors import Inside, inside
 from .tree import KeyPath, is_trained_type, leaves
 
@@ -38,9 +37,6 @@ class Parameter:
     places: list[tuple[KeyPath, bool]]
     """Where it stands, and whether transposed."""
 
-
-Span = tuple[int, int, int]
-"""The first address of an array, the one behind its last, and which array it is."""
 
 Tied = tuple[list[tuple[KeyPath, Any, bool]], list[Parameter], list[int | None]]
 
@@ -97,7 +93,6 @@ def arrays(tree: Any) -> Tied:
 def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
     found: list[Parameter] = []
     by_span: dict[tuple[int, int], list[int]] = {}
-    spans: list[Span] = []
     index: list[int | None] = []
     for path, leaf, trained in all_leaves:
         if not wanted(leaf, trained):
@@ -115,11 +110,9 @@ def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bo
             i, transposed = len(found), False
             candidates.append(i)
             found.append(Parameter(path, leaf, []))
-            if leaf.size:
-                spans.append((*place, i))
         found[i].places.append((path, transposed))
         index.append(i)
-    _check_overlap(found, spans, list(_bystanders(all_leaves, index)) if None in index else [])
+    _check_overlap(found, list(_bystanders(all_leaves, index)) if None in index else [])
     return all_leaves, found, index
 
 
@@ -154,23 +147,13 @@ def _bystanders(
             yield path, leaf
 
 
-def _check_overlap(found: list[Parameter], spans: list[Span], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
-    """Raises if parameters, or one and a bystander, overlap; `spans` are those of the parameters."""
-    beside = [(*span(x), i) for i, (_, x) in enumerate(bystanders, len(found)) if x.size]
-    spans = sorted(spans + beside)
-    if all(a[1] <= b[0] for a, b in pairwise(spans)):
-        return
+def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
+    """Raises if parameters, or one and a bystander that it is not, share elements."""
     arrays = [*((p.path, p.array) for p in found), *bystanders]
-    open_: list[Span] = []
-    for low, high, i in spans:
-        open_ = [o for o in open_ if o[1] > low]
-        for _, _, j in open_:
-            (first, x), (second, y) = arrays[min(i, j)], arrays[max(i, j)]
-            if min(i, j) >= len(found) or (max(i, j) >= len(found) and tie(x, y) is not None):
-                continue
-            if np.shares_memory(x, y):
-                raise ValueError(f"{first} and {second} share memory without being the same array or its transpose")
-        open_.append((low, high, i))
+    pair = overlapping([x for _, x in arrays], len(found))
+    if pair is not None:
+        first, second = (arrays[i][0] for i in pair)
+        raise ValueError(f"{first} and {second} share memory without being the same array or its transpose")
 
 
 def trainables(model: Any, path: bool = False) -> list[Any]:

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use super::layout::Layout;
 use super::memory::Place;
 use crate::dtype::DType;
+use crate::strides::Strided;
 
 /// What a NumPy array is made of.
 pub struct View<'a> {
@@ -110,48 +111,43 @@ impl<'a> View<'a> {
 
 /// The addresses from an array's first byte to behind its last one, whatever its type; `None` if it is no array.
 pub fn span(object: &Bound<'_, PyAny>) -> Option<(usize, usize)> {
+    Some(View::of(object)?.span(itemsize(object)?))
+}
+
+/// Where the elements of an array lie, whatever their type; `None` if there are none.
+pub fn strided(object: &Bound<'_, PyAny>) -> Option<Strided> {
     let view = View::of(object)?;
+    Strided::new(view.data as usize, itemsize(object)?, view.shape, view.strides)
+}
+
+/// Bytes of an element of an array.
+fn itemsize(object: &Bound<'_, PyAny>) -> Option<usize> {
+    View::of(object)?;
     // SAFETY: an array, whose descriptor is a live object.
     let size = unsafe {
         let descr = (*object.as_ptr().cast::<PyArrayObject>()).fields.descr;
         PyDataType_ELSIZE(object.py(), descr)
     };
-    Some(view.span(usize::try_from(size).ok()?))
+    usize::try_from(size).ok()
+}
+
+/// Whether the elements of two arrays are of one type, byte order included.
+pub fn same_type(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    if View::of(a).is_none() || View::of(b).is_none() {
+        return false;
+    }
+    let descr = |object: &Bound<'_, PyAny>| {
+        // SAFETY: an array, whose descriptor is a live object.
+        unsafe { (*object.as_ptr().cast::<PyArrayObject>()).fields.descr }
+    };
+    // SAFETY: two live descriptors.
+    unsafe { PY_ARRAY_API.PyArray_EquivTypes(a.py(), descr(a), descr(b)) != 0 }
 }
 
 /// As [`span`], for Python.
 #[pyfunction(name = "span")]
 pub fn array_span(x: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
     span(x).ok_or_else(|| PyTypeError::new_err("span: not an array"))
-}
-
-/// Whether some element of `view` is another one, too, as in broadcast arrays.
-pub fn overlaps_itself(view: &View, itemsize: usize) -> bool {
-    let axes = || view.shape.iter().zip(view.strides).filter(|(n, _)| **n > 1);
-    if view.len() == 0 {
-        return false;
-    }
-    let mut nested: Vec<(usize, usize)> = axes().map(|(n, s)| (s.unsigned_abs(), *n as usize)).collect();
-    nested.sort_unstable();
-    let mut reach = itemsize;
-    let apart = nested.iter().all(|&(stride, n)| {
-        let free = stride >= reach;
-        reach = reach.saturating_add(stride.saturating_mul(n - 1));
-        free
-    });
-    if apart {
-        return false;
-    }
-    if view.len().saturating_mul(itemsize) > reach {
-        return true; // more elements than there is room for
-    }
-    // Strides that do not nest may still miss each other: look at every element.
-    let mut starts = vec![0_isize];
-    for (&n, &stride) in axes() {
-        starts = starts.iter().flat_map(|start| (0..n).map(move |i| start + i * stride)).collect();
-    }
-    starts.sort_unstable();
-    starts.windows(2).any(|pair| pair[1] - pair[0] < itemsize as isize)
 }
 
 /// Our name for NumPy's type number `num`.

@@ -9,13 +9,14 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::arena::List;
-use super::arrays::{View, array, copy_into, is_exact, native, overlaps_itself, shape_text};
+use super::arrays::{View, array, copy_into, is_exact, native, shape_text, strided};
 use super::gradient::Gradient;
 use super::layout::Layout;
 use super::leaf::{Guard, Leaf, busy};
 use super::masked::refuse_other;
 use super::memory::allocate;
 use super::order::a_leaf;
+use super::overlap::answer;
 use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
@@ -142,7 +143,11 @@ fn checked<'a>(
     }
     let guard = guard.ok_or_else(busy)?;
     let direct = view.plain && leaf.layout.matches(view);
-    if guard.writes() && !direct && overlaps_itself(view, leaf.dtype.size()) {
+    if guard.writes()
+        && !direct
+        && let Some(lies) = strided(&place.array)
+        && answer(py, lies.overlaps_itself())?
+    {
         return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
     }
     Ok((guard, direct))

@@ -70,6 +70,8 @@ mod _core {
     #[pymodule_export]
     use super::network::{forward, supervised, supervised_loss};
     #[pymodule_export]
+    use super::overlap::overlapping;
+    #[pymodule_export]
     const MAX_DEPTH: usize = super::path::MAX_DEPTH;
     #[pymodule_export]
     use super::path::path_text;

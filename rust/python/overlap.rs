@@ -3,16 +3,21 @@
 use bumpalo::Bump;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::arena::List;
-use super::arrays::{View, numpy};
+use super::arrays::{View, same_type, span, strided};
 use super::entry::{Entry, Names, Origin, tied};
 use super::gradient::{Gradient, Held};
 use super::leaf::Moments;
-use super::memory::{Memory, allocate};
+use super::memory::{Memory, Place, allocate};
 use super::walk::bystander_name;
 use crate::job::Source;
+use crate::meet::Arrays;
+use crate::strides::Search;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::ptr;
 
 /// What an update touches.
 pub struct Touched<'c, 'a, 'py> {
@@ -41,14 +46,7 @@ enum Whose {
     Parameter(u32),
     State,
     Gradient(u32),
-    Bystander(u32),
-}
-
-impl Whose {
-    /// Whether nobody else may share it.
-    fn alone(self) -> bool {
-        matches!(self, Self::Parameter(_) | Self::State)
-    }
+    Bystander,
 }
 
 impl<'a, 'py> Touched<'_, 'a, 'py> {
@@ -71,18 +69,50 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         if disjoint(&written, &others) {
             return Ok(false);
         }
-        let mut spans = written;
-        spans.extend_from_slice(&others);
-        spans.sort_by_key(|s| s.low);
-        let mut open: Vec<Span> = Vec::new();
-        for &b in &spans {
-            open.retain(|a| a.high > b.low);
-            for &a in &open {
-                self.meet(py, arena, a, b, gradients, elsewhere)?;
-            }
-            open.push(b);
-        }
+        self.keep_states_apart(&written)?;
+        copy_shared(py, &written, &others, self.entries, gradients)?;
+        self.compare(py, arena, elsewhere)?;
         Ok(true)
+    }
+
+    /// Refuses parameters in the memory of the state.
+    fn keep_states_apart(&self, written: &[Span]) -> PyResult<()> {
+        let (mut parameter, mut state) = (None::<Span>, None::<Span>);
+        for &b in written {
+            // Of each kind the one that ends last: states never overlap each other, and what parameters do is seen later.
+            let (own, other) = match b.whose {
+                Whose::State => (&mut state, &parameter),
+                _ => (&mut parameter, &state),
+            };
+            if let Some(a) = other.filter(|a| a.high > b.low)
+                && let (Whose::Parameter(i), _) | (_, Whose::Parameter(i)) = (a.whose, b.whose)
+            {
+                let place = Names(self.state).of(self.entries[i as usize].place);
+                return Err(PyValueError::new_err(format!("parameter at {place} lies in the memory of the state")));
+            }
+            *own = own.filter(|a| a.high >= b.high).or(Some(b));
+        }
+        Ok(())
+    }
+
+    /// Refuses parameters that share elements with each other or with bystanders, and finds the bystanders that are
+    /// parameters.
+    fn compare(&self, py: Python<'py>, arena: &Bump, elsewhere: &mut Vec<(usize, Origin)>) -> PyResult<()> {
+        let parameters = self.entries.iter().map(|entry| entry.array);
+        let arrays: Vec<_> = parameters.chain(self.bystanders).collect();
+        let names = Names(self.state);
+        let name = |i: usize| match i.checked_sub(self.entries.len()) {
+            None => names.of(self.entries[i].place),
+            Some(j) => bystander_name(arena, self.state, self.model, j),
+        };
+        each_pair(py, &arrays, self.entries.len(), &mut |i, j, tied| match (tied, j.checked_sub(self.entries.len())) {
+            (Some(transposed), Some(j)) => {
+                elsewhere.push((j, Origin { entry: i as u32, transposed }));
+                Ok(())
+            }
+            (Some(_), None) => Err(tied_in_the_model(&name(i), &name(j))),
+            (None, _) => Err(overlap(&name(i), &name(j))),
+        })
     }
 
     /// What nobody else may share: the parameters and, in place, the memory of the state.
@@ -127,57 +157,10 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
             let low = g.source.ptr as usize;
             add(&mut spans, (low, low + entry.leaf().layout.len * g.source.dtype.size()), Whose::Gradient(i));
         }
-        for (i, array) in (0_u32..).zip(self.bystanders) {
-            if let Some(span) = super::arrays::span(array) {
-                add(&mut spans, span, Whose::Bystander(i));
-            }
+        for span in self.bystanders.iter().filter_map(span) {
+            add(&mut spans, span, Whose::Bystander);
         }
         spans
-    }
-
-    /// What to do where the addresses of `a` and `b` meet.
-    fn meet(
-        &self,
-        py: Python<'py>,
-        arena: &Bump,
-        a: Span,
-        b: Span,
-        gradients: &mut [Option<Gradient<'a, 'py>>],
-        elsewhere: &mut Vec<(usize, Origin)>,
-    ) -> PyResult<()> {
-        let names = Names(self.state);
-        match (a.whose, b.whose) {
-            (Whose::Gradient(i), other) | (other, Whose::Gradient(i)) => {
-                let Some(gradient) = gradients[i as usize].as_mut().filter(|_| other.alone()) else { return Ok(()) };
-                copy(py, gradient, self.entries[i as usize].leaf().layout.len)
-            }
-            (Whose::Parameter(i), Whose::Parameter(j)) => {
-                let (a, b) = (&self.entries[i.min(j) as usize], &self.entries[i.max(j) as usize]);
-                let one = View::of(a.array).zip(View::of(b.array)).and_then(|(a, b)| tied(&a, &b)).is_some();
-                if !one && !shares(py, a.array, b.array)? {
-                    return Ok(());
-                }
-                let (a, b) = (names.of(a.place), names.of(b.place));
-                Err(if one { tied_in_the_model(&a, &b) } else { overlap(&a, &b) })
-            }
-            (Whose::Parameter(i), Whose::Bystander(j)) | (Whose::Bystander(j), Whose::Parameter(i)) => {
-                let (entry, other) = (&self.entries[i as usize], &self.bystanders[j as usize]);
-                if let Some(transposed) = View::of(entry.array).zip(View::of(other)).and_then(|(a, b)| tied(&a, &b)) {
-                    elsewhere.push((j as usize, Origin { entry: i, transposed }));
-                    return Ok(());
-                }
-                if !shares(py, entry.array, other)? {
-                    return Ok(());
-                }
-                let (a, b) = (names.of(entry.place), bystander_name(arena, self.state, self.model, j as usize));
-                Err(overlap(&a, &b))
-            }
-            (Whose::Parameter(i), Whose::State) | (Whose::State, Whose::Parameter(i)) => {
-                let place = names.of(self.entries[i as usize].place);
-                Err(PyValueError::new_err(format!("parameter at {place} lies in the memory of the state")))
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -210,20 +193,102 @@ fn overlap(a: &str, b: &str) -> PyErr {
     PyValueError::new_err(format!("{a} and {b} share memory without being the same array or its transpose"))
 }
 
-fn shares(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyResult<bool> {
-    numpy(py)?.call_method1("shares_memory", (a, b))?.is_truthy()
+/// Calls `found` with the numbers of every two of `arrays`, one of them among the first `alone`, that share an element, and
+/// whether the second one is the first one, or its transpose.
+fn each_pair(
+    py: Python<'_>,
+    arrays: &[&Bound<'_, PyAny>],
+    alone: usize,
+    found: &mut dyn FnMut(usize, usize, Option<bool>) -> PyResult<()>,
+) -> PyResult<()> {
+    let (mut lie, mut numbers, mut first) = (Vec::with_capacity(arrays.len()), Vec::with_capacity(arrays.len()), 0);
+    for (i, array) in arrays.iter().enumerate() {
+        if let Some(strided) = strided(array) {
+            lie.push(strided);
+            numbers.push(i);
+            first += usize::from(i < alone);
+        }
+    }
+    let all = &lie;
+    Arrays { all, alone: first }.pairs(&mut |i, j| {
+        let (a, b) = (arrays[numbers[i]], arrays[numbers[j]]);
+        let tied = View::of(a).zip(View::of(b)).and_then(|(a, b)| tied(&a, &b)).filter(|_| same_type(a, b));
+        if tied.is_some() || answer(py, all[i].overlaps(&all[j]))? {
+            return found(numbers[i], numbers[j], tied);
+        }
+        Ok(())
+    })
 }
 
-/// Gives a gradient of `n` elements memory of its own.
-fn copy(py: Python<'_>, gradient: &mut Gradient<'_, '_>, n: usize) -> PyResult<()> {
-    if matches!(gradient.array, Held::Copied { .. }) {
-        return Ok(());
+/// Two of `arrays`, one of them among the first `parameters`, that share an element; not the second, where that is not among
+/// these, if it is the first or its transpose.
+#[pyfunction]
+pub fn overlapping(
+    py: Python<'_>,
+    arrays: Vec<Bound<'_, PyAny>>,
+    parameters: usize,
+) -> PyResult<Option<(usize, usize)>> {
+    let mut pair = None;
+    let answer = each_pair(py, &arrays.iter().collect::<Vec<_>>(), parameters, &mut |i, j, tied| {
+        if tied.is_some() && j >= parameters {
+            return Ok(());
+        }
+        pair = Some((i, j));
+        Err(PyValueError::new_err("an overlap"))
+    });
+    if pair.is_some() { Ok(pair) } else { answer.map(|()| None) }
+}
+
+/// Trials of a search that take no time to speak of, and those that take some ten milliseconds.
+const TRIALS: [usize; 2] = [1 << 10, 1 << 20];
+
+/// The answer of a search. One that takes long lets other threads run, and Ctrl-C ends it.
+pub fn answer(py: Python<'_>, mut search: Search) -> PyResult<bool> {
+    let mut answer = search.advance(TRIALS[0]);
+    loop {
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+        py.check_signals()?;
+        answer = py.detach(|| search.advance(TRIALS[1]));
     }
-    let bytes = n * gradient.source.dtype.size();
-    let part = allocate(py, &[(0, bytes)])?.remove(0);
-    // SAFETY: a gradient is gapless and of this size; the copy is fresh.
-    unsafe { std::ptr::copy_nonoverlapping(gradient.source.ptr, part.ptr, bytes) };
-    gradient.source = Source { ptr: part.ptr, dtype: gradient.source.dtype };
-    gradient.array = Held::Copied { _memory: part.memory };
+}
+
+/// Gives gradients that share memory with what is written memory of their own: one copy for all that are one array.
+fn copy_shared(
+    py: Python<'_>,
+    written: &[Span],
+    others: &[Span],
+    entries: &[Entry],
+    gradients: &mut [Option<Gradient<'_, '_>>],
+) -> PyResult<()> {
+    let mut high = 0;
+    // Of each and all that start before it, where the one that ends last does.
+    let ends = written.iter().map(|w| {
+        high = w.high.max(high);
+        high
+    });
+    let ends: Vec<usize> = ends.collect();
+    let meets = |other: &Span| {
+        let before = written.partition_point(|w| w.low < other.high);
+        before > 0 && ends[before - 1] > other.low
+    };
+    let mut copies: FxHashMap<(*const u8, usize), Place> = FxHashMap::default();
+    for other in others {
+        let Whose::Gradient(i) = other.whose else { continue };
+        let Some(gradient) = gradients[i as usize].as_mut().filter(|_| meets(other)) else { continue };
+        let (source, bytes) = (gradient.source, entries[i as usize].leaf().layout.len * gradient.source.dtype.size());
+        let copy = match copies.entry((source.ptr, bytes)) {
+            Occupied(known) => known.get().share(py),
+            Vacant(free) => {
+                let place = allocate(py, &[(0, bytes)])?.remove(0);
+                // SAFETY: a gradient is gapless and of this size; the copy is fresh.
+                unsafe { ptr::copy_nonoverlapping(source.ptr, place.ptr, bytes) };
+                free.insert(place).share(py)
+            }
+        };
+        gradient.source = Source { ptr: copy.ptr, dtype: source.dtype };
+        gradient.array = Held::Copied { _memory: copy.memory };
+    }
     Ok(())
 }
