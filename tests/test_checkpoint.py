@@ -156,7 +156,10 @@ def test_the_text_of_a_file(tmp_path: Path) -> None:
     with safe_open(saved(tmp_path, model=model, state=state, epoch=4), "np") as file:
         text = json.loads(file.metadata()["optirs"])
     assert text["metadata"] == {"epoch": 4}
-    assert text["state"][0]["state"]["$tuple"][1]["t"] == 1
+    assert text["arrays"] == {"kinds": [{"code": "F64", "shape": [2]}], "of": [0, 0, 0]}
+    assert {"tuple": 2} in text["forms"]
+    assert {"dict": ["m", "v", "t"]} in text["forms"]
+    assert text["model"] == {"nodes": [text["forms"].index({"dict": ["w"]}) * -1 - 1, 0], "same": []}
     assert text["rules"][0]["rules"]["$tuple"][1]["$rule"] == "optirs.Adam"
 
 
@@ -266,9 +269,9 @@ LIKES = [
     ({"w": np.ones((2, 3))}, "the file has an array at model.b, like has none"),
     ({"w": np.ones((2, 3)), "b": None}, "the file has an array at model.b, like has none"),
     ({"w": np.ones((2, 3)), "b": np.ones(1), "c": np.ones(1)}, "like has an array at model.c, the file has none"),
-    ([np.ones((2, 3)), np.ones(1)], "like has an array at model[0], the file has none"),
-    ({"w": [np.ones((2, 3))], "b": np.ones(1)}, "like has an array at model.w[0], the file has none"),
-    (None, "the file has an array at model.w, like has none"),
+    ([np.ones((2, 3)), np.ones(1)], "model is a dict in the file, a list in like"),
+    ({"w": [np.ones((2, 3))], "b": np.ones(1)}, "model.w is an array in the file, a list in like"),
+    (3, "the file has an array at model.w, like has none"),
 ]
 
 
@@ -284,8 +287,8 @@ STATE_LIKES = [
     ({"w": np.ones(3)}, "state.w has shape (2, 3) in the file, (3,) in like"),
     ({"w": np.ones((2, 3), np.float32)}, "state.w has dtype float64 in the file, float32 in like"),
     ({"w": 1}, "the file has a Leaf at state.w, where like has no parameter"),
-    ([np.ones((2, 3))], "the file has a Leaf at state.w, where like has no parameter"),
-    (None, "the file has a Leaf at state.w, where like has no parameter"),
+    ([np.ones((2, 3))], "state is a dict in the file, a list in like"),
+    (3, "the file has a Leaf at state.w, where like has no parameter"),
     (
         {"w": np.ones((2, 3)), "v": np.ones(2)},
         "like has a parameter at state.v, where the file has neither a Leaf nor None",

@@ -1,9 +1,11 @@
 """A file is whole or refused, whatever happened to it, and whatever happened while it was written."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 
 import optirs
 from optirs import _archive
+from optirs._description import outlined
+from optirs._structure import draft
 
 KILLS = int(os.environ.get("OPTIRS_KILLS", "25"))
 
@@ -118,8 +122,8 @@ def test_a_failing_disk_leaves_the_old_file(good: Path, monkeypatch: pytest.Monk
     for at in range(1, 1000):
         files: list[Failing] = []
 
-        def opened(path: Any, mode: str, at: int = at, files: Any = files) -> Any:
-            files.append(Failing(open(path, mode), at))  # noqa: SIM115
+        def opened(path: Any, mode: str, opener: Any, at: int = at, files: Any = files) -> Any:
+            files.append(Failing(open(path, mode, opener=opener), at))  # noqa: SIM115
             return files[0]
 
         monkeypatch.setattr(_archive, "open", opened, raising=False)
@@ -131,7 +135,7 @@ def test_a_failing_disk_leaves_the_old_file(good: Path, monkeypatch: pytest.Monk
             assert os.listdir(good.parent) == ["file"]
         else:
             monkeypatch.undo()
-            assert at > 10
+            assert at > 5
             break
     assert loaded(good) == 2
 
@@ -219,13 +223,74 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_permissions(tmp_path: Path, umask: None) -> None:
+def test_permissions(tmp_path: Path, umask: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a file that is there are kept, and nobody reads the new one before it has them."""
     path = tmp_path / "file"
+    modes: list[int] = []
+
+    def opened(name: Any, mode: str, opener: Any) -> Any:
+        file = open(name, mode, opener=opener)  # noqa: SIM115
+        modes.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+        return file
+
+    monkeypatch.setattr(_archive, "open", opened, raising=False)
     save(path, 1)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    path.chmod(0o604)
-    save(path, 2)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    for mode in (0o604, 0o600, 0o400):
+        path.chmod(mode)
+        save(path, 2)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert modes == [0o640, 0o600, 0o600, 0o600]
+
+
+def deadline(seconds: int) -> None:
+    """Ends a test that waits for something, rather than the run."""
+    signal.alarm(seconds)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink(tmp_path / "pipe", tmp_path / "link")
+    deadline(20)
+    for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull), Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"^{path} is not a file that could be read"):
+            optirs.load(path, MODEL)
+        with pytest.raises(ValueError, match=f"^{path} is not a file that could be replaced"):
+            optirs.save(path, model=object())  # before anything else is looked at
+    deadline(0)
+
+
+def test_a_model_that_another_thread_steps(tmp_path: Path) -> None:
+    """What is summed is what is written."""
+    model = {"w": np.zeros(1_500_000, np.float32), "v": np.asfortranarray(np.zeros((700, 900), np.float32))}
+    state = optirs.setup(optirs.Momentum(1e-3), model)
+    grad = {name: np.ones_like(x) for name, x in model.items()}
+    stop = threading.Event()
+
+    def step() -> None:
+        while not stop.is_set():
+            optirs.update_(state, model, grad)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    try:
+        for _ in range(10):
+            optirs.save(tmp_path / "file", model=model)
+            assert optirs.load(tmp_path / "file", model).model["w"].shape == (1_500_000,)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_array_that_another_thread_shrinks() -> None:
+    """Nothing is read that is not there any more."""
+    model = [np.zeros(5, np.float64), np.zeros(2_000_000, np.float32)]
+    made = draft()
+    outlined(made, model, None)
+    assert made.inventory.chunk()
+    model[1].resize(1, refcheck=False)
+    with pytest.raises(RuntimeError, match=r"model\[1\] was changed while it was copied"):
+        made.inventory.chunk()
 
 
 KILLER = """

@@ -1,8 +1,9 @@
 """Values, rules and states of own rules in files: exact, and nothing that a file names is run."""
 
-import json
+import re
 import subprocess
 import sys
+import zlib
 from collections import namedtuple
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import optirs
-from optirs import _archive
+from optirs import _archive, _core
 
 Pair = namedtuple("Pair", "first second")
 MODEL = {"w": np.ones(2)}
@@ -193,21 +195,22 @@ optirs.save(sys.argv[1], state=optirs.setup(Elsewhere(), {"w": np.ones(2)}))
         optirs.load(tmp_path / "file", MODEL)
 
 
-def forged(path: Path, change: Any) -> Path:
+def forged(path: Path, change: Any, model: Any = None, state: Any = None) -> Path:
     """A file whose text was changed by someone who knows about the sum."""
-    state = optirs.setup(optirs.OptimiserChain(optirs.Adam()), MODEL)
-    text, entries = _archive.read(str(saved(path, model=MODEL, state=state)))
-    about = json.loads(text)
-    about.pop("crc32")
-    change(about, entries)
-    _archive.write(str(path / "file"), entries, json.dumps(about)[1:])
+    state = state or optirs.setup(optirs.OptimiserChain(optirs.Adam()), MODEL)
+    file = _archive.read(str(saved(path, model=model or MODEL, state=state)))
+    inventory = _core.Inventory()
+    inventory.add(file.arrays, [f"x{i}" for i in range(len(file.arrays))], lambda x, place: None)
+    file.about.pop("crc32")
+    change(file.about)
+    _archive.write(str(path / "file"), file.about, inventory)
     return path / "file"
 
 
 def set_(*keys: Any) -> Any:
     """A change of a text: the last of `keys` is the value, those before it are the place."""
 
-    def change(about: Any, entries: Any) -> None:
+    def change(about: Any) -> None:
         *path, last, value = keys
         for key in path:
             about = about[key]
@@ -216,7 +219,27 @@ def set_(*keys: Any) -> Any:
     return change
 
 
+def form(old: Any, new: Any) -> Any:
+    """A change of a form."""
+
+    def change(about: Any) -> None:
+        about["forms"][about["forms"].index(old)] = new
+
+    return change
+
+
+def nested(*place: Any, behind: Any) -> Any:
+    """A change that makes a tree a million nested lists."""
+
+    def change(about: Any) -> None:
+        about["forms"].append({"list": 1})
+        set_(*place, [-len(about["forms"])] * 1_000_000 + behind)(about)
+
+    return change
+
+
 RULE = ("rules", 0, "rules", "$tuple", 0)
+LEAF = ("state", "leafs", "kinds", 0)
 FORGERIES = {
     "class of the system": set_("rules", 0, {"$rule": "os.system", "command": "touch touched"}),
     "class of the library": set_("rules", 0, {"$rule": "subprocess.Popen", "args": ["touch", "touched"]}),
@@ -235,29 +258,75 @@ FORGERIES = {
     "bad type": set_(*RULE, "eta", "0.1"),
     "other rule": set_(*RULE, "$rule", "optirs.NAdam"),
     "other rule, other state": set_("rules", 0, {"$rule": "optirs.Momentum"}),
-    "no such rule": set_("state", 0, "rule", 1),
-    "wrong shape": set_("state", 0, "shape", [3]),
-    "wrong strides": set_("state", 0, "strides", [7]),
-    "wrong type": set_("state", 0, "dtype", "float32"),
-    "count": set_("state", 0, "state", "$tuple", 0, "t", -1),
-    "no count": set_("state", 0, "state", "$tuple", 0, "t", None),
-    "no state": set_("state", 0, "state", None),
-    "missing entry": set_("state", 0, "state", "$tuple", 0, "m", "$array", "state.w.m"),
-    "entry twice": set_("state", 0, "state", "$tuple", 0, "m", "$array", "state.w[0].v"),
-    "entry of other type": set_("state", 0, "state", "$tuple", 0, "m", "dtype", "float32"),
-    "entry of foreign type": set_("state", 0, "state", "$tuple", 0, "m", "dtype", "object"),
-    "entry of no type": set_("state", 0, "state", "$tuple", 0, "m", "dtype", []),
-    "bad order": set_("state", 0, "state", "$tuple", 0, "m", "order", [1, 1]),
+    "no such rule": set_(*LEAF, "rule", 1),
+    "wrong shape": set_(*LEAF, "shape", [3]),
+    "wrong strides": set_(*LEAF, "strides", [7]),
+    "wrong type": set_(*LEAF, "dtype", "float32"),
+    "no type": set_(*LEAF, "dtype", None),
+    "no such kind of Leaf": set_("state", "leafs", "of", [1]),
+    "no kind of Leaf": set_("state", "leafs", "of", []),
+    "count": form({"value": 0}, {"value": -1}),
+    "no count": form({"value": 0}, None),
+    "count of another type": form({"value": 0}, {"value": "1"}),
+    "no state": form({"dict": ["m", "v", "t"]}, None),
+    "other names": form({"dict": ["m", "v", "t"]}, {"dict": ["m", "v", "u"]}),
+    "a name twice": form({"dict": ["m", "v", "t"]}, {"dict": ["m", "m", "t"]}),
+    "more than there is": form({"tuple": 1}, {"tuple": 2}),
+    "less than there is": form({"tuple": 1}, {"tuple": 0}),
+    "much more than there is": form({"tuple": 1}, {"tuple": 2**62}),
+    "more than any": form({"tuple": 1}, {"tuple": 2**70}),
+    "less than none": form({"tuple": 1}, {"tuple": -1}),
+    "no number": form({"tuple": 1}, {"tuple": "1"}),
+    "a layer in a state": form({"tuple": 1}, {"layer": "Chain", "children": ["layers"], "plain": {}}),
+    "an object in a state": form({"tuple": 1}, {"object": ["layers"], "class": "os.system"}),
+    "a class in a state": form({"tuple": 1}, {"list": 1, "class": "os.system"}),
+    "missing array": set_("state", "leafs", "states", 2, 7),
+    "array twice": set_("state", "leafs", "states", 3, 1),
+    "array of the model": set_("state", "leafs", "states", 3, 0),
+    "array that is nowhere": set_("model", "nodes", [-1, -3]),
+    "array that is not there": set_("model", "nodes", [-1, 2**40]),
+    "array before the first": set_("model", "nodes", [-1, -(2**70)]),
+    "no form": set_("model", "nodes", [-1, -100]),
+    "no node": set_("model", "nodes", []),
+    "node of another type": set_("model", "nodes", [-1, 0.0]),
+    "nodes behind the end": set_("model", "nodes", [-1, 0, 0]),
+    "nodes that end too early": set_("model", "nodes", [-1]),
+    "no nodes": set_("model", "nodes", None),
+    "forms of another type": set_("forms", {}),
+    "form of another type": set_("forms", 0, 3),
+    "unknown form": set_("forms", 0, {"eval": "1"}),
+    "key that cannot be": set_("forms", 0, {"dict": [{"$dict": [[[], 1]]}]}),
+    "key of another type": set_("forms", 0, {"dict": [["w"]]}),
+    "keys of another type": set_("forms", 0, {"dict": "w"}),
+    "array of another type": set_("arrays", "kinds", 0, "code", "F32"),
+    "array of a type that is not there": set_("arrays", "kinds", 0, "code", "F4"),
+    "array of a type that NumPy lacks": set_("arrays", "kinds", 0, "code", "F8_E4M3"),
+    "array of another shape": set_("arrays", "kinds", 0, "shape", [1, 2]),
+    "array of less than nothing": set_("arrays", "kinds", 0, "shape", [-2]),
+    "array of all memory": set_("arrays", "kinds", 0, "shape", [2**62]),
+    "array of more": set_("arrays", "kinds", 0, "shape", [2**40, 2**40]),
+    "array of no size": set_("arrays", "kinds", 0, "shape", [2**62, 0, 2**62]),
+    "array of foreign type": set_("arrays", "kinds", 0, "dtype", "object"),
+    "array of no type": set_("arrays", "kinds", 0, "dtype", []),
+    "bad order": set_("arrays", "kinds", 0, "order", [1, 1]),
+    "order of another type": set_("arrays", "kinds", 0, "order", 3),
+    "no kinds": set_("arrays", "kinds", None),
+    "no such kind": set_("arrays", "of", [0, 0, 1]),
+    "one array less": set_("arrays", "of", [0, 0]),
+    "one array more": set_("arrays", "of", [0, 0, 0, 0]),
     "no list": set_("state", 3),
     "no table": set_("model", {"a": 1}),
     "unknown tag": set_("metadata", "x", {"$eval": "1"}),
+    "array among the values": set_("metadata", "x", {"$array": "x0", "dtype": "float64"}),
     "bad number": set_("metadata", "x", {"$float": "00"}),
     "bad scalar": set_("metadata", "x", {"$scalar": ["object", "00" * 8]}),
-    "key that cannot be": set_("metadata", "x", {"$dict": [[[], 1]]}),
+    "key of a value that cannot be": set_("metadata", "x", {"$dict": [[[], 1]]}),
     "no metadata": set_("metadata", None),
-    "later format": set_("format", 2),
+    "later format": set_("format", 3),
+    "no format": set_("format", None),
     "deep": set_("metadata", "x", eval("[" * 80 + "]" * 80)),
-    "extra entry": lambda about, entries: entries.update(x=_archive.Entry("F32", (1,), np.ones(1, np.float32))),
+    "a deep model": nested("model", "nodes", behind=[0]),
+    "a deep state": nested("state", "leafs", "states", behind=[1, 2]),
 }
 FINE = {"other rule", "deep"}
 
@@ -267,10 +336,63 @@ def test_forged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = forged(tmp_path, FORGERIES[name])
     monkeypatch.chdir(tmp_path)
     modules = set(sys.modules)
-    if name in FINE:
-        optirs.load(path, MODEL)
-    else:
-        with pytest.raises(ValueError):  # noqa: PT011 - each has its own text
-            optirs.load(path, MODEL)
+    for like in (MODEL, None):
+        if name in FINE:
+            optirs.load(path, like)
+        else:
+            with pytest.raises(ValueError, match=re.escape(str(path)) + "|state|model"):
+                optirs.load(path, like)
     assert set(sys.modules) == modules
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("depth", [150, 100_000, 1_000_000])
+def test_values_that_nest_deeply(depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of a million nested lists does not overflow the stack, and the error names the file."""
+    written = _archive._json
+    monkeypatch.setattr(_archive, "_json", lambda value: written(value).replace('"HERE"', "[" * depth + "]" * depth))
+    path = saved(tmp_path, model=MODEL, x="HERE")
+    if depth < 200:
+        assert type(optirs.load(path, MODEL).metadata["x"]) is list
+    else:
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be read"):
+            optirs.load(path, MODEL)
+
+
+SUM = '{"crc32":"00000000"'
+
+
+@pytest.mark.parametrize("text", [SUM, SUM + ",}", SUM + "}[", SUM + "}", "", "[]", "3", '{"crc32":3}'])
+def test_broken_json_names_the_path(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    save_file({"model.w": np.ones(2)}, path, metadata={"optirs": text})
+    raw = path.read_bytes()
+    if (at := raw.find(b"00000000")) > 0:  # the right sum
+        path.write_bytes(raw[:at] + b"%08x" % zlib.crc32(raw) + raw[at + 8 :])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} "):
+        optirs.load(path, MODEL)
+
+
+LAYER = {"layer": "Dense", "children": ["W", "b"], "plain": {"activation": {"value": "relu"}}}
+LAYERS = {
+    "activation": LAYER | {"plain": {"activation": {"value": "exec"}}},
+    "no activation": LAYER | {"plain": {"activation": None}},
+    "class": LAYER | {"plain": {"__class__": {"value": "int"}}},
+    "method": LAYER | {"plain": {"pullback": {"value": 1}}},
+    "children": LAYER | {"children": ["b", "W"]},
+    "child": LAYER | {"children": ["W", "pullback"]},
+    "another layer": LAYER | {"layer": "Checkpoint"},
+    "no layer": LAYER | {"layer": 3},
+    "values": LAYER | {"plain": 3},
+    "no values": {"layer": "Dense", "children": ["W", "b"]},
+    "list": {"list": 2, "class": "builtins.list"},
+    "dict": {"dict": ["W", "b"], "class": "os.environ"},
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_forged_layers(name: str, tmp_path: Path) -> None:
+    model = [optirs.Dense.glorot(2, 3, "relu", rng=optirs.Xoshiro(1))]
+    path = forged(tmp_path, form(LAYER, LAYERS[name]), model, optirs.setup(optirs.Adam(), model))
+    with pytest.raises(ValueError, match=r"model|file"):
+        optirs.load(path)

@@ -11,6 +11,7 @@ from .affine import affine_forward
 from .bridges import with_autograd, with_jax, with_torch
 from .callbacks import EarlyStopping, Evaluation, HeldOut
 from .checkpoint import Checkpoint, load, save
+from .digest import digest
 from .events import Event
 from .flat import Restructure, destructure
 from .gradients import supervised
@@ -47,6 +48,7 @@ __all__ = [
     "binary_crossentropy",
     "crossentropy",
     "destructure",
+    "digest",
     "freeze_",
     "functor",
     "get_num_threads",

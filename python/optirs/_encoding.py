@@ -1,20 +1,21 @@
-"""Values, arrays and rules as JSON, and back: bit for bit, and without running anything that the file names.
+"""Values and rules as JSON, and back: bit for bit, and without running anything that the file names.
 
-What JSON lacks is an object whose first key begins with `$`, such as `{"$tuple": [0.9, 0.999]}`. Arrays are entries of
-the file. A rule, or a schedule in one, is `{"$rule": "optirs.Descent", "eta": 0.1}`: the class is looked up among the
-rules and schedules of the process that are frozen dataclasses, and its constructor is called.
+What JSON lacks is an object whose first key begins with `$`, such as `{"$tuple": [0.9, 0.999]}`. A rule, or a schedule
+in one, is `{"$rule": "optirs.Descent", "eta": 0.1}`: the class is looked up among the rules and schedules of the
+process that are frozen dataclasses, and its constructor is called.
 """
 
 import dataclasses
 import math
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import _core
-from ._archive import CODES, Array, Entry, dtype_named
+from ._archive import CODES, NAMES, Array, Json, dtype_named
 from .rules import Rule
 from .schedules import Schedule
 
@@ -31,10 +32,10 @@ DEEPEST = 200
 
 
 class Encoder:
-    """Writes values. The arrays in them go into `entries`; without it they are refused."""
+    """Writes values. `canonical` ones are the same in every process, and all NaNs are one."""
 
-    def __init__(self, entries: dict[str, Entry] | None = None) -> None:
-        self._entries = entries
+    def __init__(self, canonical: bool = False) -> None:
+        self._canonical = canonical
         self._deepest = 0
 
     def value(self, value: Any, path: Path) -> Any:
@@ -55,17 +56,16 @@ class Encoder:
         if kind in (type(None), bool, str):
             return value
         if kind in (int, float, complex, bytes) or (isinstance(value, np.generic) and value.dtype.name in NUMBERS):
-            return _number(value)
+            return _number(_one_nan(value) if self._canonical else value)
         if kind is list or kind is tuple:
             values = [self._value(child, (*path, i)) for i, child in enumerate(value)]
             return values if kind is list else {"$tuple": values}
         if kind is dict:
             return self._dict(value, path)
-        if isinstance(value, np.ndarray) and self._entries is not None:
-            return encode_array(value, path, self._entries)
         if _known(kind):
             names = [field.name for field in dataclasses.fields(value) if field.init]
-            return {"$rule": _name(kind)} | {name: self._value(getattr(value, name), (*path, name)) for name in names}
+            rule = kind.__qualname__ if self._canonical and not _ours(kind.__module__) else class_name(kind)
+            return {"$rule": rule} | {name: self._value(getattr(value, name), (*path, name)) for name in names}
         reason = "a rule must be a frozen dataclass" if isinstance(value, Rule) else "only plain values can"
         raise TypeError(f"{_core.path_text(path)} is a {kind.__name__}, which cannot be saved: {reason}")
 
@@ -77,10 +77,10 @@ class Encoder:
 
 
 class Decoder:
-    """Reads what an `Encoder` wrote. Each entry is used once, and taken out of `entries`."""
+    """Reads what an `Encoder` wrote; `array` reads what format 1 has for an array among the values."""
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
-        self.unused = entries
+    def __init__(self, array: Callable[[Json], Any] | None = None) -> None:
+        self._array = array
         self._classes: dict[str, type[Any]] | None = None
 
     def value(self, encoded: Any) -> Any:
@@ -96,28 +96,11 @@ class Decoder:
             return tuple(self.value(child) for child in encoded[tag])
         if tag == "$dict":
             return {self.value(key): self.value(child) for key, child in encoded[tag]}
-        if tag == "$array":
-            return self.array(encoded)
+        if tag == "$array" and self._array is not None:
+            return self._array(encoded)
         if tag == "$rule":
             return self._rule(encoded[tag], {name: self.value(v) for name, v in encoded.items() if name != tag})
         return _read_number(tag, encoded[tag])
-
-    def array(self, encoded: dict[str, Any], like: Array | None = None) -> Array:
-        """The array; `like` is the one at its place in a model, with the same dtype."""
-        place, name = encoded["$array"], encoded["dtype"]
-        entry = self.unused.pop(place, None)
-        if entry is None:
-            raise ValueError(f"the file has no entry {place}")
-        x = entry.array
-        if name in CODES and entry.code != CODES[name]:
-            raise ValueError(f"the entry {place} is {entry.code}, not {name}")
-        if name not in CODES:
-            dtype = dtype_named(name) if like is None or name in NUMBERS else like.dtype
-            x = x.view(dtype.newbyteorder("<")).reshape(x.shape[:-1])
-        final = x.dtype.newbyteorder("=") if name in NUMBERS or like is None else like.dtype
-        if encoded.get("swapped", False):
-            final = final.newbyteorder("S")
-        return _ordered(x.astype(final, copy=False), encoded.get("order"))
 
     def _rule(self, name: str, values: dict[str, Any]) -> Any:
         if self._classes is None:
@@ -131,32 +114,23 @@ class Decoder:
             raise ValueError(f"the file has a {name} that its class refuses: {error}") from error
 
 
-def encode_array(x: Array, path: Path, entries: dict[str, Entry], foreign: bool = False) -> dict[str, Any]:
-    """What JSON has for an array, which goes into `entries`.
+def signature(kind: Json) -> tuple[str, tuple[int, ...]]:
+    """NumPy's name of the type, and the shape, of arrays of a kind."""
+    code, shape = NAMES[kind["code"]], tuple(kind["shape"])
+    return (str(kind["dtype"]), shape[:-1]) if "dtype" in kind else (code, shape)
 
-    `foreign` admits the types that only a model like the saved one can tell.
-    """
-    place = _core.path_text(path)
-    if place in entries or any(_nameless(key) for key in path):
-        raise ValueError(f"{place} cannot be saved under this name: a key prints like another, or differs by run")
-    _core.refuse_masked(place, x)
-    name = x.dtype.name
-    number = name in NUMBERS
-    if x.dtype.hasobject or x.dtype.itemsize == 0 or not (number or foreign):
-        raise TypeError(f"{place} is a {type(x).__name__} of {x.dtype}, which cannot be saved")
-    x = np.asarray(x)
-    if name in CODES:
-        entries[place] = Entry(CODES[name], x.shape, x)
-    elif number:  # complex128, which the format lacks
-        entries[place] = Entry("F64", (*x.shape, 2), x)
-    else:
-        entries[place] = Entry("U8", (*x.shape, x.dtype.itemsize), x)
-    encoded: dict[str, Any] = {"$array": place, "dtype": name if number else str(x.dtype)}
-    if order := _order(x):
-        encoded["order"] = order
-    if number and not x.dtype.isnative:
-        encoded["swapped"] = True
-    return encoded
+
+def finished(x: Array, kind: Json, like: Array | None = None) -> Array:
+    """An array of a file, as it was in memory; `like` is one of the same dtype, if NumPy cannot name it."""
+    name, _ = signature(kind)
+    if name not in NUMBERS:
+        if like is None:
+            raise ValueError(f"there is no type {name}")
+        x = x.view(like.dtype.newbyteorder("<")).reshape(x.shape[:-1])
+    final = x.dtype.newbyteorder("=") if name in NUMBERS or like is None else like.dtype
+    if kind.get("swapped", False):
+        final = final.newbyteorder("S")
+    return _ordered(x.astype(final, copy=False), kind.get("order"))
 
 
 def _number(value: Any) -> Any:
@@ -173,6 +147,13 @@ def _number(value: Any) -> Any:
     return {"$scalar": [value.dtype.name, little.tobytes().hex()]}
 
 
+def _one_nan(value: Any) -> Any:
+    """The value; not a number as Python's own, in each part of a complex one."""
+    if isinstance(value, (complex, np.complexfloating)):
+        return type(value)(complex(_one_nan(float(value.real)), _one_nan(float(value.imag))))
+    return type(value)(math.nan) if value != value else value
+
+
 def _read_number(tag: str, content: Any) -> Any:
     if tag == "$int":
         return int(content, 16)
@@ -187,17 +168,6 @@ def _read_number(tag: str, content: Any) -> Any:
     dtype = dtype_named(content[0])
     (value,) = np.frombuffer(bytes.fromhex(content[1]), dtype.newbyteorder("<")).astype(dtype)
     return value
-
-
-def _order(x: Array) -> list[int] | None:
-    """The axes from the one with the longest stride to the one with the shortest; None for C order."""
-    if x.flags.c_contiguous:
-        return None
-    axes = list(range(x.ndim))
-    if x.flags.f_contiguous:
-        return axes[::-1]
-    order = sorted(axes, key=lambda a: -abs(x.strides[a]) if x.shape[a] != 1 else -math.inf)
-    return None if order == axes else order
 
 
 def _ordered(x: Array, order: list[int] | None) -> Array:
@@ -221,12 +191,6 @@ def _ours(module: str) -> bool:
     return module.partition(".")[0] == __package__
 
 
-def _nameless(key: Any) -> bool:
-    """Whether a key prints as its address, which differs from run to run."""
-    shown: Any = type(key).__repr__
-    return shown is object.__repr__
-
-
 def _made(cls: type[Any], values: dict[str, Any]) -> Any:
     """An instance with these fields, made by its constructor, so that they are checked."""
     if cls.__dataclass_params__.init:
@@ -238,7 +202,7 @@ def _made(cls: type[Any], values: dict[str, Any]) -> Any:
     return draft.replace(**{name: values[name]})
 
 
-def _name(cls: type[Any]) -> str:
+def class_name(cls: type[Any]) -> str:
     """How files call a class: `optirs.Adam`, by the outermost module of optirs that shows it."""
     modules = [cls.__module__]
     if _ours(cls.__module__):
@@ -257,4 +221,4 @@ def _classes() -> dict[str, type[Any]]:
         if cls not in found:
             found[cls] = None
             open_ += type.__subclasses__(cls)
-    return {_name(cls): cls for cls in found if _known(cls)}
+    return {class_name(cls): cls for cls in found if _known(cls)}

@@ -1,24 +1,34 @@
 """Models and states in files: saved at once or not at all, and loaded to go on with the same bits."""
 
-import json
 import os
-import struct
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from . import _archive, _core
-from ._agreement import same, same_ties, seen_from
-from ._archive import Entry
-from ._core import Leaf
-from ._encoding import NUMBERS, Decoder, Encoder, encode_array
-from .rules import Rule
-from .ties import Parameter, arrays, parameters
-from .tree import leaves
-
-FORMAT = 1
-"""The version of what the text of a file means."""
+from ._agreement import Kind, Match, Side, differing, matched
+from ._archive import Array
+from ._contents import Contents
+from ._core import Leaf, Outline
+from ._description import (
+    Rules,
+    arrays_of,
+    check_ties,
+    described,
+    leaf_signatures,
+    outlined,
+    parameters_of,
+    side,
+)
+from ._encoding import Encoder
+from ._format1 import Contents1
+from ._renaming import Rename, rename_places
+from ._structure import LAYERS, draft
+from .report import Report
+from .tree import KeyPath
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,18 +39,20 @@ class Checkpoint:
         model: The model; None if none was saved.
         state: The state; None if none was saved.
         metadata: The values by name.
+        report: What of the file was loaded into `like`, and what was not.
 
     Examples:
         >>> import os, tempfile, optirs
         >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
         >>> optirs.save(path, model={"w": np.ones(2)}, epoch=3)
-        >>> optirs.load(path, like={"w": np.zeros(2)})
+        >>> optirs.load(path)
         Checkpoint(model=dict, state=None, metadata={'epoch': 3})
     """
 
     model: Any
     state: Any
     metadata: dict[str, Any]
+    report: Report = field(default_factory=Report)
 
     def __repr__(self) -> str:
         model, state = (None if tree is None else type(tree).__name__ for tree in (self.model, self.state))
@@ -55,12 +67,13 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
 
     The file is written beside `path`, to the disk, and then renamed: whatever happens, `path` is the old file or the
     new one, whole. A process that is killed may leave a file `.optirs-*.tmp` there. Entries are named by key path, from
-    `{"model": model, "state": state}` down and on into a Leaf's state: `model.layers[0].W`, `state.layers[0].W.m`.
+    `{"model": model, "state": state}` down and on into a Leaf's state: `model.layers[0].W`, `state.layers[0].W.m`; of
+    more than 10^5 arrays those of one type are one entry.
 
     Args:
         path: Where to; a file that is there is replaced.
-        model: A tree of arrays. All its arrays are saved, also those that are not trained, tied ones once. Other leaves
-            are not: `load` takes them from `like`.
+        model: A tree of arrays. All its arrays are saved, also those that are not trained, tied ones once; beside them
+            the kinds of its nodes and its plain values, as far as they can be written.
         state: Its state, as `setup` or `update` returns it, or the state of a model that is not saved.
         **metadata: Plain values to save with them: None, bool, int, float, complex, str, bytes, NumPy scalars, rules,
             and lists, tuples and dicts of those.
@@ -70,7 +83,7 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
         ValueError: If two arrays share elements without being tied, the state is not one of the model's, two keys print
             alike, or something else than a file or a folder is at `path`.
         RecursionError: If something contains itself.
-        RuntimeError: If an `update_` in another thread uses the state.
+        RuntimeError: If an `update_` in another thread uses the state, or one changes the shape of an array.
         OSError: If the system fails, or a folder is at `path`; a file there is whole even then, and no other is left.
 
     Examples:
@@ -79,129 +92,47 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
         >>> model = {"w": np.array([1.0, 2.0])}
         >>> state = optirs.setup(optirs.Momentum(0.1), model)
         >>> optirs.save(path, model=model, state=state, epoch=1)
-        >>> optirs.load(path, like=model).metadata
+        >>> optirs.load(path).metadata
         {'epoch': 1}
 
     `torch.save` and pickle run code when they load; safetensors of Hugging Face keeps arrays alone.
     """
     if model is None and state is None:
         raise TypeError("save needs a model, a state or both: save(path, model=..., state=...)")
-    held = [leaf for _, leaf, _ in leaves(state, whole=True) if isinstance(leaf, Leaf)]
-    with _core.Hold(held):  # all of one step
-        _save(path, model, state, metadata)
-
-
-def _save(path: str | os.PathLike[str], model: Any, state: Any, metadata: dict[str, Any]) -> None:
-    entries: dict[str, Entry] = {}
-    table = None if state is None else _StateTable(state, entries)
-    about = {
-        "format": FORMAT,
-        "metadata": {name: Encoder().value(value, ("metadata", name)) for name, value in metadata.items()},
-        "rules": table and table.rules,
-        "state": table and table.leaves,
-        "none": table and table.none,
-        "model": None if model is None else _model_table(model, entries),
-    }
-    if table is not None and model is not None:
-        _fitted(table.leaves, table.none, model, "state", "model")
-    text = json.dumps(about, separators=(",", ":"), allow_nan=False)
-    _archive.write(os.fsdecode(path), entries, text[1:])
-
-
-def _model_table(model: Any, entries: dict[str, Entry]) -> list[dict[str, Any]]:
-    """The arrays of a model: how each is encoded, and the places where it stands."""
-    all_leaves, found, _ = arrays(model)
-    for path, leaf, _ in all_leaves:
-        _expect_part(("model", *path), leaf)
-    return [
-        encode_array(p.array, ("model", *p.path), entries, foreign=True) | {"places": _places("model", p)}
-        for p in found
-    ]
-
-
-def _expect_part(at: tuple[Any, ...], leaf: Any) -> None:
-    """Raises where a state stands for a model, or a model of which nothing would be saved."""
-    if isinstance(leaf, Leaf):
-        raise TypeError(
-            f"{_core.path_text(at)} is a Leaf, not a part of a model: write save(path, model=..., state=...)"
-        )
-    if len(at) == 1 and not isinstance(leaf, np.ndarray):
-        raise TypeError(f"model is a {type(leaf).__name__}, of which nothing would be saved: register it with functor")
-
-
-def _places(root: str, p: Parameter) -> list[list[Any]]:
-    """Where an array stands, and whether transposed."""
-    return [[_core.path_text((root, *path)), transposed] for path, transposed in p.places]
-
-
-class _StateTable:
-    """The Leafs of a state, tied ones once, and the rules they have."""
-
-    def __init__(self, state: Any, entries: dict[str, Entry]) -> None:
-        self.rules: list[Any] = []
-        self.none: list[str] = []
-        """Where the state has None: a parameter may stand there that has no Leaf."""
-        self._index: dict[str, int] = {}
-        self._seen: dict[int, tuple[Any, int]] = {}
-        self._encoder = Encoder(entries)
-        found: dict[int, dict[str, Any]] = {}
-        for path, leaf, _ in leaves(state, whole=True):
-            at = ("state", *path)
-            if leaf is None:
-                self.none.append(_core.path_text(at))
-                continue
-            if not isinstance(leaf, Leaf):
-                kind = type(leaf).__name__
-                raise TypeError(
-                    f"{_core.path_text(at)} is a {kind}, not a Leaf: write save(path, model=..., state=...)"
-                )
-            if id(leaf) not in found:
-                found[id(leaf)] = self._leaf(leaf, at)
-            found[id(leaf)]["places"].append(_core.path_text(at))
-        self.leaves = list(found.values())
-
-    def _leaf(self, leaf: Leaf, at: tuple[Any, ...]) -> dict[str, Any]:
-        rule, shape, strides, dtype, state, frozen = leaf._parts()
-        rule = self._rule(rule, (*at, "rule"))
-        state = self._encoder.value(state, at)
-        return {"rule": rule, "shape": shape, "strides": strides, "dtype": dtype, "frozen": frozen} | {
-            "places": [],
-            "state": state,
+    path = os.fsdecode(path)
+    _archive.check_replaceable(path)
+    made = draft()
+    outlines = outlined(made, model, state)
+    with _core.Hold(outlines["state"].found if state is not None else []):  # all of one step
+        about = {
+            "format": _archive.FORMAT,
+            "metadata": {name: Encoder().value(value, ("metadata", name)) for name, value in metadata.items()},
+            **described(made, outlines, Rules()),
         }
-
-    def _rule(self, rule: Any, at: tuple[Any, ...]) -> int:
-        """The place of a rule among the rules."""
-        if id(rule) in self._seen:
-            return self._seen[id(rule)][1]
-        encoded = Encoder().value(rule, at)
-        if not _made_again(rule, encoded):
-            raise TypeError(
-                f"{_core.path_text(at)} is {rule!r}, which cannot be saved: its fields do not make it again"
-            )
-        index = self._index.setdefault(json.dumps(encoded), len(self.rules))
-        if index == len(self.rules):
-            self.rules.append(encoded)
-        self._seen[id(rule)] = rule, index
-        return index
+        if state is not None and model is not None:
+            leafs = side("state", "Leaf", outlines["state"], leaf_signatures(about["state"]["leafs"]))
+            matched(leafs, parameters_of("model", model)[0], strict=True, differing={})
+        _archive.write(path, about, made.inventory)
 
 
-def _made_again(rule: Rule, encoded: Any) -> bool:
-    """Whether a rule that was written is read as the same."""
-    try:
-        return bool(Decoder({}).value(encoded) == rule)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return False
+def load(
+    path: str | os.PathLike[str], like: Any = None, *, strict: bool = True, rename: Rename | None = None
+) -> Checkpoint:
+    """Reads what `save` wrote, as trees of the structure of `like`, or of the one that the file has.
 
-
-def load(path: str | os.PathLike[str], like: Any) -> Checkpoint:
-    """Reads what `save` wrote, as trees of the structure of `like`.
-
-    Nothing in the file is run: a rule is made by a class that the process has already.
+    Nothing in the file is run: a rule is made by a class that the process has already. Without `like`, trees of dicts,
+    `OrderedDict`s, lists, tuples, the layers of this package, arrays of numbers and plain values are made again; what
+    stood twice as one object does so again.
 
     Args:
         path: The file.
         like: A model of the same structure, shapes, dtypes and ties; its values do not matter. Leaves that are no
-            arrays, and attributes that are no children, are taken from it. It is left alone.
+            arrays, and attributes that are no children, are taken from it. It is left alone. A file needs it that has
+            objects of the user's classes, functions and other values that cannot be written.
+        strict: Whether what differs from `like` is an error. If not, what fits is loaded and the rest stays as in
+            `like`; the report says what, and the state of it is None.
+        rename: From old to new key paths, a dict or a function of text such as `layers[0].W`, from the model down. In a
+            dict a path stands for all below it, too. The state follows.
 
     Returns:
         A `Checkpoint` with new arrays, of the dtypes, memory orders and ties of the saved ones. Whoever goes on from it
@@ -209,106 +140,145 @@ def load(path: str | os.PathLike[str], like: Any) -> Checkpoint:
 
     Raises:
         ValueError: If the file is damaged or not one of `save`'s, or does not fit `like`; the text names the place and
-            both sides. If a rule in it is of a class that no imported module defines.
+            both sides. If `like` is needed, or a rule in it is of a class that no imported module defines.
+        TypeError: If `rename` is neither a dict nor a function, makes something else than text, or there is no `like`.
         OSError: If it cannot be read.
+
+    Warns:
+        UserWarning: If parameters are left without a Leaf though the file has a state; `setup` makes one.
 
     Examples:
         >>> import os, tempfile, numpy as np, optirs
         >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
         >>> model = {"w": np.array([1.0, 2.0])}
         >>> optirs.save(path, model=model, state=optirs.setup(optirs.Adam(), model))
-        >>> found = optirs.load(path, like={"w": np.zeros(2)})
+        >>> found = optirs.load(path)
         >>> found.model["w"], found.state["w"].rule.eta
         (array([1., 2.]), 0.001)
         >>> optirs.load(path, like={"w": np.zeros(3)})
         Traceback (most recent call last):
             ...
         ValueError: model.w has shape (2,) in the file, (3,) in like
+        >>> optirs.load(path, like={"v": np.zeros(2)}, rename={"w": "v"}).model
+        {'v': array([1., 2.])}
     """
     path = os.fsdecode(path)
-    text, entries = _archive.read(path)
-    decoder = Decoder(entries)
-    try:
-        about = json.loads(text)
-        if about["format"] != FORMAT:
-            raise ValueError(f"{path} has format {about['format']}; this version of optirs reads {FORMAT}")
-        model = None if about["model"] is None else _model(about["model"], like, decoder)
-        state = None if about["state"] is None else _state(about, like, decoder)
-        metadata = {name: decoder.value(value) for name, value in about["metadata"].items()}
-    except (LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
-        raise ValueError(f"{path} has contents that make no sense: {error!r}") from error
-    if decoder.unused:
-        raise ValueError(f"{path} has an entry that belongs nowhere: {next(iter(decoder.unused))}")
-    return Checkpoint(model, state, metadata)
+    if rename is not None and like is None:
+        raise TypeError("load: rename says where things stand in like, and there is none")
+    found = _archive.read(path)
+    file = (Contents1 if found.about["format"] == 1 else Contents)(path, found)
+    if like is None:
+        return _rebuilt(file)
+    if rename is not None:
+        rename_places(file, rename)
+    return _loaded(file, like, strict)
 
 
-def _model(table: list[dict[str, Any]], like: Any, decoder: Decoder) -> Any:
-    """A model like `like`, with the arrays of the file."""
-    all_leaves, found, index = arrays(like)
-    first = {place: encoded for encoded in table for place, _ in encoded["places"]}
-    made = []
-    for p in found:
-        places = _places("model", p)
-        at = places[0][0]
-        if at not in first:
-            raise ValueError(f"like has an array at {at}, the file has none")
-        encoded = first[at]
-        transposed = dict(encoded["places"])  # as against the first place in the file, which may be another in `like`
-        same_ties(at, seen_from(at, encoded["places"]), places)
-        same(at, "dtype", encoded["dtype"], p.array.dtype.name if p.array.dtype.name in NUMBERS else str(p.array.dtype))
-        x = decoder.array(encoded, like=p.array)
-        same(at, "shape", x.T.shape if transposed[at] else x.shape, p.array.shape)
-        made.append([x.T if transposed[place] else x for place, _ in places])
-        for place, _ in places:
-            del first[place]
-    if first:
-        raise ValueError(f"the file has an array at {next(iter(first))}, like has none")
-    by_parameter = [iter(values) for values in made]
-    values = [leaf if i is None else next(by_parameter[i]) for (_, leaf, _), i in zip(all_leaves, index, strict=True)]
-    return _core.unflatten(like, values, True, False)
+def _rebuilt(file: Contents) -> Checkpoint:
+    """What the file holds, in the structure that it has."""
+    model = None if file.model is None else file.rebuilt_model()
+    state = None if file.state is None else file.rebuilt_state()
+    if file.model is not None and file.state is not None:
+        matched(file.state, parameters_of("the model", model)[0], strict=True, differing={})
+    of = file.state if file.model is None else file.model
+    loaded = [] if of is None else _paths(of, range(len(of.signatures)))
+    return Checkpoint(model, state, file.metadata, Report(loaded))
 
 
-def _state(about: dict[str, Any], like: Any, decoder: Decoder) -> Any:
+def _loaded(file: Contents, like: Any, strict: bool) -> Checkpoint:
+    """What the file holds, in the structure of `like`."""
+    outline = _core.outline_of_tree(like, "model", True, LAYERS)
+    check_ties(outline)
+    theirs = arrays_of("like", "array", outline)
+    nodes = _differing(file, outline, theirs, strict)
+    model = state = None
+    report = Report()
+    if file.model is not None:
+        match = matched(file.model, theirs, strict=strict, differing=nodes)
+        report = _report(file.model, theirs, match)
+        model = _filled(like, outline, file, match)
+    if file.state is not None:
+        theirs, outline = parameters_of("like", like)
+        nodes = {_of_state(place): how for place, how in nodes.items()}
+        match = matched(file.state, theirs, strict=strict, differing=nodes)
+        if file.model is None:
+            report = _report(file.state, theirs, match)
+        state = _with_leafs(like, outline, file, match)
+        if left := len(match.missing) + len(match.mismatched):
+            parameters = "1 parameter of like has" if left == 1 else f"{left} parameters of like have"
+            warnings.warn(
+                f"load: {parameters} no state in the file that fits, and None for a Leaf: optirs.setup makes one",
+                UserWarning,
+                stacklevel=3,
+            )
+    return Checkpoint(model, state, file.metadata, report)
+
+
+def _differing(file: Contents, outline: Outline, theirs: Side, strict: bool) -> dict[str, str]:
+    """The nodes of `like` that are others in the file, and how: in its model, else in its state."""
+    if file.model is not None:
+        mine = file.containers.get("model", [])
+        return differing(mine, outline.containers, (file.model.places, theirs.places), strict)
+    mine = [(place, _of_any_activation(kind)) for place, kind in file.containers.get("state", [])]
+    other = [(_of_state(place), _of_any_activation(kind)) for place, kind in outline.containers]
+    found = differing(mine, other, ([], []), strict)
+    return {f"model{place.removeprefix('state')}": how for place, how in found.items()}
+
+
+def _of_state(place: str) -> str:
+    return f"state{place.removeprefix('model')}"
+
+
+def _of_any_activation(kind: Kind) -> Kind:
+    """A node as states have it, in which layers have no activation."""
+    return kind[:2] if kind[0] == "layer" else kind
+
+
+def _filled(like: Any, outline: Outline, file: Contents, match: Match) -> Any:
+    """A model like `like`, with the arrays of the file, and copies of its own where there is none."""
+    chosen = match.chosen
+    pairs = [(a, x) for a, x in zip(chosen, outline.found, strict=True) if a is not None]
+    arrays = file.arrays([a for a, _ in pairs], [x for _, x in pairs])
+    if len(arrays) < len(chosen):
+        loaded = iter(arrays)
+        own = zip(chosen, outline.found, strict=True)
+        arrays = [np.array(x, order="K") if a is None else next(loaded) for a, x in own]
+    for i in match.flipped:
+        arrays[i] = arrays[i].T
+    return _core.unflatten(like, _placed(outline, arrays), True, False)
+
+
+def _with_leafs(like: Any, outline: Outline, file: Contents, match: Match) -> Any:
     """A state for `like`, with the Leafs of the file."""
-    fitted, index = _fitted(about["state"], about["none"], like, "file", "like")
-    rules = [decoder.value(encoded) for encoded in about["rules"]]
-    for rule in rules:
-        if not isinstance(rule, Rule):
-            raise TypeError(f"{rule!r} is no rule")
-    items = [(rules[f["rule"]], f["shape"], f["strides"], f["dtype"], f["frozen"]) for f in fitted if f is not None]
-    states = (decoder.value(f["state"]) for f in fitted if f is not None)  # one at a time: they are copied
-    restored = iter(_core.restore_leaves(items, states))
-    made = [None if f is None else next(restored) for f in fitted]
-    return _core.unflatten(like, [None if i is None else made[i] for i in index], False, True)
+    made: list[Leaf | None] = [*file.leafs([a for a in match.chosen if a is not None])]
+    if len(made) < len(match.chosen):
+        leafs = iter(made)
+        made = [None if a is None else next(leafs) for a in match.chosen]
+    values: list[Any] = [None] * len(outline.leaves)
+    for at, i in zip(outline.at, outline.index, strict=True):
+        values[at] = made[i]
+    return _core.unflatten(like, values, False, True)
 
 
-def _fitted(
-    table: list[dict[str, Any]], none: list[str], model: Any, one: str, other: str
-) -> tuple[list[dict[str, Any] | None], list[int | None]]:
-    """The Leaf in the table of each parameter of `model`, if it has one, and each leaf's index among them."""
-    _, found, index = parameters(model)
-    by_place = {place: leaf for leaf in table for place in leaf["places"]}
-    fitted = []
-    unknown = set[str]()
-    for p in found:
-        transposed = dict(_places("state", p))
-        places = [[place, False] for place in transposed]
-        at = places[0][0]
-        leaf = by_place.get(at)
-        fitted.append(leaf)
-        if leaf is None:
-            unknown.update(transposed)
-            continue
-        same_ties(at, seen_from(at, [[place, False] for place in leaf["places"]]), places, one, other)
-        first = leaf["places"][0]
-        if transposed[first]:  # what the rule remembers lies as the array does there
-            raise ValueError(f"{at} is the transpose of {first}, which comes first in the {one}, but not in {other}")
-        same(at, "shape", tuple(leaf["shape"]), p.array.shape, one, other)
-        same(at, "dtype", leaf["dtype"], p.array.dtype.name, one, other)
-        for place, _ in places:
-            del by_place[place]
-    if by_place:
-        raise ValueError(f"the {one} has a Leaf at {next(iter(by_place))}, where {other} has no parameter")
-    if unknown := unknown.difference(none):
-        raise ValueError(f"{other} has a parameter at {min(unknown)}, where the {one} has neither a Leaf nor None")
-    return fitted, index
+def _placed(outline: Outline, arrays: list[Array]) -> list[Any]:
+    """The leaves of a tree, with other arrays."""
+    values = list(outline.leaves)
+    transposes: dict[int, Array] = {}  # one of each, as what stands twice holds one and the same
+    for at, i, transposed in zip(outline.at, outline.index, outline.transposed, strict=True):
+        values[at] = transposes.setdefault(i, arrays[i].T) if transposed else arrays[i]
+    return values
+
+
+def _report(mine: Side, theirs: Side, match: Match) -> Report:
+    """What of the file was loaded, and what was not."""
+    differ = list(match.mismatched)
+    unexpected = mine.paths(match.unexpected)
+    mismatched = _paths(theirs, differ)
+    reasons = dict(zip(mismatched, match.mismatched.values(), strict=True))
+    loaded = _paths(theirs, (i for i, a in enumerate(match.chosen) if a is not None))
+    return Report(loaded, _paths(theirs, match.missing), unexpected, mismatched, reasons)
+
+
+def _paths(side: Side, wanted: Iterable[int]) -> list[KeyPath]:
+    """The key paths of some arrays, of each its first place."""
+    return side.paths([side.first[i] for i in wanted])

@@ -112,7 +112,7 @@ def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bo
             found.append(Parameter(path, leaf, []))
         found[i].places.append((path, transposed))
         index.append(i)
-    _check_overlap(found, list(_bystanders(all_leaves, index)) if None in index else [])
+    check_overlap(found, list(_bystanders(all_leaves, index)) if None in index else [])
     return all_leaves, found, index
 
 
@@ -147,7 +147,7 @@ def _bystanders(
             yield path, leaf
 
 
-def _check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
+def check_overlap(found: list[Parameter], bystanders: list[tuple[KeyPath, NDArray[Any]]]) -> None:
     """Raises if parameters, or one and a bystander that it is not, share elements."""
     arrays = [*((p.path, p.array) for p in found), *bystanders]
     pair = overlapping([x for _, x in arrays], len(found))

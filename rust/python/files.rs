@@ -1,4 +1,9 @@
-//! The header of a safetensors file: made, and read with all its checks. The bytes of the arrays pass by here.
+//! Files: what is in them, their header, and the bytes of their arrays. Python reads and writes the file itself.
+
+mod draft;
+mod forms;
+mod inventory;
+mod outline;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -6,53 +11,138 @@ use pyo3::types::{PyBytes, PyTuple};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+pub use draft::Draft;
+pub use forms::build;
+pub use inventory::Inventory;
+pub use outline::{Outline, outline_of_file, outline_of_tree, place_in_file};
+
 /// What stands before the JSON text: its length, so long.
 const LENGTH: usize = 8;
 /// Readers refuse longer texts.
 const MAX_TEXT: usize = 100_000_000;
 /// The one entry of `__metadata__` that is ours.
 const ABOUT: &str = "optirs";
+/// What entries of ours that are no array of the user's begin with; no key path does.
+const OURS: &str = "optirs.";
+/// The entry that says what is in the blocks.
+const INDEX: &str = "optirs.index";
 
-/// An array in the file: its name, safetensors' name of its type, its shape, and its bytes.
-type Entry = (String, String, Vec<usize>, usize);
-
-/// The first bytes of a file with these arrays, in this order, and the text `about`.
+/// The first bytes of a file with the arrays of `inventory`, in its order, and the text `about`; None if they would be longer
+/// than readers take.
+///
+/// Each array is an entry; or, where there is an index of so many bytes, which comes first, all of one type are one.
 #[pyfunction]
-pub fn file_header<'py>(py: Python<'py>, entries: Vec<Entry>, about: String) -> PyResult<Bound<'py, PyBytes>> {
+#[pyo3(signature = (inventory, about, index = None))]
+pub fn file_header<'py>(
+    py: Python<'py>,
+    inventory: &Inventory,
+    about: String,
+    index: Option<usize>,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let mut end = 0_usize;
-    let mut infos = Vec::with_capacity(entries.len());
-    for (name, dtype, shape, bytes) in entries {
+    let mut infos = Vec::new();
+    let mut add = |name: String, dtype: Dtype, shape: Vec<usize>, bytes: usize| -> PyResult<()> {
         let start = end;
         end = start.checked_add(bytes).ok_or_else(|| wrong("too many bytes"))?;
-        infos.push((name, TensorInfo { dtype: type_named(&dtype)?, shape, data_offsets: (start, end) }));
+        infos.push((name, TensorInfo { dtype, shape, data_offsets: (start, end) }));
+        Ok(())
+    };
+    if let Some(bytes) = index {
+        add(INDEX.to_owned(), Dtype::U8, vec![bytes], bytes)?;
+        for (code, bytes) in inventory.blocks()? {
+            add(format!("{OURS}{code}"), code, vec![bytes / (code.bitsize() / 8)], bytes)?;
+        }
+    } else {
+        for i in inventory.file_order() {
+            let kind = inventory.kind(i);
+            add(inventory.name(i), kind.code, kind.shape.clone(), kind.bytes)?;
+        }
     }
     let metadata = [(ABOUT.to_owned(), about)].into_iter().collect();
     let header = Metadata::new(Some(metadata), infos).map_err(wrong)?;
     let mut text = serde_json::to_vec(&header).map_err(wrong)?;
     text.resize(text.len().next_multiple_of(LENGTH), b' '); // so that the arrays are aligned
     if text.len() > MAX_TEXT {
-        let megabytes = text.len() / 1_000_000;
-        return Err(wrong(format!("names and metadata take {megabytes} MB, of which safetensors allows 100")));
+        return Ok(None);
     }
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut text);
-    Ok(PyBytes::new(py, &bytes))
+    Ok(Some(PyBytes::new(py, &bytes)))
 }
 
-/// What a header says: its text, if there is one, how many bytes of arrays follow, and name, type and shape of each.
-type Read<'py> = (Option<String>, usize, Vec<(String, String, Bound<'py, PyTuple>)>);
+/// What the header of a file says.
+#[pyclass(frozen, module = "optirs._core")]
+pub struct Header(Metadata);
 
-/// What [`file_header`] was given, of a header without its length, with the arrays in the order of the file.
-#[pyfunction]
-pub fn read_file_header<'py>(py: Python<'py>, header: &[u8]) -> PyResult<Read<'py>> {
-    let header: Metadata = serde_json::from_slice(header).map_err(wrong)?;
-    let about = header.metadata().as_ref().and_then(|m| m.get(ABOUT).cloned());
-    let described = |name: String| {
-        let info = header.info(&name)?;
-        Some(PyTuple::new(py, &info.shape).map(|shape| (name.clone(), info.dtype.to_string(), shape)))
-    };
-    let entries = header.offset_keys().into_iter().filter_map(described).collect::<PyResult<_>>()?;
-    Ok((about, header.data_len(), entries))
+#[pymethods]
+impl Header {
+    /// Reads a header, without its length, with all of the format's checks.
+    #[new]
+    fn new(header: &[u8]) -> PyResult<Self> {
+        serde_json::from_slice(header).map(Self).map_err(wrong)
+    }
+
+    /// The text of ours, if there is one.
+    #[getter]
+    fn about(&self) -> Option<String> {
+        self.0.metadata().as_ref().and_then(|m| m.get(ABOUT).cloned())
+    }
+
+    /// How many bytes of arrays follow.
+    #[getter]
+    fn bytes(&self) -> usize {
+        self.0.data_len()
+    }
+
+    /// How many of these are the index.
+    #[getter]
+    fn index(&self) -> Option<usize> {
+        let (start, end) = self.0.info(INDEX)?.data_offsets;
+        (start == 0).then_some(end)
+    }
+
+    /// Name, type and shape of each entry, in the order of the file.
+    fn entries<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, String, Bound<'py, PyTuple>)>> {
+        let described = |name: String| {
+            let info = self.0.info(&name)?;
+            Some(PyTuple::new(py, &info.shape).map(|shape| (name.clone(), info.dtype.to_string(), shape)))
+        };
+        self.0.offset_keys().into_iter().filter_map(described).collect()
+    }
+
+    /// Raises unless the entries are the arrays of `inventory`, as [`file_header`] describes them.
+    fn check(&self, inventory: &Inventory) -> PyResult<()> {
+        let entries = self.0.offset_keys();
+        let infos = entries.iter().filter_map(|name| Some((name, self.0.info(name)?)));
+        // Of entries without a byte the file has no order.
+        let infos = infos.filter(|(_, info)| info.data_offsets.0 < info.data_offsets.1);
+        let found: Vec<_> = infos.map(|(name, info)| (name.as_str(), info.dtype, info.shape.as_slice())).collect();
+        if self.index().is_some() {
+            let blocks = inventory.blocks()?;
+            let blocks: Vec<_> = blocks.into_iter().map(|(code, bytes)| (code, [bytes / (code.bitsize() / 8)])).collect();
+            let expected: Vec<_> =
+                blocks.iter().filter(|(_, n)| n[0] > 0).map(|(code, n)| (*code, n.as_slice())).collect();
+            return same_entries(&found[usize::from(found.first().is_some_and(|f| f.0 == INDEX))..], expected);
+        }
+        if entries.len() != inventory.len() {
+            return Err(wrong(format!("there are {} arrays, the text speaks of {}", entries.len(), inventory.len())));
+        }
+        let expected = inventory.file_order().into_iter().map(|i| inventory.kind(i)).filter(|kind| kind.bytes > 0);
+        same_entries(&found, expected.map(|kind| (kind.code, kind.shape.as_slice())).collect())
+    }
+}
+
+/// Raises unless the entries that were found are those expected.
+fn same_entries(found: &[(&str, Dtype, &[usize])], expected: Vec<(Dtype, &[usize])>) -> PyResult<()> {
+    if found.len() != expected.len() {
+        return Err(wrong(format!("there are {} entries with bytes, the text speaks of {}", found.len(), expected.len())));
+    }
+    for ((name, dtype, shape), (code, other)) in found.iter().zip(expected) {
+        if *dtype != code || *shape != other {
+            return Err(wrong(format!("{name} is {dtype} of shape {shape:?}, the text speaks of {code} of shape {other:?}")));
+        }
+    }
+    Ok(())
 }
 
 fn type_named(name: &str) -> PyResult<Dtype> {

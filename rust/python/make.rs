@@ -5,11 +5,11 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
-use super::arrays::{View, is_exact, numpy, shape_text};
+use super::arrays::{View, copy_into, is_exact, numpy, shape_text};
 use super::layout::Layout;
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
 use super::masked::{refuse, refuse_other};
@@ -156,23 +156,33 @@ pub fn restore(
 /// What [`restore`] takes, without the state: rule, shape, strides, type, and whether frozen.
 type Described = (Py<PyAny>, Vec<isize>, Vec<isize>, String, bool);
 
-/// Leaves with the states of an iterator, copied one after the other. Small arrays lie together, as `setup` lays them.
+/// Leaves of these kinds, `of` says which, with copies of the states. Small arrays lie together, as `setup` lays them.
+///
+/// Each state is taken out of the list once it is copied, so that it is not in memory twice for longer.
 #[pyfunction]
-pub fn restore_leaves(py: Python<'_>, items: Vec<Described>, states: &Bound<'_, PyAny>) -> PyResult<Vec<Leaf>> {
-    let mut drafts = Vec::with_capacity(items.len());
-    let mut requests = Vec::new();
-    for (rule, shape, strides, dtype, frozen) in items {
+pub fn restore_leaves(
+    py: Python<'_>,
+    kinds: Vec<Described>,
+    of: Vec<usize>,
+    states: &Bound<'_, PyList>,
+) -> PyResult<Vec<Leaf>> {
+    let describe = |(rule, shape, strides, dtype, frozen): Described| {
         let (dtype, layout) = parameter(shape, strides, &dtype)?;
         let program = program(py, rule.bind(py))?;
-        if let Some(program) = &program {
-            requests.extend(sizes(program, dtype, layout.len));
-        }
-        drafts.push((rule, dtype, layout, program, frozen));
-    }
+        PyResult::Ok((rule, dtype, layout, program, frozen))
+    };
+    let kinds = kinds.into_iter().map(describe).collect::<PyResult<Vec<_>>>()?;
+    let of = of.into_iter().map(|k| kinds.get(k)).collect::<Option<Vec<_>>>();
+    let of = of.ok_or_else(|| PyValueError::new_err("there is no such kind of Leaf"))?;
+    let programs = of.iter().filter_map(|(_, dtype, layout, program, _)| Some((program.as_ref()?, *dtype, layout.len)));
+    let requests: Vec<_> = programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len)).collect();
     let mut places = allocate(py, &requests)?.into_iter();
-    let mut leaves = Vec::with_capacity(drafts.len());
-    for ((rule, dtype, layout, program, frozen), state) in drafts.into_iter().zip(states.try_iter()?) {
-        leaves.push(filled(py, rule, dtype, layout, program, &mut places, &state?)?.with_frozen(frozen));
+    let mut leaves = Vec::with_capacity(of.len());
+    for (i, (rule, dtype, layout, program, frozen)) in of.into_iter().enumerate() {
+        let state = states.get_item(i)?;
+        states.set_item(i, py.None())?;
+        let (rule, layout, program) = (rule.clone_ref(py), layout.clone(), program.clone());
+        leaves.push(filled(py, rule, *dtype, layout, program, &mut places, &state)?.with_frozen(*frozen));
     }
     Ok(leaves)
 }
@@ -301,6 +311,9 @@ impl Leaf {
         if view.shape != self.layout.shape {
             let (a, b) = (shape_text(py, view.shape), shape_text(py, &self.layout.shape));
             return Err(PyValueError::new_err(format!("{what} has shape {a}, the parameter has {b}")));
+        }
+        if view.dtype == Some(dtype) {
+            return copy_into(&to, values);
         }
         numpy(py)?.call_method1("copyto", (to, values)).map_err(|error| {
             if !error.is_instance_of::<PyTypeError>(py) {

@@ -33,6 +33,7 @@ mod setup;
 mod stack;
 mod steps;
 mod threads;
+mod ties;
 mod trained;
 mod tree;
 mod update;
@@ -50,7 +51,7 @@ mod _core {
     #[pymodule_export]
     use super::arrays::array_span;
     #[pymodule_export]
-    use super::files::{file_header, read_file_header};
+    use super::files::{Draft, Header, Inventory, Outline, build, file_header, outline_of_file, outline_of_tree, place_in_file};
     #[pymodule_export]
     use super::fit::Fit;
     #[pymodule_export]

@@ -86,22 +86,37 @@ impl Path {
 /// `layers[0].W` for `("layers", 0, "W")`; "the top" where there are no keys.
 fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> String {
     let mut text = String::new();
-    for key in keys {
-        match key.cast::<PyString>() {
-            Ok(name) if name.call_method0("isidentifier").and_then(|b| b.is_truthy()).unwrap_or(false) => {
-                if !text.is_empty() {
-                    text.push('.');
-                }
-                text.push_str(&name.to_string_lossy());
+    keys.for_each(|key| append(&mut text, &key));
+    if text.is_empty() { "the top".into() } else { text }
+}
+
+/// Adds a key to the text of those above it.
+pub fn append(text: &mut String, key: &Bound<'_, PyAny>) {
+    match key.cast::<PyString>() {
+        Ok(name) if is_identifier(name) => {
+            if !text.is_empty() {
+                text.push('.');
             }
-            _ => {
-                text.push('[');
-                text.push_str(&key.repr().map_or_else(|_| "?".into(), |r| r.to_string_lossy().into_owned()));
-                text.push(']');
-            }
+            text.push_str(&name.to_string_lossy());
+        }
+        _ => {
+            text.push('[');
+            text.push_str(&key.repr().map_or_else(|_| "?".into(), |r| r.to_string_lossy().into_owned()));
+            text.push(']');
         }
     }
-    if text.is_empty() { "the top".into() } else { text }
+}
+
+/// Whether Python could have it as a name.
+fn is_identifier(name: &Bound<'_, PyString>) -> bool {
+    match name.to_str() {
+        Ok(text) if text.is_ascii() => {
+            !text.is_empty()
+                && !text.as_bytes()[0].is_ascii_digit()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        }
+        _ => name.call_method0("isidentifier").and_then(|b| b.is_truthy()).unwrap_or(false),
+    }
 }
 
 /// A key path as errors print it, after "at".

@@ -253,7 +253,7 @@ fn set_attribute(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, value: &
 }
 
 /// Whether each child of a registered object is trained.
-fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> PyResult<Vec<bool>> {
+pub fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> PyResult<Vec<bool>> {
     let py = object.py();
     let Some(trainable) = &class.trainable else { return Ok(vec![true; class.children.len()]) };
     let trainable = trainable.bind(py);

@@ -1,0 +1,186 @@
+"""What there is to say of a model and a state, besides the bytes of their arrays."""
+
+import json
+from typing import Any
+
+from . import _core
+from ._agreement import Side, Signature
+from ._archive import Array, Json
+from ._core import Draft, Inventory, Leaf, Outline
+from ._encoding import NUMBERS, Decoder, Encoder, signature
+from ._structure import LAYERS, array_dtype
+from .rules import Rule
+from .ties import Parameter, check_overlap
+from .tree import KeyPath, leaves
+
+
+def outlined(draft: Draft, model: Any, state: Any) -> dict[str, Outline]:
+    """The outlines of model and state, as far as they are not None, taken apart.
+
+    Raises:
+        TypeError: If something cannot be saved; the text names the place.
+        ValueError: If two arrays of the model share elements without being tied, or two keys print alike.
+    """
+    outlines = {}
+    if model is not None:
+        outlines["model"] = outline = draft.outline(model, "model")
+        _check_model(outline)
+        check_ties(outline)
+        draft.inventory.add(outline.found, _first_places(outline), array_dtype)
+    if state is not None:
+        outlines["state"] = outline = draft.outline(state, "state")
+        if len(outline.at) + len(outline.none) < len(outline.leaves) or not set(map(type, outline.found)) <= {Leaf}:
+            raise _no_leaf(state)
+        _check_names(outline.places)
+    return outlines
+
+
+def _first_places(outline: Outline) -> list[str]:
+    places = outline.places
+    return [places[i] for i in outline.first]
+
+
+def _check_model(outline: Outline) -> None:
+    """Raises where a state stands for a model, or a model of which nothing would be saved."""
+    found = outline.found
+    kinds = list(map(type, found))
+    if Leaf in kinds:
+        place = _first_places(outline)[kinds.index(Leaf)]
+        raise TypeError(f"{place} is a Leaf, not a part of a model: write save(path, model=..., state=...)")
+    if not outline.containers and not found:
+        (leaf,) = outline.leaves
+        raise TypeError(f"model is a {type(leaf).__name__}, of which nothing would be saved: register it with functor")
+    _check_names(outline.places)
+
+
+def _no_leaf(state: Any) -> TypeError:
+    path, leaf = next((p, x) for p, x, _ in leaves(state, whole=True) if x is not None and not isinstance(x, Leaf))
+    place = KeyPath(("state", *path))
+    return TypeError(f"{place} is a {type(leaf).__name__}, not a Leaf: write save(path, model=..., state=...)")
+
+
+def described(draft: Draft, outlines: dict[str, Outline], rules: "Rules") -> Json:
+    """The text of a file, but for the values that are saved with them."""
+    state = None
+    if "state" in outlines:
+        outline = outlines["state"]
+        kinds, first, of = draft.kinds(outline.found)
+        leafs = [
+            {
+                "rule": rules.number(rule, ("state", *outline.path(outline.first[i]), "rule")),
+                "shape": shape,
+                "strides": strides,
+                "dtype": dtype,
+                "frozen": frozen,
+            }
+            for (rule, shape, strides, dtype, frozen), i in zip(kinds, first, strict=True)
+        ]
+        state = _tree(outline) | {"leafs": {"kinds": leafs, "of": of, "states": draft.states(outline)}}
+    _check_names(draft.inventory.names)
+    return {
+        "forms": draft.forms,
+        "arrays": {"kinds": draft.inventory.kinds, "of": draft.inventory.of},
+        "rules": rules.encoded,
+        "model": _tree(outlines["model"]) if "model" in outlines else None,
+        "state": state,
+    }
+
+
+def _tree(outline: Outline) -> Json:
+    return {"nodes": outline.nodes, "same": outline.same}
+
+
+def _check_names(names: list[str]) -> None:
+    """Raises if two places print alike."""
+    if len(set(names)) < len(names):
+        seen = set[str]()
+        for name in names:
+            if name in seen:
+                raise ValueError(
+                    f"{name} cannot be saved under this name: a key prints like another, or differs by run"
+                )
+            seen.add(name)
+
+
+class Rules:
+    """The rules of Leafs, equal ones once; `canonical` as `Encoder` has it."""
+
+    def __init__(self, canonical: bool = False) -> None:
+        self.encoded: list[Any] = []
+        self._encoder = Encoder(canonical)
+        self._index: dict[str, int] = {}
+        self._seen: dict[int, tuple[Any, int]] = {}
+
+    def number(self, rule: Any, path: tuple[Any, ...]) -> int:
+        """The place of a rule among the rules.
+
+        Raises:
+            TypeError: If it cannot be made again.
+        """
+        if id(rule) in self._seen:
+            return self._seen[id(rule)][1]
+        if not _made_again(rule, Encoder().value(rule, path)):
+            raise TypeError(
+                f"{_core.path_text(path)} is {rule!r}, which cannot be saved: its fields do not make it again"
+            )
+        encoded = self._encoder.value(rule, path)
+        index = self._index.setdefault(json.dumps(encoded), len(self.encoded))
+        if index == len(self.encoded):
+            self.encoded.append(encoded)
+        self._seen[id(rule)] = rule, index
+        return index
+
+
+def _made_again(rule: Rule, encoded: Any) -> bool:
+    """Whether a rule that was written is read as the same."""
+    try:
+        return bool(Decoder().value(encoded) == rule)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def side(name: str, noun: str, outline: Outline, signatures: list[Signature]) -> Side:
+    """The arrays or Leafs of a tree, and where they stand."""
+    return Side(
+        name,
+        noun,
+        outline.places,
+        lambda places: outline.paths(KeyPath, places),
+        outline.index,
+        outline.transposed,
+        outline.first,
+        signatures,
+        outline.none,
+    )
+
+
+def leaf_signatures(leafs: Json) -> list[Signature]:
+    """Type and shape of the parameter of each Leaf."""
+    kinds: list[Signature] = [(kind["dtype"], tuple(kind["shape"])) for kind in leafs["kinds"]]
+    return [kinds[k] for k in leafs["of"]]
+
+
+def arrays_of(name: str, noun: str, outline: Outline) -> Side:
+    """The arrays of a tree in memory, and where they stand."""
+    inventory = Inventory()
+    inventory.add(outline.found, _first_places(outline), _any_dtype)
+    kinds = [signature(kind) for kind in inventory.kinds]
+    return side(name, noun, outline, [kinds[k] for k in inventory.of])
+
+
+def parameters_of(name: str, model: Any) -> tuple[Side, Outline]:
+    """The parameters of a model, at the places where its state has Leafs."""
+    outline = _core.outline_of_tree(model, "state", False, LAYERS)
+    return arrays_of(name, "parameter", outline), outline
+
+
+def _any_dtype(x: Array, place: str) -> str | None:
+    _core.refuse_masked(place, x)
+    return None if x.dtype.name in NUMBERS else str(x.dtype)
+
+
+def check_ties(outline: Outline) -> None:
+    """Raises if two arrays share elements without being tied."""
+    if outline.overlapping:
+        found = [Parameter(KeyPath(outline.path(outline.first[i])), outline.found[i], []) for i in outline.overlapping]
+        check_overlap(found, [])

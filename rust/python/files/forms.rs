@@ -1,0 +1,483 @@
+//! How a file has a tree: its nodes from the top down, each before its children.
+//!
+//! A node is a number: that of an array or a Leaf, or, from -1 downwards, that of a form, which stands in the file once
+//! however many nodes have it. A form is an object of JSON:
+//!
+//! | | |
+//! |---|---|
+//! | `{"dict": keys}`, `{"list": n}`, `{"tuple": n}` | with `"class"`, if it is a class derived from these |
+//! | `{"namedtuple": fields, "class": name}` | |
+//! | `{"layer": name, "children": names, "plain": values by name}` | a layer of ours |
+//! | `{"object": names, "class": name}` | of a class of the user's |
+//! | `{"transposed": i}` | the transpose of an array |
+//! | `null`, `{"value": encoded}` | None, and another plain value |
+//! | `{"unknown": class}` | what cannot be written |
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use rustc_hash::FxHashMap;
+use std::collections::hash_map::Entry;
+
+use super::super::path::append;
+use super::super::tree::Node;
+use super::outline::{address, nonsense};
+
+/// Larger ints are not the same to every reader of JSON.
+const EXACT: i64 = 1 << 53;
+
+/// The forms of the nodes that were written so far.
+pub struct Forms {
+    list: Py<PyList>,
+    /// The number of each form that was met, by what makes it that one.
+    known: Py<PyDict>,
+    /// What Python knows: `plain(value)`, `key(key)` and `name(class)`.
+    words: Py<PyAny>,
+}
+
+type Object<'py> = Bound<'py, PyAny>;
+
+impl Forms {
+    /// None yet.
+    pub fn new(py: Python<'_>, words: Py<PyAny>) -> Self {
+        Self { list: PyList::empty(py).unbind(), known: PyDict::new(py).unbind(), words }
+    }
+
+    /// For the collector of cycles.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.list)?;
+        visit.call(&self.known)?;
+        visit.call(&self.words)
+    }
+
+    /// The forms, as a file has them.
+    pub fn list<'py>(&self, py: Python<'py>) -> Bound<'py, PyList> {
+        self.list.bind(py).clone()
+    }
+
+    /// The node of the transpose of an array.
+    pub fn transposed(&self, py: Python<'_>, array: usize) -> PyResult<i64> {
+        self.intern(py, Some(("transposed", array).into_pyobject(py)?), || single(py, "transposed", &array))
+    }
+
+    /// The node of a plain value.
+    pub fn plain(&self, value: &Object<'_>) -> PyResult<i64> {
+        let py = value.py();
+        let key = if value.is_none() {
+            Some(("none",).into_pyobject(py)?)
+        } else if value.is_exact_instance_of::<PyString>() {
+            Some(("value", value).into_pyobject(py)?)
+        } else if value.is_exact_instance_of::<PyInt>() {
+            Some(("int", value).into_pyobject(py)?)
+        } else if value.is_exact_instance_of::<PyBool>() {
+            Some(("bool", value).into_pyobject(py)?)
+        } else {
+            None
+        };
+        self.intern(py, key, || self.written(value))
+    }
+
+    /// The form of a plain value.
+    fn written<'py>(&self, value: &Object<'py>) -> PyResult<Object<'py>> {
+        let py = value.py();
+        if value.is_none() {
+            return Ok(value.clone());
+        }
+        if is_json(value) { single(py, "value", value) } else { self.words.bind(py).call_method1("plain", (value,)) }
+    }
+
+    /// The node of a container. `layer` is the name of its class, if that is one of ours.
+    pub fn container<'py>(
+        &self,
+        object: &Object<'py>,
+        kind: &Node<'_, 'py>,
+        layer: Option<&Object<'py>>,
+        children: &[(Object<'py>, Object<'py>)],
+    ) -> PyResult<i64> {
+        let py = object.py();
+        let class = object.get_type();
+        let here = address(&class);
+        let (count, keys) = (children.len(), children.iter().map(|(key, _)| key));
+        match kind {
+            Node::Leaf => Err(nonsense("a leaf has no children")),
+            Node::Dict(_) => {
+                // Other keys may be equal without being the same, as 1 and True are.
+                let texts = keys.clone().all(|key| key.is_exact_instance_of::<PyString>());
+                let key = if texts { Some(("dict", here, PyTuple::new(py, keys)?).into_pyobject(py)?) } else { None };
+                let written = || {
+                    let keys = children.iter().map(|(key, _)| self.key(key)).collect::<PyResult<Vec<_>>>()?;
+                    self.with_class(object, single(py, "dict", PyList::new(py, keys)?)?, object.is_exact_instance_of::<PyDict>())
+                };
+                self.intern(py, key, written)
+            }
+            Node::List(_) => {
+                let written =
+                    || self.with_class(object, single(py, "list", &count)?, object.is_exact_instance_of::<PyList>());
+                self.intern(py, Some(("list", here, count).into_pyobject(py)?), written)
+            }
+            Node::Tuple(_, None) => {
+                self.intern(py, Some(("tuple", here, count).into_pyobject(py)?), || single(py, "tuple", &count))
+            }
+            Node::Tuple(_, Some(fields)) => {
+                let written = || self.with_class(object, single(py, "namedtuple", fields)?, false);
+                self.intern(py, Some(("namedtuple", here, fields).into_pyobject(py)?), written)
+            }
+            Node::Object(class) => {
+                let names = class.get().children.iter().map(|name| name.bind(py));
+                let Some(layer) = layer else {
+                    let written = || self.with_class(object, single(py, "object", PyList::new(py, names)?)?, false);
+                    return self.intern(py, Some(("object", here).into_pyobject(py)?), written);
+                };
+                let plain = PyDict::new(py);
+                let mut same = vec![layer.clone()]; // as another one, if all of these are
+                for (name, value) in object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?.iter() {
+                    let is_child = names.clone().any(|child| child.as_any().eq(&name).unwrap_or(false));
+                    if !is_child {
+                        plain.set_item(&name, self.written(&value)?)?;
+                        same.extend([name, value]);
+                    }
+                }
+                let texts = same.iter().all(|x| x.is_none() || x.is_exact_instance_of::<PyString>());
+                let key = if texts { Some(("layer", PyTuple::new(py, same)?).into_pyobject(py)?) } else { None };
+                self.intern(py, key, || {
+                    let form = PyDict::new(py);
+                    form.set_item("layer", layer)?;
+                    form.set_item("children", PyList::new(py, names)?)?;
+                    form.set_item("plain", plain)?;
+                    Ok(form.into_any())
+                })
+            }
+        }
+    }
+
+    /// The node of a list, tuple or dict in the state of a Leaf.
+    pub fn of_state<'py>(&self, py: Python<'py>, what: &str, keys: Object<'py>, plain: bool) -> PyResult<i64> {
+        let key = match keys.cast::<PyList>() {
+            Ok(list) if plain => Some((what, list.to_tuple()).into_pyobject(py)?),
+            Ok(_) => None,
+            Err(_) => Some((what, &keys).into_pyobject(py)?),
+        };
+        self.intern(py, key, || single(py, what, &keys))
+    }
+
+    /// The node of a value in the state of a Leaf, which is encoded already.
+    pub fn of_value(&self, encoded: &Object<'_>) -> PyResult<i64> {
+        let py = encoded.py();
+        let key = if encoded.is_exact_instance_of::<PyInt>() { Some(("int", encoded).into_pyobject(py)?) } else { None };
+        self.intern(py, key, || single(py, "value", encoded))
+    }
+
+    /// The number of a form; it is made if it was not met before.
+    fn intern<'py>(
+        &self,
+        py: Python<'py>,
+        key: Option<Bound<'py, PyTuple>>,
+        make: impl FnOnce() -> PyResult<Object<'py>>,
+    ) -> PyResult<i64> {
+        let known = self.known.bind(py);
+        if let Some(key) = &key
+            && let Some(number) = known.get_item(key)?
+        {
+            return number.extract();
+        }
+        let form = make()?;
+        let list = self.list.bind(py);
+        list.append(form)?;
+        let number = -i64::try_from(list.len())?;
+        if let Some(key) = key {
+            known.set_item(key, number)?;
+        }
+        Ok(number)
+    }
+
+    /// The key of a dict as a file has it.
+    fn key<'py>(&self, key: &Object<'py>) -> PyResult<Object<'py>> {
+        if key.is_exact_instance_of::<PyString>() {
+            Ok(key.clone())
+        } else {
+            self.words.bind(key.py()).call_method1("key", (key,))
+        }
+    }
+
+    fn with_class<'py>(&self, object: &Object<'py>, form: Object<'py>, exact: bool) -> PyResult<Object<'py>> {
+        if !exact {
+            form.set_item("class", self.words.bind(object.py()).call_method1("name", (object.get_type(),))?)?;
+        }
+        Ok(form)
+    }
+}
+
+/// `{name: value}`.
+fn single<'py>(py: Python<'py>, name: &str, value: impl IntoPyObject<'py>) -> PyResult<Object<'py>> {
+    let form = PyDict::new(py);
+    form.set_item(name, value)?;
+    Ok(form.into_any())
+}
+
+/// Whether JSON has the value as it is.
+pub fn is_json(value: &Object<'_>) -> bool {
+    value.is_exact_instance_of::<PyString>()
+        || value.is_exact_instance_of::<PyBool>()
+        || (value.is_exact_instance_of::<PyInt>() && value.extract::<i64>().is_ok_and(|n| n.abs() < EXACT))
+        || value.cast_exact::<PyFloat>().is_ok_and(|x| x.value().is_finite())
+}
+
+/// What stands at a node of a file.
+pub enum Form<'a, 'py> {
+    /// An array or a Leaf.
+    Array(usize),
+    /// The transpose of an array.
+    Transposed(usize),
+    /// None.
+    None,
+    /// A plain value, encoded.
+    Value(&'a Object<'py>),
+    /// What could not be written: its class.
+    Unknown(&'a Object<'py>),
+    /// A node with children.
+    Container(&'a Container<'py>),
+}
+
+/// A node with children, in a file.
+pub struct Container<'py> {
+    /// What it has in common with its like; see [`super::outline::Outline`].
+    pub kind: Bound<'py, PyTuple>,
+    /// The form itself.
+    pub form: Bound<'py, PyDict>,
+    /// The keys of its children; `None`: positions.
+    keys: Option<Vec<Key<'py>>>,
+    count: usize,
+}
+
+enum Key<'py> {
+    Object(Object<'py>),
+    /// One that could not be written: how it prints.
+    Text(Bound<'py, PyString>),
+}
+
+impl<'py> Container<'py> {
+    /// How many children it has.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The key of a child, or the text of one that could not be written.
+    pub fn key(&self, py: Python<'py>, i: usize) -> PyResult<Object<'py>> {
+        match self.keys.as_ref().map(|keys| &keys[i]) {
+            None => Ok(i.into_pyobject(py)?.into_any()),
+            Some(Key::Object(key)) => Ok(key.clone()),
+            Some(Key::Text(text)) => Ok(text.clone().into_any()),
+        }
+    }
+
+    /// Adds the key of a child to the text of those above it.
+    pub fn append_key(&self, py: Python<'py>, i: usize, text: &mut String) -> PyResult<()> {
+        match self.keys.as_ref().map(|keys| &keys[i]) {
+            Some(Key::Text(key)) => {
+                *text = format!("{text}[{key}]");
+            }
+            _ => append(text, &self.key(py, i)?),
+        }
+        Ok(())
+    }
+
+    /// Whether all of its keys could be written.
+    pub fn has_keys(&self) -> bool {
+        self.keys.as_ref().is_none_or(|keys| keys.iter().all(|key| matches!(key, Key::Object(_))))
+    }
+}
+
+/// The forms of a file.
+pub struct Read<'py>(Vec<Kept<'py>>);
+
+enum Kept<'py> {
+    Transposed(usize),
+    None,
+    Value(Object<'py>),
+    Unknown(Object<'py>),
+    Container(Container<'py>),
+}
+
+impl<'py> Read<'py> {
+    /// All of them; `key` decodes the key of a dict.
+    pub fn all(forms: &Bound<'py, PyList>, key: &Object<'py>) -> PyResult<Self> {
+        forms.iter().map(|form| kept(form, key)).collect::<PyResult<_>>().map(Self)
+    }
+
+    /// What stands at a node.
+    pub fn at(&self, node: &Object<'py>) -> PyResult<Form<'_, 'py>> {
+        if !node.is_exact_instance_of::<PyInt>() {
+            return Err(nonsense("a node is no number"));
+        }
+        let number: i64 = node.extract()?;
+        let Ok(form) = usize::try_from(-1 - number) else { return Ok(Form::Array(usize::try_from(number)?)) };
+        Ok(match self.0.get(form).ok_or_else(|| nonsense("there are not so many forms"))? {
+            Kept::Transposed(array) => Form::Transposed(*array),
+            Kept::None => Form::None,
+            Kept::Value(value) => Form::Value(value),
+            Kept::Unknown(class) => Form::Unknown(class),
+            Kept::Container(container) => Form::Container(container),
+        })
+    }
+}
+
+fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
+    let py = form.py();
+    if form.is_none() {
+        return Ok(Kept::None);
+    }
+    let form = form.cast_into::<PyDict>().map_err(|_| nonsense("a form is no object"))?;
+    let item = |name: &Bound<'py, PyString>| form.get_item(name);
+    let names = |list: &Object<'py>| -> PyResult<(Vec<Key<'py>>, Bound<'py, PyTuple>)> {
+        let list = list.cast::<PyList>().map_err(|_| nonsense("names are no list"))?;
+        let keys = list.iter().map(|name| Ok(Key::Object(name.cast_into::<PyString>()?.into_any())));
+        Ok((keys.collect::<PyResult<_>>()?, list.to_tuple()))
+    };
+    let container = |kind, keys: Option<Vec<Key<'py>>>, count: Option<usize>| {
+        let count = count.unwrap_or_else(|| keys.as_ref().map_or(0, Vec::len));
+        Ok(Kept::Container(Container { kind, form: form.clone(), keys, count }))
+    };
+    if let Some(keys) = item(intern!(py, "dict"))? {
+        let keys = keys.cast_into::<PyList>().map_err(|_| nonsense("keys are no list"))?;
+        let keys = keys.iter().map(|key| read_key(key, decode)).collect::<PyResult<_>>()?;
+        return container(PyTuple::new(py, [intern!(py, "dict")])?, Some(keys), None);
+    }
+    for what in [intern!(py, "list"), intern!(py, "tuple")] {
+        if let Some(count) = item(what)? {
+            return container(PyTuple::new(py, [what])?, None, Some(count.extract()?));
+        }
+    }
+    if let Some(fields) = item(intern!(py, "namedtuple"))? {
+        let (keys, fields) = names(&fields)?;
+        return container(PyTuple::new(py, [intern!(py, "namedtuple").as_any(), &fields])?, Some(keys), None);
+    }
+    if let Some(children) = item(intern!(py, "object"))? {
+        let (keys, children) = names(&children)?;
+        return container(PyTuple::new(py, [intern!(py, "class").as_any(), &children])?, Some(keys), None);
+    }
+    if let Some(layer) = item(intern!(py, "layer"))? {
+        let children = item(intern!(py, "children"))?.ok_or_else(|| nonsense("a layer has no children"))?;
+        let (keys, _) = names(&children)?;
+        let plain = item(intern!(py, "plain"))?.ok_or_else(|| nonsense("a layer has no values"))?;
+        let activation = plain.cast::<PyDict>()?.get_item(intern!(py, "activation"))?;
+        let value = match activation {
+            Some(form) if !form.is_none() => form.cast::<PyDict>()?.get_item(intern!(py, "value"))?,
+            _ => None,
+        };
+        let value = value.unwrap_or_else(|| py.None().into_bound(py));
+        return container(PyTuple::new(py, [intern!(py, "layer").as_any(), &layer, &value])?, Some(keys), None);
+    }
+    if let Some(array) = item(intern!(py, "transposed"))? {
+        return Ok(Kept::Transposed(array.extract()?));
+    }
+    if let Some(value) = item(intern!(py, "value"))? {
+        return Ok(Kept::Value(value));
+    }
+    if let Some(class) = item(intern!(py, "unknown"))? {
+        return Ok(Kept::Unknown(class));
+    }
+    Err(nonsense("a form is unknown"))
+}
+
+/// The key of a dict that [`Forms`] wrote.
+fn read_key<'py>(key: Object<'py>, decode: &Object<'py>) -> PyResult<Key<'py>> {
+    if key.is_exact_instance_of::<PyString>() {
+        return Ok(Key::Object(key));
+    }
+    if let Ok(form) = key.cast::<PyDict>()
+        && let Some(text) = form.get_item(intern!(key.py(), "unknown"))?
+    {
+        return Ok(Key::Text(text.cast_into()?));
+    }
+    decode.call1((key,)).map(Key::Object)
+}
+
+/// The trees that stand one after the other in `nodes`, made of the file's `values`, arrays or Leafs.
+///
+/// `same` are pairs of nodes that are one object. Python's `decode(value)` makes plain values, `make(form, children, node)`
+/// what JSON has not, or refuses it.
+#[pyfunction]
+pub fn build<'py>(
+    nodes: &Bound<'py, PyList>,
+    forms: &Bound<'py, PyList>,
+    same: Vec<(usize, usize)>,
+    values: &Bound<'py, PyList>,
+    decode: &Object<'py>,
+    make: &Object<'py>,
+) -> PyResult<Bound<'py, PyList>> {
+    let py = nodes.py();
+    let forms = Read::all(forms, decode)?;
+    // Which object each of these nodes is, and the objects, once they are made.
+    let mut shared: FxHashMap<usize, usize> = FxHashMap::default();
+    let mut objects: Vec<Option<Object<'py>>> = vec![None; same.len()];
+    for (i, (later, first)) in same.into_iter().enumerate() {
+        let object = *shared.entry(first).or_insert(i);
+        shared.insert(later, object);
+    }
+    let mut transposes: FxHashMap<usize, Object<'py>> = FxHashMap::default();
+    // From the last node to the first: what is made of the children of a node lies on the stack, the first one on top.
+    let mut stack: Vec<Object<'py>> = Vec::new();
+    for i in (0..nodes.len()).rev() {
+        let value = |array: usize| values.get_item(array).map_err(|_| nonsense("there are not so many arrays"));
+        let object = match forms.at(&nodes.get_item(i)?)? {
+            Form::Array(array) => value(array)?,
+            Form::Transposed(array) => match transposes.entry(array) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(new) => new.insert(value(array)?.getattr(intern!(py, "T"))?).clone(),
+            },
+            Form::None => py.None().into_bound(py),
+            Form::Value(encoded) if is_json(encoded) => encoded.clone(),
+            Form::Value(encoded) => decode.call1((encoded,))?,
+            Form::Unknown(class) => make.call1((class, py.None(), i))?,
+            Form::Container(container) => {
+                let count = container.len();
+                if count > stack.len() {
+                    return Err(nonsense("the structure ends too early"));
+                }
+                let mut children = stack.split_off(stack.len() - count);
+                children.reverse();
+                let known = shared.get(&i).copied();
+                match known.and_then(|k| objects[k].clone()) {
+                    Some(object) => object,
+                    None => {
+                        let made = join(py, container, children, make, i)?;
+                        if let Some(k) = known {
+                            objects[k] = Some(made.clone());
+                        }
+                        made
+                    }
+                }
+            }
+        };
+        stack.push(object);
+    }
+    stack.reverse();
+    PyList::new(py, stack)
+}
+
+/// A node of these children.
+fn join<'py>(
+    py: Python<'py>,
+    container: &Container<'py>,
+    children: Vec<Object<'py>>,
+    make: &Object<'py>,
+    node: usize,
+) -> PyResult<Object<'py>> {
+    let kind = container.kind.get_item(0)?;
+    let plain = !container.form.contains(intern!(py, "class"))? && container.has_keys();
+    if plain && kind.eq(intern!(py, "dict"))? {
+        let dict = PyDict::new(py);
+        for (i, child) in children.into_iter().enumerate() {
+            dict.set_item(container.key(py, i)?, child)?;
+        }
+        Ok(dict.into_any())
+    } else if plain && kind.eq(intern!(py, "list"))? {
+        Ok(PyList::new(py, children)?.into_any())
+    } else if plain && kind.eq(intern!(py, "tuple"))? {
+        Ok(PyTuple::new(py, children)?.into_any())
+    } else {
+        make.call1((&container.form, PyList::new(py, children)?, node))
+    }
+}
+

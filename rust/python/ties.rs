@@ -1,0 +1,92 @@
+//! Which arrays of a tree are one: the same object, the same elements, or one the full transpose of the other.
+
+use numpy::PY_ARRAY_API;
+use numpy::npyffi::PyArrayObject;
+use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::arrays::{View, span};
+
+/// Objects, of which some are one.
+pub struct Ties {
+    /// For each object which one it is, counted in the order of their first places, and whether it is transposed.
+    pub index: Vec<(usize, bool)>,
+    /// Where each of them stands first.
+    pub first: Vec<usize>,
+    /// Those that may share some elements with another one: only NumPy can tell.
+    pub overlapping: Vec<usize>,
+}
+
+/// The ties of `objects`. What is no array is one with itself only.
+pub fn ties(objects: &[Bound<'_, PyAny>]) -> Ties {
+    let mut found = Ties { index: Vec::with_capacity(objects.len()), first: Vec::new(), overlapping: Vec::new() };
+    let mut known: FxHashMap<usize, (usize, bool)> = FxHashMap::default();
+    let mut by_span: FxHashMap<(usize, usize), SmallVec<[usize; 1]>> = FxHashMap::default();
+    let mut spans = Vec::new();
+    for (place, object) in objects.iter().enumerate() {
+        let at = *known.entry(object.as_ptr() as usize).or_insert_with(|| {
+            let span = span(object).filter(|(low, high)| low < high);
+            let alike = span.and_then(|s| by_span.get(&s)).into_iter().flatten();
+            let tied = |&i: &usize| Some((i, tie(&objects[found.first[i]], object)?));
+            if let Some(tied) = alike.into_iter().find_map(tied) {
+                return tied;
+            }
+            let i = found.first.len();
+            found.first.push(place);
+            if let Some(span) = span {
+                by_span.entry(span).or_default().push(i);
+                spans.push((span, i));
+            }
+            (i, false)
+        });
+        found.index.push(at);
+    }
+    found.overlapping = overlapping(spans);
+    found
+}
+
+/// Those of these stretches of addresses that meet another one.
+fn overlapping(mut spans: Vec<((usize, usize), usize)>) -> Vec<usize> {
+    spans.sort_unstable();
+    let mut meeting = Vec::new();
+    let mut farthest: Option<(usize, usize)> = None; // the highest end so far, and whose it is
+    for ((low, high), i) in spans {
+        if let Some((end, whose)) = farthest
+            && low < end
+        {
+            meeting.extend([whose, i]);
+        }
+        if farthest.is_none_or(|(end, _)| high >= end) {
+            farthest = Some((high, i));
+        }
+    }
+    meeting.sort_unstable();
+    meeting.dedup();
+    meeting
+}
+
+/// Whether `b`, which covers the same addresses, is `a` (false), its full transpose (true), or neither.
+fn tie(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> Option<bool> {
+    let (x, y) = (View::of(a)?, View::of(b)?);
+    if !same_type(a, b) || x.shape.len() != y.shape.len() {
+        return None;
+    }
+    // The stride of an axis of length 1 leads nowhere, so any will do.
+    let alike = |i: usize, j: usize| x.shape[i] == y.shape[j] && (x.shape[i] == 1 || x.strides[i] == y.strides[j]);
+    let nd = x.shape.len();
+    if (0..nd).all(|i| alike(i, i)) {
+        Some(false)
+    } else {
+        (0..nd).all(|i| alike(i, nd - 1 - i)).then_some(true)
+    }
+}
+
+/// Whether two arrays have elements of one type.
+fn same_type(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: both are arrays, whose descriptors are live objects; NumPy only reads them.
+    unsafe {
+        let descr = |x: &Bound<'_, PyAny>| (*x.as_ptr().cast::<PyArrayObject>()).fields.descr;
+        PY_ARRAY_API.PyArray_EquivTypes(a.py(), descr(a), descr(b)) != 0
+    }
+}
