@@ -6,8 +6,6 @@ Nothing is imported, and no class of the user's is made: a name of one is only c
 from collections import OrderedDict
 from typing import Any
 
-import numpy as np
-
 from . import _core
 from ._archive import Array, Json
 from ._encoding import NUMBERS, Decoder, Encoder, class_name

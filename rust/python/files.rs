@@ -119,7 +119,8 @@ impl Header {
         let found: Vec<_> = infos.map(|(name, info)| (name.as_str(), info.dtype, info.shape.as_slice())).collect();
         if self.index().is_some() {
             let blocks = inventory.blocks()?;
-            let blocks: Vec<_> = blocks.into_iter().map(|(code, bytes)| (code, [bytes / (code.bitsize() / 8)])).collect();
+            let blocks: Vec<_> =
+                blocks.into_iter().map(|(code, bytes)| (code, [bytes / (code.bitsize() / 8)])).collect();
             let expected: Vec<_> =
                 blocks.iter().filter(|(_, n)| n[0] > 0).map(|(code, n)| (*code, n.as_slice())).collect();
             return same_entries(&found[usize::from(found.first().is_some_and(|f| f.0 == INDEX))..], expected);
@@ -135,11 +136,17 @@ impl Header {
 /// Raises unless the entries that were found are those expected.
 fn same_entries(found: &[(&str, Dtype, &[usize])], expected: Vec<(Dtype, &[usize])>) -> PyResult<()> {
     if found.len() != expected.len() {
-        return Err(wrong(format!("there are {} entries with bytes, the text speaks of {}", found.len(), expected.len())));
+        return Err(wrong(format!(
+            "there are {} entries with bytes, the text speaks of {}",
+            found.len(),
+            expected.len()
+        )));
     }
     for ((name, dtype, shape), (code, other)) in found.iter().zip(expected) {
         if *dtype != code || *shape != other {
-            return Err(wrong(format!("{name} is {dtype} of shape {shape:?}, the text speaks of {code} of shape {other:?}")));
+            return Err(wrong(format!(
+                "{name} is {dtype} of shape {shape:?}, the text speaks of {code} of shape {other:?}"
+            )));
         }
     }
     Ok(())

@@ -34,7 +34,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
     for (rule, x, path) in &items {
         let compiled = program(py, rule)?;
         if !is_exact(x) {
-            refuse_other(x, || format!("the parameter at {}", place_text(path)))?;
+            refuse_other(x, || format!("the parameter at {}", named(path.as_ref())))?;
         }
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
             return Err(PyTypeError::new_err(format!("{} is not a trainable array", named(path.as_ref()))));

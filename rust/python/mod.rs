@@ -51,7 +51,9 @@ mod _core {
     #[pymodule_export]
     use super::arrays::array_span;
     #[pymodule_export]
-    use super::files::{Draft, Header, Inventory, Outline, build, file_header, outline_of_file, outline_of_tree, place_in_file};
+    use super::files::{
+        Draft, Header, Inventory, Outline, build, file_header, outline_of_file, outline_of_tree, place_in_file,
+    };
     #[pymodule_export]
     use super::fit::Fit;
     #[pymodule_export]

@@ -75,11 +75,7 @@ fn tie(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> Option<bool> {
     // The stride of an axis of length 1 leads nowhere, so any will do.
     let alike = |i: usize, j: usize| x.shape[i] == y.shape[j] && (x.shape[i] == 1 || x.strides[i] == y.strides[j]);
     let nd = x.shape.len();
-    if (0..nd).all(|i| alike(i, i)) {
-        Some(false)
-    } else {
-        (0..nd).all(|i| alike(i, nd - 1 - i)).then_some(true)
-    }
+    if (0..nd).all(|i| alike(i, i)) { Some(false) } else { (0..nd).all(|i| alike(i, nd - 1 - i)).then_some(true) }
 }
 
 /// Whether two arrays have elements of one type.

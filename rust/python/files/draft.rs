@@ -170,7 +170,9 @@ impl Draft {
         if place.keys.len() >= DEEPEST || too_deep(place.keys.len()) {
             let levels = place.keys.len();
             let leaf = &place.text[..place.leaf];
-            return Err(PyRecursionError::new_err(format!("{leaf} nests deeper than {levels} levels, or contains itself")));
+            return Err(PyRecursionError::new_err(format!(
+                "{leaf} nests deeper than {levels} levels, or contains itself"
+            )));
         }
         let length = place.text.len();
         for (key, child) in children {

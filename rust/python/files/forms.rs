@@ -107,7 +107,11 @@ impl Forms {
                 let key = if texts { Some(("dict", here, PyTuple::new(py, keys)?).into_pyobject(py)?) } else { None };
                 let written = || {
                     let keys = children.iter().map(|(key, _)| self.key(key)).collect::<PyResult<Vec<_>>>()?;
-                    self.with_class(object, single(py, "dict", PyList::new(py, keys)?)?, object.is_exact_instance_of::<PyDict>())
+                    self.with_class(
+                        object,
+                        single(py, "dict", PyList::new(py, keys)?)?,
+                        object.is_exact_instance_of::<PyDict>(),
+                    )
                 };
                 self.intern(py, key, written)
             }
@@ -164,7 +168,8 @@ impl Forms {
     /// The node of a value in the state of a Leaf, which is encoded already.
     pub fn of_value(&self, encoded: &Object<'_>) -> PyResult<i64> {
         let py = encoded.py();
-        let key = if encoded.is_exact_instance_of::<PyInt>() { Some(("int", encoded).into_pyobject(py)?) } else { None };
+        let key =
+            if encoded.is_exact_instance_of::<PyInt>() { Some(("int", encoded).into_pyobject(py)?) } else { None };
         self.intern(py, key, || single(py, "value", encoded))
     }
 
@@ -480,4 +485,3 @@ fn join<'py>(
         make.call1((&container.form, PyList::new(py, children)?, node))
     }
 }
-

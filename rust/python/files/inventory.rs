@@ -321,7 +321,8 @@ impl Kind {
         let mut shape: Vec<usize> = view.shape.iter().map(|&n| n as usize).collect();
         let (order, bytes) = (order(&view, fortran), volume(view.shape, size));
         let number = code.is_some();
-        let named = if number && exact { named } else { dtype.call1((x, name))?.extract::<Option<String>>()?.or(named) };
+        let named =
+            if number && exact { named } else { dtype.call1((x, name))?.extract::<Option<String>>()?.or(named) };
         if named.is_some() {
             shape.push(if number { 2 } else { size });
         }
@@ -443,9 +444,8 @@ fn laid_out<'py>(x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 fn new_array<'py>(descr: &Bound<'py, PyAny>, shape: &[isize]) -> PyResult<Bound<'py, PyAny>> {
     let py = descr.py();
     // SAFETY: asks whether the object is one of NumPy's descriptors.
-    let is_descr = unsafe {
-        pyo3::ffi::PyObject_TypeCheck(descr.as_ptr(), get_type_object(py, NpyTypes::PyArrayDescr_Type)) != 0
-    };
+    let is_descr =
+        unsafe { pyo3::ffi::PyObject_TypeCheck(descr.as_ptr(), get_type_object(py, NpyTypes::PyArrayDescr_Type)) != 0 };
     if !is_descr {
         return Err(PyTypeError::new_err("not a dtype"));
     }

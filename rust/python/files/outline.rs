@@ -169,13 +169,7 @@ struct Walk<'a, 'py> {
 }
 
 impl<'a, 'py> Walk<'a, 'py> {
-    fn new(
-        py: Python<'py>,
-        root: &str,
-        whole: bool,
-        layers: Bound<'py, PyDict>,
-        forms: Option<&'a mut Forms>,
-    ) -> Self {
+    fn new(py: Python<'py>, root: &str, whole: bool, layers: Bound<'py, PyDict>, forms: Option<&'a mut Forms>) -> Self {
         Self {
             py,
             whole,
