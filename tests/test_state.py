@@ -54,8 +54,9 @@ def test_setup_mirrors_the_model():
     assert list(state) == ["layers", "t", "n"]
     layer = state["layers"][0]
     assert type(layer) is Layer
-    assert vars(layer).keys() == {"W", "stats", "act"}
+    assert vars(layer).keys() == {"W", "stats", "act", "note"}
     assert isinstance(layer.W, Leaf)
+    assert layer.note is None
     assert layer.stats is None
     assert layer.act is None
     assert type(state["t"]) is Pair

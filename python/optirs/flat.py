@@ -91,8 +91,10 @@ class Restructure:
         filled, transposed = (_filled, np.transpose) if call is None else (call.shaped, call.transposed)
         parts = zip(self._starts, self._ends, self._arrays, strict=True)
         arrays = [filled(flat[start:end], like) for start, end, like in parts]
+        # Each transpose once, as what stands twice holds one and the same.
+        transposes = {i: transposed(arrays[i]) for i in {o[0] for o in self._origins if o is not None and o[1]}}
         values = [
-            leaf if origin is None else transposed(arrays[origin[0]]) if origin[1] else arrays[origin[0]]
+            leaf if origin is None else (transposes if origin[1] else arrays)[origin[0]]
             for leaf, origin in zip(self._leaves, self._origins, strict=True)
         ]
         return _core.unflatten(self._model, values, True, False)

@@ -24,7 +24,8 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
 
     Returns:
         A tree with a `Leaf` in place of every trainable array, one for tied ones, and None in place of every other leaf
-        and of every child that is not trained.
+        and of every child that is not trained. An object of a registered class stands there with its children; the
+        other fields and defaults of its class are None.
 
     Raises:
         TypeError: If `rule` is neither, or makes no sense for a parameter's type.

@@ -7,6 +7,7 @@ from typing import Any, Self, SupportsIndex, TypeVar, overload
 import numpy as np
 
 from . import _core
+from ._printing import print_states
 from .tensors import inside
 
 C = TypeVar("C", bound=type)
@@ -78,7 +79,8 @@ def functor(
 
     A class that is not registered is an opaque leaf, and its arrays are not trained. Only the class itself is
     registered, not those derived from it. Models are rebuilt without `__init__` and `__post_init__`; attributes that
-    are not children are kept.
+    are not children are kept. In a state they are None or missing; where the class's own `__repr__` or `__str__` fails
+    for that, the children are printed instead.
 
     Args:
         cls: The class, when used without parentheses.
@@ -118,6 +120,7 @@ def functor(
                 if name not in names:
                     raise TypeError(f"{cls.__name__}: trainable names {name!r}, which is not a child")
         _core.register(cls, names, _slots(cls), chosen)
+        print_states(cls)
         return cls
 
     return register if cls is None else register(cls)
@@ -165,6 +168,23 @@ def _slots(cls: type) -> list[str]:
                 private = name.startswith("__") and not name.endswith("__")
                 slots.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
     return slots
+
+
+def others(cls: type, children: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """What instances hold or show beside their children.
+
+    That is what the class says they have, fields of a dataclass or of attrs and slots; and what it has a value for.
+    """
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else getattr(cls, "__attrs_attrs__", ())
+    declared = [name for name in (*(field.name for field in fields), *_slots(cls)) if name not in children]
+    values = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+    known = {*declared, *children}
+    defaults = [
+        name
+        for name, value in values.items()
+        if not (name in known or name.startswith(("__", "_optirs_")) or hasattr(value, "__get__"))  # such as methods
+    ]
+    return list(dict.fromkeys(declared)), defaults if cls.__dictoffset__ else []
 
 
 def attributes(node: Any) -> dict[str, Any]:

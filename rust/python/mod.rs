@@ -36,6 +36,7 @@ mod threads;
 mod ties;
 mod trained;
 mod tree;
+mod twins;
 mod update;
 mod walk;
 mod xoshiro;

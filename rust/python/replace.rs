@@ -8,23 +8,32 @@ use super::arrays::View;
 use super::leaf::Leaf;
 use super::path::Path;
 use super::tree::{Node, children, node, rebuild};
-use super::walk::Place;
+use super::twins::Twins;
+use super::walk::{Found, Place};
 
 type Object<'py> = Bound<'py, PyAny>;
 /// A leaf and its array.
 type Pair<'py> = (Object<'py>, Object<'py>);
 
-/// New trees like `state` and `model` with these leaves and arrays at `places`, which [`super::walk::walk`] found there.
+/// New trees like `state` and `model` with these leaves and arrays at the places that [`super::walk::walk`] found.
 ///
 /// `elsewhere`: by their numbers, the arrays beside the leaves that are parameters, too, each with what it becomes.
 pub fn replace<'py>(
     state: &Object<'py>,
     model: &Object<'py>,
-    places: &[Place<'py>],
+    found: &Found<'_, 'py>,
     new: impl Iterator<Item = PyResult<Pair<'py>>>,
     elsewhere: FxHashMap<usize, (Object<'py>, Object<'py>)>,
 ) -> PyResult<(Object<'py>, Object<'py>)> {
-    let mut replacing = Replacing { new: places.iter().zip(new), elsewhere, bystanders: 0, path: Path::default() };
+    let mut replacing = Replacing {
+        new: found.places.iter().zip(new),
+        looks_beside: found.twins_beside || !elsewhere.is_empty(),
+        elsewhere,
+        bystanders: 0,
+        states: Twins::new(state),
+        models: Twins::new(model),
+        path: Path::default(),
+    };
     let made = replacing.both(state, model)?;
     if replacing.new.next().is_some() || !replacing.elsewhere.is_empty() { Err(changed()) } else { Ok(made) }
 }
@@ -38,8 +47,13 @@ struct Replacing<'py, I> {
     /// The places to come.
     new: I,
     elsewhere: FxHashMap<usize, (Object<'py>, Object<'py>)>,
+    /// Whether something may be new where there are no leaves.
+    looks_beside: bool,
     /// How many arrays beside the leaves it has met.
     bystanders: usize,
+    /// The nodes that may stand at several places.
+    states: Twins<'py>,
+    models: Twins<'py>,
     /// Where it is.
     path: Path,
 }
@@ -47,7 +61,7 @@ struct Replacing<'py, I> {
 impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Replacing<'py, I> {
     fn both(&mut self, state: &Object<'py>, model: &Object<'py>) -> PyResult<Pair<'py>> {
         if state.is_none() {
-            let model = if self.elsewhere.is_empty() { model.clone() } else { self.beside(model)? };
+            let model = if self.looks_beside { self.beside(model)? } else { model.clone() };
             return Ok((state.clone(), model));
         }
         if state.is_exact_instance_of::<Leaf>() {
@@ -56,6 +70,7 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
         }
         let py = state.py();
         let (kind, model_kind) = (node(state)?, node(model)?);
+        let (state_twin, model_twin) = (self.states.enter(state), self.models.enter(model));
         let (mut keys, mut states, mut models) = (Vec::new(), Vec::new(), Vec::new());
         let children = children(state, &kind, &self.path)?.unwrap_or_default();
         for (i, (key, child)) in children.into_iter().enumerate() {
@@ -73,9 +88,11 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
             states.push(s);
             models.push(m);
         }
-        let new_state = rebuild(state, &kind, keys.iter().cloned(), states, true, &Path::default())?;
-        let new_model = rebuild(model, &model_kind, keys.into_iter(), models, false, &Path::default())?;
-        Ok((new_state, new_model))
+        let top = &Path::default();
+        let of_state = |new| rebuild(state, &kind, keys.iter().cloned(), new, true, top);
+        let of_model = |new| rebuild(model, &model_kind, keys.iter().cloned(), new, false, top);
+        let new_state = self.states.leave(state, state_twin, states, of_state)?;
+        Ok((new_state, self.models.leave(model, model_twin, models, of_model)?))
     }
 
     /// What stands where there are no leaves: the same object, unless a parameter is in it.
@@ -91,15 +108,17 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
         }
         let kind = node(model)?;
         let Some(old) = children(model, &kind, &self.path)? else { return Ok(model.clone()) };
+        let twin = self.models.enter(model);
         let mut new = Vec::with_capacity(old.len());
         for (key, child) in &old {
             self.path.push(key)?;
             new.push(self.beside(child)?);
             self.path.pop();
         }
-        if old.iter().zip(&new).all(|((_, a), b)| a.is(b)) {
-            return Ok(model.clone());
-        }
-        rebuild(model, &kind, old.into_iter().map(|(key, _)| key), new, false, &Path::default())
+        let same = old.iter().zip(&new).all(|((_, a), b)| a.is(b));
+        let keys = old.into_iter().map(|(key, _)| key);
+        self.models.leave(model, twin, new, |new| {
+            if same { Ok(model.clone()) } else { rebuild(model, &kind, keys, new, false, &Path::default()) }
+        })
     }
 }

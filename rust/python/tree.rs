@@ -13,6 +13,7 @@ use super::arrays::View;
 use super::classes;
 use super::leaf::Leaf;
 use super::path::Path;
+use super::twins::Twins;
 
 /// How instances of a class are walked and rebuilt.
 #[pyclass(frozen, module = "optirs._core", weakref)]
@@ -23,6 +24,28 @@ pub struct Registration {
     slots: Vec<Py<PyString>>,
     /// The names of the trainable children, or a function of the instance that returns them; `None`: all.
     trainable: Option<Py<PyAny>>,
+    others: PyOnceLock<Others>,
+}
+
+/// What instances of a class hold or show beside their children.
+struct Others {
+    /// What the class says they have: fields and slots.
+    declared: Vec<Py<PyString>>,
+    /// What they show where it is not set on them.
+    defaults: Vec<Py<PyString>>,
+}
+
+impl Registration {
+    /// The attributes of `class` that are no children. Asked for late: `dataclass` may come after `functor`.
+    fn others(&self, class: &Bound<'_, PyType>) -> PyResult<&Others> {
+        let py = class.py();
+        self.others.get_or_try_init(py, || {
+            let children = PyTuple::new(py, &self.children)?;
+            let found = py.import("optirs.tree")?.call_method1("others", (class, children))?;
+            let (declared, defaults) = found.extract()?;
+            Ok(Others { declared, defaults })
+        })
+    }
 }
 
 #[pymethods]
@@ -45,7 +68,7 @@ pub fn register(
     slots: Vec<Py<PyString>>,
     trainable: Option<Py<PyAny>>,
 ) -> PyResult<()> {
-    classes::add(cls, Registration { children, slots, trainable })
+    classes::add(cls, Registration { children, slots, trainable, others: PyOnceLock::new() })
 }
 
 /// The registered children of `cls`, or None.
@@ -166,7 +189,8 @@ pub fn children<'py>(object: &Bound<'py, PyAny>, kind: &Node<'_, 'py>, path: &Pa
     }))
 }
 
-/// A node like `object`, which stands at `path`, with other children. `bare`: without the attributes that are no children.
+/// A node like `object`, which stands at `path`, with other children. `bare`: it shows nothing of the attributes that are no
+/// children.
 pub fn rebuild<'py>(
     object: &Bound<'py, PyAny>,
     kind: &Node<'_, 'py>,
@@ -227,7 +251,9 @@ fn instance<'py>(
     let new =
         NEW.get_or_try_init(py, || py.import("builtins")?.getattr("object")?.getattr("__new__").map(Bound::unbind))?;
     let made = new.bind(py).call1((object.get_type(),))?;
-    if !bare {
+    if bare {
+        hide_others(object, class, &made)?;
+    } else {
         let dict = intern!(py, "__dict__");
         if let Ok(old) = object.getattr(dict) {
             made.getattr(dict)?.cast::<PyDict>()?.update(old.cast::<PyDict>()?.as_mapping())?;
@@ -243,6 +269,24 @@ fn instance<'py>(
         set_attribute(&made, name, &value).map_err(|error| unusable(object, name, path, "writable", error))?;
     }
     Ok(made)
+}
+
+/// Makes what `made` shows of `object`'s attributes that are no children None, where it would show anything or raise: what
+/// the class declares, and what it has a default for.
+fn hide_others<'py>(object: &Bound<'py, PyAny>, class: &Registration, made: &Bound<'py, PyAny>) -> PyResult<()> {
+    let (py, kind) = (object.py(), object.get_type());
+    let others = class.others(&kind)?;
+    for name in &others.declared {
+        // One that is a property of the class's own is not stored.
+        let _ = set_attribute(made, name.bind(py), py.None().bind(py));
+    }
+    let dict = intern!(py, "__dict__");
+    for name in &others.defaults {
+        if object.getattr(dict)?.contains(name)? {
+            made.getattr(dict)?.set_item(name, py.None())?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets an attribute past the class's own `__setattr__`, which a frozen dataclass has.
@@ -298,8 +342,8 @@ pub fn flatten<'py>(tree: &Bound<'py, PyAny>, whole: bool) -> PyResult<Vec<Found
     Ok(leaves)
 }
 
-/// A tree like `tree` whose leaves, in the order of [`flatten`], are `values`. `bare`: registered objects hold their
-/// children only.
+/// A tree like `tree` whose leaves, in the order of [`flatten`], are `values`; what stands twice with the same values stands
+/// twice again. `bare`: as a state has them, registered objects show nothing but their children.
 #[pyfunction]
 pub fn unflatten<'py>(
     tree: &Bound<'py, PyAny>,
@@ -313,7 +357,7 @@ pub fn unflatten<'py>(
         whole,
         &mut Path::default(),
         &mut |_, _, _| values.next().ok_or_else(|| PyValueError::new_err("fewer values than leaves")),
-        Some(bare),
+        Some(&mut Rebuild { bare, twins: Twins::new(tree) }),
     )?;
     if values.next().is_some() {
         return Err(PyValueError::new_err("more values than leaves"));
@@ -323,13 +367,20 @@ pub fn unflatten<'py>(
 
 type Visitor<'a, 'py> = dyn FnMut(&Path, &Bound<'py, PyAny>, bool) -> PyResult<Bound<'py, PyAny>> + 'a;
 
-/// Calls `visitor` on every leaf and, if `bare` says how, rebuilds the tree of what it returns.
+/// How a tree is rebuilt.
+struct Rebuild<'py> {
+    /// Whether registered objects show nothing but their children.
+    bare: bool,
+    twins: Twins<'py>,
+}
+
+/// Calls `visitor` on every leaf and, if `how` says so, rebuilds the tree of what it returns.
 fn visit<'py>(
     object: &Bound<'py, PyAny>,
     whole: bool,
     path: &mut Path,
     visitor: &mut Visitor<'_, 'py>,
-    bare: Option<bool>,
+    mut how: Option<&mut Rebuild<'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let kind = node(object)?;
     let Some(children) = children(object, &kind, path)? else { return visitor(path, object, true) };
@@ -337,15 +388,19 @@ fn visit<'py>(
         Node::Object(class) if !whole => trained(object, class.get(), path)?,
         _ => vec![true; children.len()],
     };
+    let twin = how.as_deref_mut().is_some_and(|how| how.twins.enter(object));
     let mut values = Vec::with_capacity(children.len());
     for ((key, child), &train_child) in children.iter().zip(&trained) {
         path.push(key)?;
-        let value = if !train_child { visitor(path, child, false)? } else { visit(child, whole, path, visitor, bare)? };
+        let value = if train_child {
+            visit(child, whole, path, visitor, how.as_deref_mut())?
+        } else {
+            visitor(path, child, false)?
+        };
         values.push(value);
         path.pop();
     }
-    match bare {
-        None => Ok(object.clone()),
-        Some(bare) => rebuild(object, &kind, children.into_iter().map(|c| c.0), values, bare, path),
-    }
+    let Some(Rebuild { bare, twins }) = how else { return Ok(object.clone()) };
+    let keys = children.into_iter().map(|c| c.0);
+    twins.leave(object, twin, values, |values| rebuild(object, &kind, keys, values, *bare, path))
 }

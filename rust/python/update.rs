@@ -4,6 +4,8 @@ use bumpalo::Bump;
 use pyo3::exceptions::{PyFloatingPointError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
+use std::collections::hash_map;
 
 use super::arena::{List, with_arena};
 use super::arrays::{View, array, copy_into, native, numpy};
@@ -93,12 +95,13 @@ fn update_in<'py>(
         fresh.push(hand_out(py, entry, output, made.get_mut(i).and_then(Option::take), reach)?);
     }
     drop(entries);
+    let mut fresh = Fresh { pairs: fresh, transposes: FxHashMap::default() };
     let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
-        let new = at_place(py, &fresh, origin)?.1;
+        let new = fresh.at(py, origin)?.1;
         Ok((i, (found.bystanders[i].clone(), new)))
     });
     let elsewhere = elsewhere.collect::<PyResult<_>>()?;
-    replace(state, model, &found.places, origins.iter().map(|o| at_place(py, &fresh, *o)), elsewhere)
+    replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), elsewhere)
 }
 
 /// The gradient of each parameter, summed over its places; None where there is none.
@@ -117,14 +120,29 @@ pub fn gradients<'py>(
     })
 }
 
-fn at_place<'py>(
-    py: Python<'py>,
-    fresh: &[(Bound<'py, PyAny>, Bound<'py, PyAny>)],
-    origin: Origin,
-) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let (leaf, array) = &fresh[origin.entry as usize];
-    let array = if origin.transposed { array.getattr(intern!(py, "T"))? } else { array.clone() };
-    Ok((leaf.clone(), array))
+/// A new leaf and its new array.
+type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// What the entries became.
+struct Fresh<'b, 'py> {
+    pairs: List<'b, Pair<'py>>,
+    /// The transposes asked for so far: what stands twice in a model holds one and the same of them.
+    transposes: FxHashMap<u32, Bound<'py, PyAny>>,
+}
+
+impl<'py> Fresh<'_, 'py> {
+    /// What belongs at a place.
+    fn at(&mut self, py: Python<'py>, origin: Origin) -> PyResult<Pair<'py>> {
+        let (leaf, array) = &self.pairs[origin.entry as usize];
+        if !origin.transposed {
+            return Ok((leaf.clone(), array.clone()));
+        }
+        let transpose = match self.transposes.entry(origin.entry) {
+            hash_map::Entry::Occupied(known) => known.get().clone(),
+            hash_map::Entry::Vacant(new) => new.insert(array.getattr(intern!(py, "T"))?).clone(),
+        };
+        Ok((leaf.clone(), transpose))
+    }
 }
 
 /// Runs a rule of the user's own, which may raise: nothing is written yet.

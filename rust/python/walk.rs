@@ -12,6 +12,7 @@ use super::leaf::Leaf;
 use super::order::{check_order, has_leaf};
 use super::path::Path;
 use super::tree::{Node, Registration, attribute, node, optional};
+use super::twins::may_have_twin;
 
 /// A place in the trees where a leaf stands.
 pub struct Place<'py> {
@@ -29,6 +30,8 @@ pub struct Found<'b, 'py> {
     pub places: List<'b, Place<'py>>,
     /// The model's arrays at the other places, which an update does not touch.
     pub bystanders: List<'b, Bound<'py, PyAny>>,
+    /// Whether a node among those places may stand elsewhere in the model, too.
+    pub twins_beside: bool,
 }
 
 /// All places of the leaves of `state`, and the arrays beside them.
@@ -83,7 +86,7 @@ enum Key<'a, 'py> {
 
 impl<'b, 'py> Walk<'b, 'py> {
     fn new(arena: &'b Bump, py: Python<'py>) -> Self {
-        let found = Found { places: List::new_in(arena), bystanders: List::new_in(arena) };
+        let found = Found { places: List::new_in(arena), bystanders: List::new_in(arena), twins_beside: false };
         Self {
             found,
             path: Path::default(),
@@ -156,6 +159,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             return Ok(());
         }
         let Some(children) = super::tree::children(model, &node(model)?, &self.path)? else { return Ok(()) };
+        self.found.twins_beside |= may_have_twin(model);
         for (key, child) in children {
             self.path.push(&key)?;
             self.bystanders(&child)?;

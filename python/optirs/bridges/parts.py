@@ -60,6 +60,7 @@ class Parts:
     def rebuilt(self, call: Inside, tensors: Sequence[Any], constants: Sequence[Any]) -> Any:
         """The tree in `call`, with `tensors` in place of its parameters, `constants` in place of its other arrays."""
         rest = iter(constants)
+        transposes: dict[int, Any] = {}
         values = []
         for leaf, role in zip(self.leaves, self.roles, strict=True):
             if role is None:
@@ -70,7 +71,9 @@ class Parts:
                 values.append(call.other(next(rest)))
             else:
                 i, transposed = role
-                values.append(call.transposed(tensors[i]) if transposed else tensors[i])
+                if transposed and i not in transposes:  # once, as what stands twice holds one and the same
+                    transposes[i] = call.transposed(tensors[i])
+                values.append(transposes[i] if transposed else tensors[i])
         return _core.unflatten(self.tree, values, True, False)
 
 
