@@ -53,10 +53,10 @@ def converted(
 
 
 def _converted(g: Any, dtype: np.dtype[Any], parameter: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if _nests_deeper(g, len(shape) + 2):
+    if nests_deeper(g, len(shape) + 2):
         raise TypeError(f"is no array of numbers, but a {type(g).__name__} that nests too deep")
     refuse_masked("", g)
-    array = _as_array(g, parameter)
+    array = as_array(g, parameter)
     if array.dtype.kind == "c" and dtype.kind != "c":
         raise TypeError(f"has type {array.dtype}, the parameter is {parameter}")
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
@@ -69,12 +69,12 @@ def _converted(g: Any, dtype: np.dtype[Any], parameter: np.dtype[Any], shape: tu
         return array.astype(dtype, copy=False)
 
 
-def _nests_deeper(g: Any, levels: int) -> bool:
+def nests_deeper(g: Any, levels: int) -> bool:
     """Whether lists in `g` nest deeper; NumPy would follow those that contain themselves for ever."""
-    return isinstance(g, (list, tuple)) and (levels == 0 or any(_nests_deeper(x, levels - 1) for x in g))
+    return isinstance(g, (list, tuple)) and (levels == 0 or any(nests_deeper(x, levels - 1) for x in g))
 
 
-def _as_array(g: Any, dtype: np.dtype[Any]) -> Array:
+def as_array(g: Any, dtype: np.dtype[Any]) -> Array:
     """`g` as an array: without a copy where it is a tensor on the CPU."""
     if isinstance(g, np.ndarray):
         return g

@@ -1,11 +1,11 @@
 """The optimiser's state: made, stepped, adjusted, frozen."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from . import _core
 from ._core import Leaf
+from ._untrained import warn_of_model
 from .rules import Rule, adjusted, fields
 from .ties import parameters
 from .tree import KeyPath
@@ -32,7 +32,8 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
         ValueError: If two parameters share elements without being tied.
 
     Warns:
-        UserWarning: If nothing in the model is trainable; often a class lacks `@functor`.
+        UserWarning: If nothing in the model is trainable; often a class lacks `@functor`. If tensors of another library
+            stand in it, or objects that hold some, such as modules: only NumPy arrays are trained.
 
     Examples:
         >>> import numpy as np, optirs
@@ -45,9 +46,8 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
     _check_rule(rule)
     if isinstance(rule, Rule) and (state := _core.setup(rule, model)) is not None:
         return state
-    _, found, index = parameters(model)
-    if not found:
-        warnings.warn("setup found no trainable parameters in this model", UserWarning, stacklevel=2)
+    all_leaves, found, index = parameters(model)
+    warn_of_model(all_leaves, bool(found))
     chosen = [rule] * len(found) if isinstance(rule, Rule) else [_chosen(rule, p.path, p.array) for p in found]
     items = [(r, p.array, p.path) for r, p in zip(chosen, found, strict=True) if r is not None]
     made = iter(_core.make_leaves(items))
@@ -97,6 +97,10 @@ def update(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
         FloatingPointError: If `ClipNorm` meets a norm that is not finite.
         RuntimeError: If an `update_` of the same state is under way in another thread.
 
+    Warns:
+        UserWarning: If a gradient that is not zero is given for a number, a NumPy scalar, a tensor, or an array of a
+            type that is not trained, such as longdouble. The text names the place.
+
     Examples:
         >>> import numpy as np, optirs
         >>> model = {"w": np.array([1.0, 2.0])}
@@ -130,6 +134,9 @@ def update_(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
         ValueError: As `update`, and if an array is read-only. After any error, model and state are as they were.
         FloatingPointError: As `update`.
         RuntimeError: If another update uses the same state.
+
+    Warns:
+        UserWarning: As `update`; where it is an error, nothing has been written.
 
     Examples:
         >>> import numpy as np, optirs

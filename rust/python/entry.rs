@@ -187,7 +187,11 @@ fn parameter<'a>(py: Python<'_>, place: &'a Place, i: usize, names: &Names) -> P
             return Err(a_leaf("model", &names.of(i), "second"));
         }
         let kind = place.array.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("model at {} is {kind}, the state has a Leaf there", names.of(i))));
+        let scalar = place.array.is_instance(&numpy(py)?.getattr(intern!(py, "generic"))?)?;
+        let hint =
+            if scalar { "; arithmetic with 0-d arrays returns scalars, np.asarray(x) keeps them arrays" } else { "" };
+        let text = format!("model at {} is {kind}, the state has a Leaf there{hint}", names.of(i));
+        return Err(PyTypeError::new_err(text));
     };
     if view.dtype == Some(leaf.dtype) {
         if !is_exact(&place.array) {

@@ -1,19 +1,21 @@
 //! The state of a model in one call, where there is nothing to decide.
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyTuple;
 
 use super::arrays::{View, span};
 use super::make::make_leaves;
 use super::tree::{Found, flatten, unflatten};
 
 /// The state of training `model` with one rule; None unless all arrays of the model are parameters and lie apart, so that
-/// each is one of its own. Then, too, it is what `optirs.setup` would make.
+/// each is one of its own, and nothing else may hold tensors. Then, too, it is what `optirs.setup` would make.
 #[pyfunction]
 #[pyo3(signature = (rule, model, /))]
 pub fn setup<'py>(rule: &Bound<'py, PyAny>, model: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = model.py();
     let leaves = flatten(model, false)?;
-    let Some(trained) = parameters(&leaves) else { return Ok(None) };
+    let Some(trained) = parameters(py, &leaves)? else { return Ok(None) };
     let items = leaves.into_iter().zip(&trained).filter(|(_, trained)| **trained);
     let items: Vec<_> = items.map(|((path, x, _), _)| (rule.clone(), x, Some(path))).collect();
     if items.is_empty() {
@@ -28,23 +30,25 @@ pub fn setup<'py>(rule: &Bound<'py, PyAny>, model: &Bound<'py, PyAny>) -> PyResu
 }
 
 /// Whether each leaf is a parameter, else it is no array; `None` if some array is empty, not trained, of another type, or
-/// shares memory with another one.
-fn parameters(leaves: &[Found<'_>]) -> Option<Vec<bool>> {
+/// shares memory with another one, or if something that is no array may hold tensors.
+fn parameters(py: Python<'_>, leaves: &[Found<'_>]) -> PyResult<Option<Vec<bool>>> {
+    static PLAIN: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
+    let plain = PLAIN.import(py, "optirs._untrained", "PLAIN")?;
     let mut spans = Vec::with_capacity(leaves.len());
     let mut found = Vec::with_capacity(leaves.len());
     for (_, leaf, trained) in leaves {
         if !trained {
-            return None; // there may be arrays in it
+            return Ok(None); // there may be arrays in it
         }
         found.push(match (View::of(leaf), span(leaf)) {
             (Some(view), Some((low, high))) if view.dtype.is_some() && low < high => {
                 spans.push((low, high));
                 true
             }
-            (None, _) => false,
-            _ => return None,
+            (None, _) if leaf.is_none() || leaf.is_instance(plain)? => false,
+            _ => return Ok(None),
         });
     }
     spans.sort_unstable();
-    spans.is_sorted_by(|a, b| a.1 <= b.0).then_some(found)
+    Ok(spans.is_sorted_by(|a, b| a.1 <= b.0).then_some(found))
 }

@@ -1,6 +1,7 @@
 //! The parameters of a training in both of its sets: found once, and made plain data for every run.
 
 use numpy::PyArrayDyn;
+use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::Arc;
 
@@ -51,6 +52,9 @@ pub fn arrays<'py>(
     for i in 0..len {
         let at = (i / 2, i % 2);
         let Ok(leaf) = states[0][i].1.cast_exact::<Leaf>() else {
+            if is_missed(&models[0][i].1)? {
+                return Ok(None);
+            }
             origins.push(Array::Fixed(model.array(at.0, at.1)));
             continue;
         };
@@ -87,6 +91,15 @@ pub fn arrays<'py>(
         return Ok(None);
     }
     Ok(Some((parameters, origins)))
+}
+
+/// Whether an array without a leaf is of floats that no rule steps, such as longdouble: of its gradient `update` warns.
+fn is_missed(array: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = array.py();
+    if View::of(array).is_none_or(|view| view.dtype.is_some()) {
+        return Ok(false);
+    }
+    array.getattr(intern!(py, "dtype"))?.getattr(intern!(py, "kind"))?.eq("f")
 }
 
 /// Whether a parameter is stepped where it lies, by a compiled rule that takes its gradient as float32, as `update` does.

@@ -2,6 +2,7 @@
 
 use bumpalo::Bump;
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use smallvec::SmallVec;
@@ -11,7 +12,7 @@ use super::arrays::View;
 use super::leaf::Leaf;
 use super::order::{check_order, has_leaf};
 use super::path::Path;
-use super::tree::{Node, Registration, attribute, node, optional};
+use super::tree::{Node, Registration, attribute, node, optional, trained};
 use super::twins::may_have_twin;
 
 /// A place in the trees where a leaf stands.
@@ -32,7 +33,12 @@ pub struct Found<'b, 'py> {
     pub bystanders: List<'b, Bound<'py, PyAny>>,
     /// Whether a node among those places may stand elsewhere in the model, too.
     pub twins_beside: bool,
+    /// The gradients of what has no leaf and might be taken for a parameter.
+    unused: Vec<Unused<'py>>,
 }
+
+/// Where a gradient stands, what the model has there, and the gradient.
+type Unused<'py> = (String, Object<'py>, Object<'py>);
 
 /// All places of the leaves of `state`, and the arrays beside them.
 pub fn walk<'b, 'py>(
@@ -46,7 +52,13 @@ pub fn walk<'b, 'py>(
     if walked.is_err() || walk.found.places.is_empty() {
         check_order(state, model, gradient)?;
     }
-    walked.map(|()| walk.found)
+    walked?;
+    if !walk.found.unused.is_empty() {
+        // Before anything is looked at or written: the warning may run code, or be an error.
+        let unused = std::mem::take(&mut walk.found.unused);
+        state.py().import("optirs._untrained")?.call_method1("warn_of_gradients", (unused,))?;
+    }
+    Ok(walk.found)
 }
 
 /// The key path of the `i`-th bystander, for errors.
@@ -86,7 +98,12 @@ enum Key<'a, 'py> {
 
 impl<'b, 'py> Walk<'b, 'py> {
     fn new(arena: &'b Bump, py: Python<'py>) -> Self {
-        let found = Found { places: List::new_in(arena), bystanders: List::new_in(arena), twins_beside: false };
+        let found = Found {
+            places: List::new_in(arena),
+            bystanders: List::new_in(arena),
+            twins_beside: false,
+            unused: Vec::new(),
+        };
         Self {
             found,
             path: Path::default(),
@@ -102,7 +119,7 @@ impl<'b, 'py> Walk<'b, 'py> {
         if self.is_leaf(state) {
             return self.child(Key::Index(0), state.clone(), model.clone(), gradient.cloned());
         }
-        if state.is_none() { self.bystanders(model) } else { self.visit(state, model, gradient) }
+        if state.is_none() { self.beside(model, gradient) } else { self.visit(state, model, gradient) }
     }
 
     fn is_leaf(&self, state: &Object<'py>) -> bool {
@@ -141,12 +158,30 @@ impl<'b, 'py> Walk<'b, 'py> {
             Key::Name(name) => self.path.push(name)?,
         }
         if state.is_none() {
-            self.bystanders(model)?
+            self.beside(model, gradient)?
         } else {
             self.visit(state, model, gradient)?
         }
         self.path.pop();
         Ok(())
+    }
+
+    /// A place without a leaf.
+    fn beside(&mut self, model: &Object<'py>, gradient: Option<&Object<'py>>) -> PyResult<()> {
+        if let Some(g) = gradient
+            && matches!(node(model)?, Node::Leaf)
+        {
+            self.unused(model, g);
+        }
+        self.bystanders(model)
+    }
+
+    /// Notes the gradient of something without a leaf; of an array that could have one, it is not wanted.
+    #[cold]
+    fn unused(&mut self, model: &Object<'py>, gradient: &Object<'py>) {
+        if View::of(model).is_none_or(|view| view.dtype.is_none()) {
+            self.found.unused.push((self.path.text(model.py()), model.clone(), gradient.clone()));
+        }
     }
 
     /// Notes the arrays below a place without a leaf.
@@ -180,7 +215,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             Node::List(children) => {
                 let Ok(list) = model.cast::<PyList>() else { return self.differ(state, model) };
                 self.lengths(state, children.len(), list.len())?;
-                let gradient = self.sequence(state, list.len(), gradient)?;
+                let gradient = self.sequence(state, model, list.len(), gradient)?;
                 for i in 0..list.len() {
                     self.child(Key::Index(i), children.get_item(i)?, list.get_item(i)?, gradient.get(i)?)?;
                 }
@@ -204,7 +239,13 @@ impl<'b, 'py> Walk<'b, 'py> {
     ) -> PyResult<()> {
         let Ok(dict) = model.cast::<PyDict>() else { return self.differ(children, model) };
         let gradient = match gradient {
-            Some(g) => self.mapping(children, g)?,
+            Some(g) => {
+                let mapping = self.mapping(children, g)?;
+                if mapping.is_none() {
+                    self.unused(model, g);
+                }
+                mapping
+            }
             None => None,
         };
         let mut used = 0;
@@ -242,10 +283,15 @@ impl<'b, 'py> Walk<'b, 'py> {
         }
         self.lengths(children, children.len(), tuple.len())?;
         let by_name = match (&names, gradient) {
-            (Some(names), Some(g)) => self.fields_by_name(names, model, g)?,
+            (Some(names), Some(g)) => match self.fields_by_name(names, model, g) {
+                Err(error) if has_leaf(children) => return Err(error),
+                Err(_) => None, // as by position: nothing below has a leaf
+                Ok(values) => values,
+            },
             _ => None,
         };
-        let gradient = if by_name.is_some() { Sequence::None } else { self.sequence(children, tuple.len(), gradient)? };
+        let gradient =
+            if by_name.is_some() { Sequence::None } else { self.sequence(children, model, tuple.len(), gradient)? };
         for i in 0..children.len() {
             let down = match &by_name {
                 Some(values) => values[i].clone(),
@@ -279,11 +325,16 @@ impl<'b, 'py> Walk<'b, 'py> {
                 match self.named(&names, model, g) {
                     Ok(values) => Some(values),
                     Err(error) if has_leaf(state) => return Err(error),
-                    Err(_) => None, // nothing below has a leaf, so the gradient there does not matter
+                    Err(_) => {
+                        self.unused(model, g); // nothing below has a leaf, so the gradient there does not matter
+                        None
+                    }
                 }
             }
             _ => None,
         };
+        // Which children are declared trained, once it matters: where a gradient has no leaf.
+        let mut declared = None;
         for (i, name) in class.children.iter().enumerate() {
             let name = name.bind(py);
             let (child, value) = (attribute(state, name, &self.path)?, attribute(model, name, &self.path)?);
@@ -292,29 +343,57 @@ impl<'b, 'py> Walk<'b, 'py> {
                 (None, Some(values)) => values[i].clone(),
                 (None, None) => None,
             };
+            let down = match down.filter(|g| !g.is_none()) {
+                Some(g) if child.is_none() => {
+                    if declared.is_none() {
+                        declared = Some(trained(model, class, &self.path)?);
+                    }
+                    let is_trained = declared.as_ref().is_some_and(|trained| trained[i]);
+                    Some(g).filter(|g| is_trained && same.is_none_or(|same| !is_default(same, g)))
+                }
+                down => down,
+            };
             self.child(Key::Name(name.as_any()), child, value, down)?;
         }
         Ok(())
     }
 
     /// The gradient of a list or tuple of `n` children, itself a list or a tuple.
-    fn sequence(&self, state: &Object<'py>, n: usize, gradient: Option<&Object<'py>>) -> PyResult<Sequence<'py>> {
+    fn sequence(
+        &mut self,
+        state: &Object<'py>,
+        model: &Object<'py>,
+        n: usize,
+        gradient: Option<&Object<'py>>,
+    ) -> PyResult<Sequence<'py>> {
         let Some(g) = gradient else { return Ok(Sequence::None) };
         let (len, sequence) = match (g.cast::<PyList>(), g.cast::<PyTuple>()) {
             (Ok(list), _) => (list.len(), Sequence::List(list.clone())),
             (_, Ok(tuple)) => (tuple.len(), Sequence::Tuple(tuple.clone())),
             _ if has_leaf(state) => return self.differ_from_gradient(state, g),
-            _ => return Ok(Sequence::None),
+            _ => (usize::MAX, Sequence::None),
         };
         if len == n {
             return Ok(sequence);
         }
         if !has_leaf(state) {
+            self.unused(model, g);
             return Ok(Sequence::None);
         }
         let place = self.path.text(g.py());
         Err(PyValueError::new_err(format!("gradient at {place} has length {len}, the model has {n}")))
     }
+}
+
+/// Whether `value` is in `object` because the class has that default for an argument, rather than because somebody gave it.
+#[cold]
+fn is_default(object: &Object<'_>, value: &Object<'_>) -> bool {
+    let init = object.get_type().getattr(intern!(object.py(), "__init__"));
+    let of = |name: &str| init.as_ref().ok().and_then(|init| init.getattr(name).ok());
+    let by_place = of("__defaults__").and_then(|d| d.cast_into::<PyTuple>().ok());
+    let by_name = of("__kwdefaults__").and_then(|d| d.cast_into::<PyDict>().ok());
+    by_place.is_some_and(|d| d.iter().any(|default| default.is(value)))
+        || by_name.is_some_and(|d| d.values().iter().any(|default| default.is(value)))
 }
 
 /// The gradients of a list's or tuple's children.
