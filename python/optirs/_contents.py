@@ -49,8 +49,8 @@ class Contents:
         """Makes one error of all that a text raises which makes no sense; it names the file."""
         try:
             yield
-        except NotWritten:
-            raise
+        except NotWritten as error:
+            raise ValueError(*error.args) from None
         except NONSENSE as error:
             raise nonsense(self.path, error) from error
 
@@ -121,7 +121,7 @@ class Contents:
         assert self.model is not None
         for first, (dtype, _) in zip(self.model.first, self.model.signatures, strict=True):
             if dtype not in NUMBERS:
-                raise NotWritten(f"{self.model.places[first]} is an array of {dtype}: {WAY_OUT}")
+                raise ValueError(f"{self.model.places[first]} is an array of {dtype}: {WAY_OUT}")
         count = self._arrays()
         arrays = self.arrays(list(range(count)), [None] * count)
         with self._sense():

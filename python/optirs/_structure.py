@@ -72,8 +72,8 @@ def _unsaved(x: Array, place: str) -> TypeError:
     return TypeError(f"{place} is a {type(x).__name__} of {x.dtype}, which cannot be saved")
 
 
-class NotWritten(ValueError):
-    """Something that only a model like the saved one has."""
+class NotWritten(Exception):
+    """There is something that only a model like the saved one has."""
 
 
 class Tree:

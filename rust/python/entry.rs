@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::arena::List;
-use super::arrays::{View, array, copy_into, is_exact, native, shape_text, strided};
+use super::arrays::{View, array, copy_into, is_exact, native, numpy, shape_text, strided};
 use super::gradient::Gradient;
 use super::layout::Layout;
 use super::leaf::{Guard, Leaf, busy};
