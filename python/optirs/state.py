@@ -29,7 +29,8 @@ def setup(rule: Rule | RuleFunction, model: Any) -> Any:
 
     Raises:
         TypeError: If `rule` is neither, or makes no sense for a parameter's type.
-        ValueError: If two parameters share elements without being tied.
+        ValueError: If two parameters share elements without being tied. If a hyper-parameter becomes infinite in the
+            type of the step, as a rate of 1e39 does in float32, or `epsilon`, `omega`, `delta` or `gamma` becomes zero.
 
     Warns:
         UserWarning: If nothing in the model is trainable; often a class lacks `@functor`. If tensors of another library
@@ -93,7 +94,8 @@ def update(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
 
     Raises:
         TypeError: If something is of the wrong kind, or the arguments are in another order.
-        ValueError: If structures, shapes or ties differ; the text names the place and both sides.
+        ValueError: If structures, shapes or ties differ; the text names the place and both sides. If a schedule comes
+            to a value that the type of the step cannot hold.
         FloatingPointError: If `ClipNorm` meets a norm that is not finite.
         RuntimeError: If an `update_` of the same state is under way in another thread.
 
@@ -168,7 +170,8 @@ def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
         The same with changes; a state has its own moments, and tied Leafs stay tied.
 
     Raises:
-        ValueError: If no rule has a field of that name, or a value is out of range.
+        ValueError: If no rule has a field of that name, or a value is out of range or, as `setup` says, not held by the
+            type of a step.
         TypeError: If there is nothing to adjust, or a value is not of its type.
         RuntimeError: If an `update_` in another thread uses the state.
 
