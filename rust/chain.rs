@@ -202,8 +202,8 @@ impl Program {
     /// Whether the state of one rule lies as that of the other, so that either can step it.
     #[must_use]
     pub fn lies_like(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Box<dyn Kernel>, &Box<dyn Kernel>)| a.slots() == b.slots() && a.counter() == b.counter();
-        self.master == other.master && self.form == other.form && self.links.iter().zip(&other.links).all(same)
+        let states = |program: &Self| -> Vec<_> { program.links.iter().map(|l| (l.slots(), l.counter())).collect() };
+        self.master == other.master && self.form == other.form && states(self) == states(other)
     }
 
     /// The type in which a parameter of type `dtype` is kept and stepped: the master's, if there is one.
