@@ -252,7 +252,7 @@ impl Leaf {
         state: &Bound<'_, PyAny>,
         counts: &mut [u64],
     ) -> PyResult<()> {
-        let wrong = |what: String| PyValueError::new_err(format!("the state does not fit the rule: {what}"));
+        let wrong = |what: String| placeless(py, format!("the state does not fit the rule: {what}"));
         match form {
             Form::Chain(forms) => {
                 let states = state.cast::<PyTuple>().map_err(|_| wrong("a chain's state is a tuple".into()))?;
