@@ -346,6 +346,15 @@ def test_forged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("value", ["[" * 1_000_000, '{"a":' * 1_000_000, '"' + "[" * 10_000_000 + '"'])
+def test_headers_that_nest_deeply(value: str, tmp_path: Path) -> None:
+    for text in (f'{{"__metadata__":{{"optirs":{value}', f'{{"model.w":{value}', value):
+        header = text.encode()
+        (tmp_path / "file").write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(ValueError, match="is damaged, or was not written by"):
+            optirs.load(tmp_path / "file")
+
+
 @pytest.mark.parametrize("depth", [150, 100_000, 1_000_000])
 def test_values_that_nest_deeply(depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text of a million nested lists does not overflow the stack, and the error names the file."""

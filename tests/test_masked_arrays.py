@@ -112,8 +112,8 @@ def test_flat_vectors() -> None:
 
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    refused(lambda: optirs.save(path, model={"w": hidden()}), "the array at w", 2)
-    refused(lambda: optirs.save(path, model={"n": hidden(dtype=int)}), "the array at n", 2)
+    refused(lambda: optirs.save(path, model={"w": hidden()}), "model.w", 2)
+    refused(lambda: optirs.save(path, model={"n": hidden(dtype=int)}), "model.n", 2)
     optirs.save(path, model={"w": shown(hidden()), "n": shown(hidden((3,), int))})
     like = {"w": np.zeros(2, np.float32), "n": np.zeros(3, int)}
     found = optirs.load(path, like=like).model
@@ -188,8 +188,9 @@ def test_training(callbacks: list[Any]) -> None:
         refused(lambda options=options: run((hidden((4, 3)), Y), **options), "train: data[0]", 12)
         refused(lambda options=options: run((X, hidden((4, 2))), **options), "train: data[1]", 8)
         refused(lambda options=options: run((X, list(hidden((4, 2)))), **options), "train: data[1]", 2)
-    refused(lambda: run([(X, Y), (X, hidden((4, 2)))]), "mse: y", 8)
-    refused(lambda: run([(X, Y), (hidden((4, 3)), Y)]), "x is", 12)
+    refused(lambda: run([(X, Y), (X, hidden((4, 2)))]), "train: batch[1]", 8)
+    refused(lambda: run([(X, Y), (hidden((4, 3)), Y)]), "train: batch[0]", 12)
+    refused(lambda: run([(X, {"y": hidden((4, 2))})]), "train: batch[1]", 8)
     refused(lambda: optirs.HeldOut(MSE, (X, hidden((4, 2)))), "HeldOut: data[1]", 8)
     refused(lambda: optirs.train(MSE, {"w": hidden()}, (X, Y), DESCENT), "the parameter at w", 2)
     plain = run((X, Y), epochs=3)
@@ -242,3 +243,21 @@ def test_bridges_to_tensors(library: str) -> None:
     fixed = hidden((4, 3))
     layer = getattr(optirs, f"with_{library}")(lambda model: model(fixed).sum())
     refused(lambda: layer(LAYER), "affine_forward: x", 12)
+
+
+def test_a_mask_that_only_a_conversion_shows() -> None:
+    class Late:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return hidden()
+
+    model = {"w": np.zeros(2, np.float32)}
+    state = optirs.setup(DESCENT, model)
+    refused(lambda: optirs.update(state, model, {"w": Late()}), "gradient at w", 2)
+    refused(lambda: optirs.apply(DESCENT, None, model["w"], Late()), "Descent: the gradient", 2)
+    refused(lambda: optirs.mse(Late(), np.zeros(2)), "mse: yhat", 2)
+    refused(lambda: optirs.affine_forward(np.ones((1, 2), np.float32), np.zeros(1, np.float32), Late()), "x", 2)
+
+
+def test_batches_of_a_bridge() -> None:
+    gradient = optirs.with_autograd(lambda m, batch: (m["w"] * np.asarray(batch["x"][0])).sum())
+    refused(lambda: gradient({"w": np.ones(2)}, {"x": [hidden()]}), "batch[0].x[0]", 2)

@@ -67,7 +67,8 @@ def run(rule: Rule, dtype: str, many: list[Array]) -> tuple[Array, list[Array], 
     for g in many:
         before = model[0]
         state, model = optirs.update(state, model, [g])
-        way += np.abs(model[0] - before)
+        with np.errstate(over="ignore", invalid="ignore"):  # float16 ends at 65504
+            way += np.abs(model[0] - before)
     return model[0], arrays(state[0].state), way
 
 
@@ -76,13 +77,17 @@ def near(found: Array, exact: Array, scale: Array, rtol: float) -> bool:
     return bool(np.all(np.abs(found.astype(exact.dtype) - exact) <= rtol * scale))
 
 
+def tolerance(name: str, beta: float) -> float:
+    """Where a rule squares how far one gradient is from the mean, it is as exact as float32 holds that mean."""
+    of_one_distance = name in ("AdaBelief.beta[1]", "RMSProp.rho, centred") and beta < 0.1
+    return 1e-2 if of_one_distance else 2e-5
+
+
 @pytest.mark.parametrize("beta", NEAR)
 @pytest.mark.parametrize("name", DECAYING)
 def test_decay_rates_near_one_keep_their_digits(name: str, beta: float) -> None:
     rule = DECAYING[name](beta)
-    # Where a rule squares how far one gradient is from the mean, it is as exact as float32 can hold that mean.
-    of_one_distance = name in ("AdaBelief.beta[1]", "RMSProp.rho, centred") and beta < 0.5
-    rtol = 1e-2 if of_one_distance else 2e-5
+    rtol = tolerance(name, beta)
     for dtype, wide in (("float32", "float64"), ("complex64", "complex128")):
         many = noise(dtype)
         x, states, _ = run(rule, dtype, many)
@@ -104,8 +109,10 @@ def test_decay_rates_near_one_of_16_bit_types(name: str, beta: float) -> None:
         for a, b in zip(states, moments, strict=True):
             np.testing.assert_array_equal(a, b)  # none of these rules looks at the parameter
         x, (master, *_), _ = run(optirs.MixedPrecision(rule), dtype, many)
-        assert near(master, exact, way, 2e-5)
-        assert near(x, exact, np.abs(exact) + way, EPS[dtype])
+        assert near(master, exact, way, tolerance(name, beta))
+        held, smallest = np.abs(exact) < 6e4, float(np.spacing(np.float16(0)))
+        rtol = max(EPS[dtype], tolerance(name, beta))
+        assert near(x[held], exact[held], (np.abs(exact) + way)[held] + smallest / rtol, rtol)
 
 
 # --- one huge gradient ------------------------------------------------------------------------------------------------

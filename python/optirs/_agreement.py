@@ -198,7 +198,7 @@ def _difference(place: str, a: Kind, b: Kind) -> str:
 def _words(kind: Kind) -> str:
     """A node in words."""
     if kind[0] == "layer":
-        return f"{'an' if kind[1][0] in 'AEIOU' else 'a'} {kind[1]}"
+        return f"{'an' if kind[1].startswith(tuple('AEIOU')) else 'a'} {kind[1]}"
     if kind[0] == "class":
         return f"an object with children {', '.join(kind[1]) or 'none'}"
     return {"array": "an array", "namedtuple": "a named tuple"}.get(kind[0], f"a {kind[0]}")

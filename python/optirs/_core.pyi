@@ -19,6 +19,7 @@ __all__ = [
     "affine_forward",
     "affine_gradient",
     "apply",
+    "as_plain",
     "build",
     "check_held",
     "dense_gradient",
@@ -77,6 +78,7 @@ def build(
     decode: Callable[[Any], Any],
     make: Callable[[Any, list[Any] | None, int], Any],
 ) -> list[Any]: ...
+def as_plain(what: str, value: object, /) -> _Array: ...
 def check_held(rule: Any, dtype: str) -> None: ...
 def dense_gradient(
     W: npt.ArrayLike, name: str, x: npt.ArrayLike, z: npt.ArrayLike, dy: npt.ArrayLike, /

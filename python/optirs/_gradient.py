@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import refuse_masked
+from ._core import as_plain, refuse_masked
 
 Array = NDArray[Any]
 
@@ -123,4 +123,4 @@ def _of_dlpack(g: Any, _: np.dtype[Any]) -> Array:
 
 
 def _of_anything(g: Any, _: np.dtype[Any]) -> Array:
-    return np.asarray(g)
+    return as_plain("", g)

@@ -1,6 +1,6 @@
 """Trees in files: which words they have for classes, keys and plain values, and how a tree is made of them again.
 
-Nothing is imported, and no class of the user's is made: a name of one is only compared.
+Nothing is imported, and no class of the user's is made: a name of one is only printed.
 """
 
 from collections import OrderedDict
@@ -122,6 +122,9 @@ class Tree:
         if form["children"] != _core.registered(cls):
             raise ValueError(f"{self._place(node)} is a {name} with children {form['children']}")
         layer = object.__new__(cls)
+        if self._root != "model":  # as `setup` has it: what is not trained is None
+            others = [other for other in getattr(cls, "__dataclass_fields__", ()) if other not in form["children"]]
+            layer.__dict__.update(dict.fromkeys(others))
         layer.__dict__.update(zip(form["children"], children, strict=True))
         for attribute, encoded in form["plain"].items():
             if hasattr(cls, attribute) and attribute not in getattr(cls, "__dataclass_fields__", ()):

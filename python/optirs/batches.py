@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ._core import refuse_masked
 from .rows import Take, all_rows, count_rows, taker, with_rows
 
 Batch = tuple[Any, ...]
@@ -65,7 +66,10 @@ class IterableBatches:
         empty = True
         for batch in self.source:
             empty = False
-            yield tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+            parts = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+            for i, part in enumerate(parts):
+                refuse_masked(f"{self.who}: batch[{i}]", part)
+            yield parts
         if empty:
             raise ValueError(f"{self.who}: data gave no batch{': ' + ONCE if _is_iterator(self.source) else ''}")
 

@@ -131,8 +131,7 @@ class Restructure:
 
 
 def _numbers(flat: Any) -> Array:
-    _core.refuse_masked("restructure: the vector", flat)
-    array: Array = np.asarray(flat)
+    array: Array = _core.as_plain("restructure: the vector", flat)
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise TypeError(f"restructure takes numbers, got {array.dtype}")
     return array

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core import refuse_masked
+from ._core import as_plain, refuse_masked
 
 Take = Callable[[Any], Any]
 """Rows at a slice, or at an array of row numbers."""
@@ -90,9 +90,10 @@ def all_rows(array: Any) -> Any:
 
 def _converted(name: str, data: Any) -> Any:
     try:
-        array = np.asarray(data)
+        array = np.asanyarray(data)
     except Exception as error:
         raise TypeError(f"{name} must be an array, got {_kind(data)}, of which NumPy makes none: {error}") from error
+    array = as_plain(name, array)
     if array.ndim == 0 and array.dtype.kind not in "biufc":
         raise TypeError(f"{name} must be an array, got {_kind(data)}")
     return array

@@ -8,7 +8,7 @@ use pyo3::types::IntoPyDict;
 use std::os::raw::c_int;
 
 use super::arrays::{View, set_base};
-use super::masked::refuse;
+use super::masked::{as_plain, refuse};
 use super::memory::{OWN, own};
 use crate::element::Real;
 use crate::losses::Values;
@@ -171,7 +171,7 @@ impl Precision {
 
 /// `value` as an array of real numbers, and how exact they are.
 fn numbers<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyUntypedArray>, Precision)> {
-    let array = as_array(value)?;
+    let array = as_array(what, value)?;
     match Precision::of(&array)? {
         Some(precision) => Ok((array, precision)),
         None => Err(not_numbers(what, value, &array)?),
@@ -185,12 +185,12 @@ pub fn int64<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Vec<i64>> {
     Ok(unsafe { converted.as_slice() }?.to_vec())
 }
 
-/// `numpy.asarray(value)`.
-pub fn as_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+/// `numpy.asarray(value)`; `what` names it in errors.
+pub fn as_array<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     if let Ok(array) = value.cast::<PyUntypedArray>() {
         return Ok(array.clone());
     }
-    Ok(value.py().import("numpy")?.call_method1("asarray", (value,))?.cast_into()?)
+    Ok(as_plain(what, value)?.cast_into()?)
 }
 
 /// A new array in row-major order, and not initialised: the caller writes every element before anything reads one. Too

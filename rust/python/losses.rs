@@ -128,7 +128,7 @@ fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyR
 /// Class numbers where `y` has one entry a row, probabilities where it has the shape of `yhat`.
 fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyResult<Targets<'py>> {
     refuse(&format!("{name}: y"), y)?;
-    let array = as_array(y)?;
+    let array = as_array("y", y)?;
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {
         let rows = Reals::new(&format!("{name}: y"), y)?;

@@ -5,14 +5,14 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyFloat, PyInt, PyList, PyTuple, PyType};
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple, PyType};
 
-use super::arrays::{View, is_exact};
+use super::arrays::{View, is_exact, numpy};
 
 /// How deep lists may nest for the arrays in them to be found.
 const DEPTH: usize = 8;
 
-/// Raises where `value` is a masked array that hides elements, or a list or tuple with one in it. One that hides none is an
+/// Raises where `value` is a masked array that hides elements, or a list, tuple or dict with one in it. One that hides none is an
 /// array like any other.
 ///
 /// Args:
@@ -39,6 +39,27 @@ pub fn refuse_other(value: &Bound<'_, PyAny>, what: impl FnOnce() -> String) -> 
     Err(PyTypeError::new_err(text.trim_start().to_owned()))
 }
 
+/// `numpy.asarray(value)`, refused where elements are hidden, also by a mask that shows only in what `__array__` returns.
+///
+/// Args:
+///     what: The argument or the place, for the text of the error.
+///     value: Any object.
+///
+/// Raises:
+///     TypeError: It hides elements.
+#[pyfunction]
+#[pyo3(signature = (what, value, /))]
+pub fn as_plain<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if is_exact(value) {
+        return Ok(value.clone());
+    }
+    refuse_other(value, || what.to_owned())?;
+    let numpy = numpy(value.py())?;
+    let array = numpy.call_method1(intern!(value.py(), "asanyarray"), (value,))?;
+    refuse(what, &array)?;
+    numpy.call_method1(intern!(value.py(), "asarray"), (array,))
+}
+
 /// How many elements the first masked array in `value` that hides some has hidden, and how many it has.
 fn masked(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Option<(usize, usize)>> {
     if value.is_exact_instance_of::<PyFloat>() || value.is_exact_instance_of::<PyInt>() {
@@ -49,6 +70,9 @@ fn masked(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Option<(usize, usi
     }
     if let Ok(tuple) = value.cast::<PyTuple>() {
         return first(tuple.iter(), depth);
+    }
+    if let Ok(dict) = value.cast::<PyDict>() {
+        return first(dict.values().iter(), depth);
     }
     if is_exact(value) || View::of(value).is_none() {
         return Ok(None);

@@ -68,7 +68,7 @@ mod _core {
     #[pymodule_export]
     use super::make::{check_held, make_leaves, restore, restore_leaves};
     #[pymodule_export]
-    use super::masked::refuse;
+    use super::masked::{as_plain, refuse};
     #[pymodule_export]
     use super::memory::Recycling;
     #[pymodule_export]

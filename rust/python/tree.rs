@@ -280,11 +280,8 @@ fn hide_others<'py>(object: &Bound<'py, PyAny>, class: &Registration, made: &Bou
         // One that is a property of the class's own is not stored.
         let _ = set_attribute(made, name.bind(py), py.None().bind(py));
     }
-    let dict = intern!(py, "__dict__");
-    for name in &others.defaults {
-        if object.getattr(dict)?.contains(name)? {
-            made.getattr(dict)?.set_item(name, py.None())?;
-        }
+    if let (false, Ok(dict)) = (others.defaults.is_empty(), made.getattr(intern!(py, "__dict__"))) {
+        others.defaults.iter().try_for_each(|name| dict.set_item(name, py.None()))?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ from autograd.tracer import getval, isbox, primitive
 from .. import _core
 from ..tensors import Inside
 from ..tree import is_trained_type
-from .parts import Array, Model, affine_gradient, check_loss, gelu, independent
+from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class WithAutograd:
         return float(self._value(parts, tuple(map(_known, parts.arrays)), batch))
 
     def _value(self, model: Model, arrays: Any, batch: tuple[Any, ...]) -> Any:
-        _core.refuse_masked("batch", batch)
+        Parts(batch)  # which refuses what is masked, however deep
         # One box an array: each time autograd's box of a tuple is asked for an element, it makes a new one.
         boxes = [arrays[i] for i in range(len(model.arrays))]
         with _Call() as call:

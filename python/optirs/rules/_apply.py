@@ -90,8 +90,7 @@ def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
 
 def _parameter(rule: Rule, x: Any) -> Array:
     """`x` as an array of a type that rules compute with."""
-    _core.refuse_masked(f"{_name(rule)}: the parameter", x)
-    array: Array = np.asarray(x)
+    array: Array = _core.as_plain(f"{_name(rule)}: the parameter", x)
     if array.dtype.name not in _COMPUTE:
         raise TypeError(f"{_name(rule)}: the parameter must be an array of floats, got {array.dtype}")
     return array
@@ -100,11 +99,9 @@ def _parameter(rule: Rule, x: Any) -> Array:
 def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
     """`dx` as an array like `x`, in the type in which the step is computed."""
     try:
-        _core.refuse_masked(f"{_name(rule)}: {what}", dx)
+        array: Array = _core.as_plain(f"{_name(rule)}: {what}", dx)
     except TypeError as error:
         raise placeless(error) from None
-    try:
-        array: Array = np.asarray(dx)
     except ValueError:  # rows of different lengths, or a state of several parts
         array = np.empty((), object)
     if not isinstance(dx, np.ndarray):

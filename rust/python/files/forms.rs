@@ -20,9 +20,9 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 
-use super::super::path::append;
+use super::super::path::{MAX_DEPTH, append};
 use super::super::tree::Node;
-use super::outline::{address, nonsense};
+use super::outline::{address, deep, nonsense};
 
 /// Larger ints are not the same to every reader of JSON.
 const EXACT: i64 = 1 << 53;
@@ -364,6 +364,7 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
     if let Some(layer) = item(intern!(py, "layer"))? {
         let children = item(intern!(py, "children"))?.ok_or_else(|| nonsense("a layer has no children"))?;
         let (keys, _) = names(&children)?;
+        let layer = layer.cast_into::<PyString>().map_err(|_| nonsense("a layer's name is no text"))?;
         let plain = item(intern!(py, "plain"))?.ok_or_else(|| nonsense("a layer has no values"))?;
         let activation = plain.cast::<PyDict>()?.get_item(intern!(py, "activation"))?;
         let value = match activation {
@@ -371,7 +372,7 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
             _ => None,
         };
         let value = value.unwrap_or_else(|| py.None().into_bound(py));
-        return container(PyTuple::new(py, [intern!(py, "layer").as_any(), &layer, &value])?, Some(keys), None);
+        return container(PyTuple::new(py, [intern!(py, "layer").as_any(), layer.as_any(), &value])?, Some(keys), None);
     }
     if let Some(array) = item(intern!(py, "transposed"))? {
         return Ok(Kept::Transposed(array.extract()?));
@@ -413,18 +414,20 @@ pub fn build<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let py = nodes.py();
     let forms = Read::all(forms, decode)?;
-    // Which object each of these nodes is, and the objects, once they are made.
+    // Which object each of these nodes is, and the objects with their levels, once they are made.
     let mut shared: FxHashMap<usize, usize> = FxHashMap::default();
-    let mut objects: Vec<Option<Object<'py>>> = vec![None; same.len()];
+    let mut objects: Vec<Option<(Object<'py>, usize)>> = vec![None; same.len()];
     for (i, (later, first)) in same.into_iter().enumerate() {
         let object = *shared.entry(first).or_insert(i);
         shared.insert(later, object);
     }
     let mut transposes: FxHashMap<usize, Object<'py>> = FxHashMap::default();
-    // From the last node to the first: what is made of the children of a node lies on the stack, the first one on top.
-    let mut stack: Vec<Object<'py>> = Vec::new();
+    // From the last node to the first: what is made of the children of a node lies on the stack, the first one on top, each
+    // with its levels.
+    let mut stack: Vec<(Object<'py>, usize)> = Vec::new();
     for i in (0..nodes.len()).rev() {
         let value = |array: usize| values.get_item(array).map_err(|_| nonsense("there are not so many arrays"));
+        let mut levels = 0;
         let object = match forms.at(&nodes.get_item(i)?)? {
             Form::Array(array) => value(array)?,
             Form::Transposed(array) => match transposes.entry(array) {
@@ -440,25 +443,28 @@ pub fn build<'py>(
                 if count > stack.len() {
                     return Err(nonsense("the structure ends too early"));
                 }
-                let mut children = stack.split_off(stack.len() - count);
-                children.reverse();
+                let children = stack.split_off(stack.len() - count);
+                levels = 1 + children.iter().map(|(_, levels)| *levels).max().unwrap_or(0);
+                if levels > MAX_DEPTH {
+                    return Err(deep());
+                }
+                let children = children.into_iter().rev().map(|(child, _)| child).collect();
                 let known = shared.get(&i).copied();
-                match known.and_then(|k| objects[k].clone()) {
-                    Some(object) => object,
-                    None => {
-                        let made = join(py, container, children, make, i)?;
-                        if let Some(k) = known {
-                            objects[k] = Some(made.clone());
-                        }
-                        made
+                if let Some((object, made)) = known.and_then(|k| objects[k].clone()) {
+                    levels = made;
+                    object
+                } else {
+                    let object = join(py, container, children, make, i)?;
+                    if let Some(k) = known {
+                        objects[k] = Some((object.clone(), levels));
                     }
+                    object
                 }
             }
         };
-        stack.push(object);
+        stack.push((object, levels));
     }
-    stack.reverse();
-    PyList::new(py, stack)
+    PyList::new(py, stack.into_iter().rev().map(|(tree, _)| tree))
 }
 
 /// A node of these children.

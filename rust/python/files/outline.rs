@@ -472,7 +472,7 @@ impl<'a, 'py> Descent<'a, 'py> {
         self.began = true;
         if let Form::Container(container) = form {
             if self.open.len() > MAX_DEPTH {
-                return Err(PyRecursionError::new_err(format!("a tree nests deeper than {MAX_DEPTH} levels")));
+                return Err(deep());
             }
             self.open.push(Open { container, next: 0, text: self.text.len(), end: self.end });
         }
@@ -484,6 +484,11 @@ impl<'a, 'py> Descent<'a, 'py> {
         let complete = self.began && self.open.iter().all(|open| open.next == open.container.len());
         if complete { Ok(()) } else { Err(nonsense("a tree ends too early")) }
     }
+}
+
+/// The error of a tree in a file that no walk could go through.
+pub fn deep() -> PyErr {
+    PyRecursionError::new_err(format!("a tree nests deeper than {MAX_DEPTH} levels"))
 }
 
 /// The error of a file that `save` did not write.
