@@ -255,7 +255,11 @@ def test_a_mask_that_only_a_conversion_shows() -> None:
     refused(lambda: optirs.update(state, model, {"w": Late()}), "gradient at w", 2)
     refused(lambda: optirs.apply(DESCENT, None, model["w"], Late()), "Descent: the gradient", 2)
     refused(lambda: optirs.mse(Late(), np.zeros(2)), "mse: yhat", 2)
-    refused(lambda: optirs.affine_forward(np.ones((1, 2), np.float32), np.zeros(1, np.float32), Late()), "x", 2)
+    refused(
+        lambda: optirs.affine_forward(np.ones((1, 2), np.float32), np.zeros(1, np.float32), Late()),
+        "affine_forward: x",
+        2,
+    )
 
 
 def test_batches_of_a_bridge() -> None:
