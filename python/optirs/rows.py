@@ -22,7 +22,7 @@ def with_rows(name: str, data: Any) -> Any:
         ValueError: it has no first dimension.
     """
     refuse_masked(name, data)
-    has_shape = hasattr(data, "shape") and not isinstance(data, type)
+    has_shape = hasattr(data, "shape") and not isinstance(data, (type, memoryview))
     if isinstance(data, Mapping) and not has_shape:
         raise TypeError(f"{name} must be an array, got {_kind(data)}: name its arrays one by one, (d['a'], d['b'], y)")
     if data is None or isinstance(data, (tuple, str, bytes, type)):
