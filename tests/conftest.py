@@ -1,8 +1,9 @@
 """What several test modules need."""
 
+import gc
 import importlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +36,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def bridge(request: pytest.FixtureRequest) -> Bridge:
     """Each bridge in turn."""
     return Bridge(request.param)
+
+
+@pytest.fixture
+def bare_collector() -> Iterator[None]:
+    """The garbage collector calls no Python code: Hypothesis has it call some, in which Ctrl-C is lost."""
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = callbacks
 
 
 @pytest.fixture

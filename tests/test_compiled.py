@@ -296,6 +296,7 @@ def test_arguments_are_left_alone(started: list[bool]) -> None:
     optirs.update_(training.state, training.model, gradient(training.model, *pair)[1])
 
 
+@pytest.mark.usefixtures("bare_collector")
 def test_threads_are_let_through_and_ctrl_c_returns_what_there_is(started: list[bool]) -> None:
     import _thread
 

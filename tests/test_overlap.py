@@ -125,6 +125,7 @@ def test_gradients_that_share_memory_are_copied_where_they_do() -> None:
     assert all(np.array_equal(x, y) for x, y in zip(model, expected, strict=True))
 
 
+@pytest.mark.usefixtures("bare_collector")
 def test_a_long_search_ends_by_ctrl_c() -> None:
     """The example of NumPy's documentation of a search that takes minutes."""
     x = np.zeros(192163377, np.float16)  # memory that nobody touches

@@ -89,6 +89,7 @@ def test_schedules_go_on_where_they_were() -> None:
     assert bits(rest.model) == bits(whole.model)
 
 
+@pytest.mark.usefixtures("bare_collector")
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent to the process")
 @pytest.mark.parametrize("built_in", [True, False])
 def test_a_real_ctrl_c_ends_the_training(built_in: bool) -> None:
@@ -112,6 +113,7 @@ def test_a_real_ctrl_c_ends_the_training(built_in: bool) -> None:
     assert bits(again.model) == bits(training.model)
 
 
+@pytest.mark.usefixtures("bare_collector")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals come from a timer")
 @pytest.mark.parametrize("built_in", [True, False])
 @pytest.mark.parametrize("options", [{}, {"log_every": 1}, {"shuffle": True, "rng": 0}], ids=str)
