@@ -58,7 +58,7 @@ impl Forms {
 
     /// The node of the transpose of an array.
     pub fn transposed(&self, py: Python<'_>, array: usize) -> PyResult<i64> {
-        self.intern(py, Some(("transposed", array).into_pyobject(py)?), || single(py, "transposed", &array))
+        self.intern(py, Some(("transposed", array).into_pyobject(py)?), || single(py, "transposed", array))
     }
 
     /// The node of a plain value.
@@ -117,11 +117,11 @@ impl Forms {
             }
             Node::List(_) => {
                 let written =
-                    || self.with_class(object, single(py, "list", &count)?, object.is_exact_instance_of::<PyList>());
+                    || self.with_class(object, single(py, "list", count)?, object.is_exact_instance_of::<PyList>());
                 self.intern(py, Some(("list", here, count).into_pyobject(py)?), written)
             }
             Node::Tuple(_, None) => {
-                self.intern(py, Some(("tuple", here, count).into_pyobject(py)?), || single(py, "tuple", &count))
+                self.intern(py, Some(("tuple", here, count).into_pyobject(py)?), || single(py, "tuple", count))
             }
             Node::Tuple(_, Some(fields)) => {
                 let written = || self.with_class(object, single(py, "namedtuple", fields)?, false);
