@@ -106,7 +106,7 @@ def test_names_of_ours_exist(page: str) -> None:
         assert len(row) == 3, row
         for code in re.findall(r"`([^`]*)`", row[1]):
             for name in re.findall(r"(?<![\w\"])([A-Z]\w+)", code):
-                assert name in ("True", "None") or hasattr(optirs, name) or hasattr(schedules, name), row
+                assert name in ("True", "False", "None") or hasattr(optirs, name) or hasattr(schedules, name), row
     assert missing(optirs.RULES, page, column=1) == []
 
 
