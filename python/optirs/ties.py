@@ -1,7 +1,7 @@
 """Parameters and ties: which arrays of a model are one parameter, and which overlap."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,30 @@ def parameters(model: Any) -> Tied:
         ValueError: If two parameters share elements, or one and an array that is not trained (other than the same one).
         TypeError: If one is a masked array that hides elements.
     """
-    return _tied(leaves(model), lambda leaf, trained: trained and _is_trained(leaf))
+    all_leaves = leaves(model)
+    found: list[Parameter] = []
+    by_span: dict[tuple[int, int], list[int]] = {}
+    index: list[int | None] = []
+    for path, leaf, trained in all_leaves:
+        if not (trained and _is_trained(leaf)):
+            index.append(None)
+            continue
+        if type(leaf) is not np.ndarray:
+            refuse_masked(f"the array at {str(path) or 'the top'}", leaf)
+        place = span(leaf)
+        candidates = by_span.setdefault(place, [])
+        for i in candidates:
+            transposed = tie(found[i].array, leaf)
+            if transposed is not None:
+                break
+        else:
+            i, transposed = len(found), False
+            candidates.append(i)
+            found.append(Parameter(path, leaf, []))
+        found[i].places.append((path, transposed))
+        index.append(i)
+    check_overlap(found, list(_bystanders(all_leaves, index)) if None in index else [])
+    return all_leaves, found, index
 
 
 def _is_trained(leaf: Any) -> bool:
@@ -82,37 +105,6 @@ def _with_tensors(of_numpy: Tied, call: Inside) -> Tied:
             index.append(i)
         else:
             index.append(None)
-    return all_leaves, found, index
-
-
-def arrays(tree: Any) -> Tied:
-    """As `parameters`, with all arrays of whatever type, also those that are not trained."""
-    return _tied(leaves(tree, whole=True), lambda leaf, _: isinstance(leaf, np.ndarray))
-
-
-def _tied(all_leaves: list[tuple[KeyPath, Any, bool]], wanted: Callable[[Any, bool], bool]) -> Tied:
-    found: list[Parameter] = []
-    by_span: dict[tuple[int, int], list[int]] = {}
-    index: list[int | None] = []
-    for path, leaf, trained in all_leaves:
-        if not wanted(leaf, trained):
-            index.append(None)
-            continue
-        if type(leaf) is not np.ndarray:
-            refuse_masked(f"the array at {str(path) or 'the top'}", leaf)
-        place = span(leaf)
-        candidates = by_span.setdefault(place, [])
-        for i in candidates:
-            transposed = tie(found[i].array, leaf)
-            if transposed is not None:
-                break
-        else:
-            i, transposed = len(found), False
-            candidates.append(i)
-            found.append(Parameter(path, leaf, []))
-        found[i].places.append((path, transposed))
-        index.append(i)
-    check_overlap(found, list(_bystanders(all_leaves, index)) if None in index else [])
     return all_leaves, found, index
 
 
