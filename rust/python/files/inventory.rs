@@ -443,8 +443,8 @@ fn laid_out<'py>(x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 /// A new array in C order, whose memory is whatever it is.
 fn new_array<'py>(descr: &Bound<'py, PyAny>, shape: &[isize]) -> PyResult<Bound<'py, PyAny>> {
     let py = descr.py();
-    // SAFETY: asks whether the object is one of NumPy's descriptors.
     let is_descr =
+        // SAFETY: a live object; NumPy's type object lives as long as the process.
         unsafe { pyo3::ffi::PyObject_TypeCheck(descr.as_ptr(), get_type_object(py, NpyTypes::PyArrayDescr_Type)) != 0 };
     if !is_descr {
         return Err(PyTypeError::new_err("not a dtype"));
