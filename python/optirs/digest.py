@@ -16,9 +16,9 @@ def digest(state: Any, model: Any) -> str:
     """A SHA-256 of a state and a model: equal ones have equal digests, on every platform and in every process.
 
     All bytes, shapes, types, key paths, ties, frozen flags, counts and rules count, and so do layers, their activations
-    and plain values. The order in memory, the order of a dict's keys (but for
-    which of two places tied by a transpose comes first) and the names of the user's classes do not; lists
-    and tuples are alike, and all NaNs are one. What cannot be written, such as a function, is alike everywhere.
+    and plain values. The order in memory, the order of a dict's keys and the names of the user's classes do not, except
+    that of two places tied by a transpose it counts which comes first. Lists and tuples are alike, and all NaNs are one.
+    What cannot be written, such as a function, is alike everywhere.
 
     Args:
         state: A state, or None.
