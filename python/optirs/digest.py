@@ -17,8 +17,8 @@ def digest(state: Any, model: Any) -> str:
 
     All bytes, shapes, types, key paths, ties, frozen flags, counts and rules count, and so do layers, their activations
     and plain values. The order in memory, the order of a dict's keys and the names of the user's classes do not, except
-    that of two places tied by a transpose it counts which comes first. Lists and tuples are alike, and all NaNs are one.
-    What cannot be written, such as a function, is alike everywhere.
+    that of two places tied by a transpose it counts which comes first. Lists and tuples are alike, all NaNs are
+    one, and what cannot be written, such as a function, is alike everywhere.
 
     Args:
         state: A state, or None.
