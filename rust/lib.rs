@@ -24,6 +24,7 @@ pub mod schedules;
 pub mod simd;
 pub mod stream;
 pub mod strides;
+pub mod transfer;
 pub mod xoshiro;
 
 #[cfg(feature = "python")]

@@ -1,12 +1,13 @@
 //! `optirs.affine_forward` and `optirs.affine_gradient`.
-use numpy::{PyArrayDyn, PyArrayMethods};
 use pyo3::prelude::*;
 
-use super::inputs::{Float32, empty, rows, shape_error, shape_text};
+use super::array::access::run;
+use super::array::empty;
+use super::array::numbers::{Float32, rows, shape_error, shape_text};
 use crate::affine::{self, Gradient, Shape};
 
 /// An array of the layers.
-pub type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
+pub type Array<'py> = Bound<'py, PyAny>;
 
 /// The affine layer on rows, `y = x @ W.T + b`, in float32.
 ///
@@ -50,11 +51,8 @@ pub fn affine_forward<'py>(
         return Err(mismatch(CALL, "b", &b, &w, &[shape.n_out]));
     }
     let y = empty(py, with_columns(x.shape(), shape.n_out, &mut [0; 2]))?;
-    // SAFETY: the array is new, so this is the only reference to its elements, and `forward` only writes to them.
-    let out = unsafe { y.as_slice_mut() }?;
-    let (w, b, x) = (w.as_slice()?, b.as_slice()?, x.as_slice()?);
-    py.detach(|| affine::forward(shape, w, b, x, out));
-    Ok(y)
+    run(py, &(w, b, x, &y), |(w, b, x, out)| affine::forward(shape, w, b, x, out))?;
+    Ok(y.into_array())
 }
 
 /// The gradient of `sum(dy * (x @ W.T + b))` in float32: `dW = dy.T @ x`, `db` = sum of the rows of `dy`, `dx = dy @ W`.
@@ -99,11 +97,10 @@ pub fn affine_gradient<'py>(
         return Err(shape_error(format!("{CALL}: dy has shape {found}, x {x} and W {w} give {expected}")));
     }
     let (dw, db, dx) = (empty(py, w.shape())?, empty(py, &[shape.n_out])?, empty(py, x.shape())?);
-    // SAFETY: the arrays are new, so these are the only references to their elements, and `gradient` only writes to them.
-    let out = unsafe { Gradient { dw: dw.as_slice_mut()?, db: db.as_slice_mut()?, dx: dx.as_slice_mut()? } };
-    let (w, x, dy) = (w.as_slice()?, x.as_slice()?, dy.as_slice()?);
-    py.detach(|| affine::gradient(shape, w, x, dy, out));
-    Ok((dw, db, dx))
+    run(py, &((&w, &x, dy), (&dw, &db, &dx)), |((w, x, dy), (dw, db, dx))| {
+        affine::gradient(shape, w, x, dy, Gradient { dw, db, dx });
+    })?;
+    Ok((dw.into_array(), db.into_array(), dx.into_array()))
 }
 
 /// The sizes of the call, once `W` is a matrix and `x` has rows that fit it.

@@ -8,15 +8,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::arrays::{View, array, descriptor};
+use super::array::{Layout, View, allocate, array, descriptor};
 use super::entry::{Names, entries};
-use super::layout::Layout;
 use super::leaf::Moments;
 use super::make::{check_held, make_leaves, restored};
-use super::memory::allocate;
 use super::schedules::schedule;
-use super::steps::Steps;
-use super::update::Output;
+use super::steps::Target;
+use super::update::Call;
 use super::walk::Place;
 use crate::dtype::DType;
 use crate::rules::RULES;
@@ -65,12 +63,12 @@ pub fn apply<'py>(
     let entry = &entries[0];
     let compute = entry.working().compute().dtype();
     let place = allocate(py, &[(0, layout.len * compute.size())])?.remove(0);
-    let output = Output::direction(py, entry, place.ptr)?;
-    let mut steps = Steps::new(&arena, py, &names, true, 1);
-    let reach = steps.add(entry, gradient.as_ref(), &output)?;
-    steps.run()?;
-    let stepped = steps.steps_last();
-    drop(steps);
+    let (reach, stepped) = {
+        let mut call = Call::new(&arena, &names, 1);
+        call.add(entry, gradient.as_ref(), None, Target::Direction(&place))?;
+        let steps = call.run(py, &names)?;
+        (steps[0].reach, steps[0].steps)
+    };
     drop(entries);
     if let (Some(mut guard), Some(reach)) = (leaf.get().write(), reach)
         && let Some(Moments::Compiled { program, counts, .. }) = guard.get_mut().map(|i| &mut i.moments)

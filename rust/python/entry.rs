@@ -3,25 +3,22 @@
 use std::sync::Arc;
 
 use bumpalo::Bump;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::arena::List;
-use super::arrays::{View, array, copy_into, is_exact, native, numpy, shape_text, strided};
-use super::gradient::Gradient;
-use super::layout::Layout;
+use super::array::access::{Places, Seen};
+use super::array::{Look, View, is_array, is_exact, numpy, shape_text};
 use super::leaf::{Guard, Leaf, busy};
 use super::masked::refuse_other;
-use super::memory::allocate;
 use super::order::a_leaf;
 use super::overlap::answer;
 use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
 use crate::chain::Program;
-use crate::dtype::DType;
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {
@@ -31,12 +28,10 @@ pub struct Entry<'a, 'py> {
     pub guard: Guard<'a>,
     /// Its array at the first place.
     pub array: &'a Bound<'py, PyAny>,
-    /// Where that lies.
-    pub data: *mut u8,
-    /// Whether the array is stepped where it lies; if not, through a copy.
-    pub direct: bool,
-    /// Whether it is of NumPy's own class: to look at others takes Python code.
-    pub exact: bool,
+    /// Where that lay when it was looked at.
+    pub address: usize,
+    /// How it lay, if it is not stepped where it lies but through a copy.
+    pub strided: Option<Box<View>>,
     /// The program of this step, where the leaf's own has schedules.
     pub scheduled: Option<Arc<Program>>,
     /// The gradient at the first place that has one.
@@ -69,6 +64,12 @@ impl Names<'_, '_> {
     }
 }
 
+impl Places for Names<'_, '_> {
+    fn name(&self, i: usize) -> String {
+        self.of(i)
+    }
+}
+
 /// The entries of all places, ties joined, and where each place's array comes from.
 pub fn entries<'b, 'a, 'py>(
     arena: &'b Bump,
@@ -79,13 +80,13 @@ pub fn entries<'b, 'a, 'py>(
 ) -> PyResult<(List<'b, Entry<'a, 'py>>, List<'b, Origin>)> {
     let mut entries = List::with_capacity_in(places.len(), arena);
     let mut origins = List::with_capacity_in(places.len(), arena);
-    let mut seen = Seen::default();
+    let mut seen = Known::default();
     if !in_place {
         seen.0.reserve(places.len());
     }
     for (i, place) in places.iter().enumerate() {
-        let view = parameter(py, place, i, names)?;
-        if in_place && !view.writeable {
+        let look = parameter(py, place, i, names)?;
+        if in_place && !look.writeable {
             return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i))));
         }
         let new = u32::try_from(entries.len()).map_err(|_| PyValueError::new_err("too many parameters"))?;
@@ -94,16 +95,15 @@ pub fn entries<'b, 'a, 'py>(
         let entry = if guard.is_some() { None } else { seen.find(place.leaf.get(), &entries) };
         let Some(entry) = entry else {
             let guard = if in_place { guard } else { place.leaf.get().read() };
-            let (guard, direct) = checked(py, place, i, &view, guard, names)?;
+            let (guard, strided) = checked(py, place, i, &look, guard, names)?;
             let gradient = place.gradient.as_ref().map(|g| (g, false, i));
-            let (array, data, others) = (&place.array, view.data, Vec::new());
-            let exact = is_exact(array);
-            entries.push(Entry { place: i, guard, array, data, direct, exact, scheduled: None, gradient, others });
+            let (array, address, others) = (&place.array, look.address, Vec::new());
+            entries.push(Entry { place: i, guard, array, address, strided, scheduled: None, gradient, others });
             origins.push(Origin { entry: new, transposed: false });
             continue;
         };
         let first: &mut Entry = &mut entries[entry as usize];
-        let tied = View::of(first.array).and_then(|v| tied(&v, &view));
+        let tied = View::of(first.array).zip(View::of(&place.array)).and_then(|(a, b)| tied(&a, &b));
         let transposed = tied.ok_or_else(|| not_tied(&names.of(first.place), &names.of(i)))?;
         first.add(place, transposed, i);
         origins.push(Origin { entry, transposed });
@@ -113,9 +113,9 @@ pub fn entries<'b, 'a, 'py>(
 
 /// The entries by their leaves, as far as somebody asked: in place, that is only where there are ties.
 #[derive(Default)]
-struct Seen(FxHashMap<*const Leaf, u32>);
+struct Known(FxHashMap<*const Leaf, u32>);
 
-impl Seen {
+impl Known {
     /// Which of `entries` has this leaf.
     fn find(&mut self, leaf: &Leaf, entries: &[Entry]) -> Option<u32> {
         for entry in &entries[self.0.len()..] {
@@ -126,31 +126,33 @@ impl Seen {
     }
 }
 
-/// Leave to use a leaf met for the first time, and whether the array is stepped where it lies. `guard`: `None` if somebody
+/// Leave to use a leaf met for the first time, and how the array lies if it is not stepped there. `guard`: `None` if somebody
 /// else uses the leaf.
 #[inline]
 fn checked<'a>(
     py: Python<'_>,
     place: &'a Place,
     i: usize,
-    view: &View,
+    look: &Look,
     guard: Option<Guard<'a>>,
     names: &Names,
-) -> PyResult<(Guard<'a>, bool)> {
-    let leaf = place.leaf.get();
-    if !leaf.layout.has_shape(view.shape) {
-        return Err(wrong_shape(py, leaf, view, &names.of(i)));
+) -> PyResult<(Guard<'a>, Option<Box<View>>)> {
+    if !look.fits {
+        return Err(wrong_shape(py, place, &names.of(i)));
     }
     let guard = guard.ok_or_else(busy)?;
-    let direct = view.plain && leaf.layout.matches(view);
+    if look.laid {
+        return Ok((guard, None));
+    }
+    // Nothing has run since the first look that could have made it something else than an array.
+    let view = View::of(&place.array).ok_or_else(|| PyTypeError::new_err(format!("no array at {}", names.of(i))))?;
     if guard.writes()
-        && !direct
-        && let Some(lies) = strided(&place.array)
+        && let Some(lies) = view.strided()
         && answer(py, lies.overlaps_itself())?
     {
         return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
     }
-    Ok((guard, direct))
+    Ok((guard, Some(Box::new(view))))
 }
 
 impl<'a, 'py> Entry<'a, 'py> {
@@ -171,41 +173,54 @@ impl<'a, 'py> Entry<'a, 'py> {
     /// The addresses from the parameter's first byte to behind its last one.
     #[inline]
     pub fn span(&self) -> (usize, usize) {
-        let size = self.leaf().dtype.size();
-        let view = if self.direct { None } else { View::of(self.array) };
-        let gapless = || (self.data as usize, self.data as usize + self.leaf().layout.len * size);
-        view.map_or_else(gapless, |v| v.span(size))
+        let gapless = || (self.address, self.address + self.leaf().layout.len * self.leaf().dtype.size());
+        self.strided.as_ref().map_or_else(gapless, |view| view.span())
+    }
+
+    /// How the parameter lay when it was looked at.
+    #[inline]
+    pub fn seen(&self) -> Seen<'_> {
+        let leaf = self.leaf();
+        match &self.strided {
+            None => Seen::Laid { address: self.address, dtype: leaf.dtype, layout: &leaf.layout },
+            Some(view) => Seen::Other(view),
+        }
     }
 }
 
-/// The parts of the model's array at a place; its type must be the leaf's.
+/// A look at the model's array at a place; its type must be the leaf's.
 #[inline]
-fn parameter<'a>(py: Python<'_>, place: &'a Place, i: usize, names: &Names) -> PyResult<View<'a>> {
+fn parameter(py: Python<'_>, place: &Place, i: usize, names: &Names) -> PyResult<Look> {
     let leaf = place.leaf.get();
-    let Some(view) = View::of(&place.array) else {
-        if place.array.is_exact_instance_of::<Leaf>() {
-            return Err(a_leaf("model", &names.of(i), "second"));
-        }
-        let kind = place.array.get_type().name()?;
-        let scalar = place.array.is_instance(&numpy(py)?.getattr(intern!(py, "generic"))?)?;
-        let hint =
-            if scalar { "; arithmetic with 0-d arrays returns scalars, np.asarray(x) keeps them arrays" } else { "" };
-        let text = format!("model at {} is {kind}, the state has a Leaf there{hint}", names.of(i));
-        return Err(PyTypeError::new_err(text));
-    };
-    if view.dtype == Some(leaf.dtype) {
-        if !is_exact(&place.array) {
-            refuse_other(&place.array, || format!("parameter at {}", names.of(i)))?;
-        }
-        return Ok(view);
+    if !is_exact(&place.array) && is_array(&place.array) {
+        refuse_other(&place.array, || format!("parameter at {}", names.of(i)))?;
     }
-    let dtype = place.array.getattr(intern!(py, "dtype"))?;
-    Err(PyTypeError::new_err(format!("parameter at {} is {dtype}, its Leaf is {}", names.of(i), leaf.dtype.name())))
+    match Look::at(&place.array, &leaf.layout) {
+        Some(look) if look.dtype == Some(leaf.dtype) => Ok(look),
+        look => Err(no_parameter(py, place, look, &names.of(i))?),
+    }
 }
 
-fn wrong_shape(py: Python<'_>, leaf: &Leaf, view: &View, place: &str) -> PyErr {
-    let (a, b) = (shape_text(py, view.shape), shape_text(py, &leaf.layout.shape));
-    PyValueError::new_err(format!("parameter at {place} has shape {a}, its Leaf has {b}"))
+#[cold]
+fn no_parameter(py: Python<'_>, place: &Place, look: Option<Look>, name: &str) -> PyResult<PyErr> {
+    if look.is_some() {
+        let (dtype, expected) = (place.array.getattr(intern!(py, "dtype"))?, place.leaf.get().dtype.name());
+        return Ok(PyTypeError::new_err(format!("parameter at {name} is {dtype}, its Leaf is {expected}")));
+    }
+    if place.array.is_exact_instance_of::<Leaf>() {
+        return Ok(a_leaf("model", name, "second"));
+    }
+    let kind = place.array.get_type().name()?;
+    let scalar = place.array.is_instance(&numpy(py)?.getattr(intern!(py, "generic"))?)?;
+    let hint =
+        if scalar { "; arithmetic with 0-d arrays returns scalars, np.asarray(x) keeps them arrays" } else { "" };
+    Ok(PyTypeError::new_err(format!("model at {name} is {kind}, the state has a Leaf there{hint}")))
+}
+
+fn wrong_shape(py: Python<'_>, place: &Place, name: &str) -> PyErr {
+    let found = View::of(&place.array).map_or_else(String::new, |view| shape_text(py, &view.shape));
+    let expected = shape_text(py, &place.leaf.get().layout.shape);
+    PyValueError::new_err(format!("parameter at {name} has shape {found}, its Leaf has {expected}"))
 }
 
 fn not_tied(first: &str, second: &str) -> PyErr {
@@ -216,61 +231,15 @@ fn not_tied(first: &str, second: &str) -> PyErr {
 }
 
 /// Whether `b` is the array `a` (`Some(false)`), its full transpose (`Some(true)`), or neither.
-pub fn tied<'a>(a: &View<'a>, b: &View<'a>) -> Option<bool> {
-    if a.data != b.data || a.dtype != b.dtype || a.shape.len() != b.shape.len() {
+pub fn tied(a: &View, b: &View) -> Option<bool> {
+    if a.address != b.address || a.dtype != b.dtype || a.shape.len() != b.shape.len() {
         return None;
     }
     // The stride of an axis of length 1 leads nowhere, so any will do.
     let alike = |(x, y): ((&isize, &isize), (&isize, &isize))| x.0 == y.0 && (*x.0 == 1 || x.1 == y.1);
-    let axes = |v: &View<'a>| v.shape.iter().zip(v.strides);
-    if axes(a).zip(axes(b)).all(alike) {
+    let [a, b] = [a, b].map(|v| v.shape.iter().zip(&v.strides));
+    if a.clone().zip(b.clone()).all(alike) {
         return Some(false);
     }
-    axes(a).zip(axes(b).rev()).all(alike).then_some(true)
-}
-
-impl<'py> Entry<'_, 'py> {
-    /// A gapless copy of the parameter in the leaf's own order.
-    pub fn gapless(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let copy = new_array(py, &native(self.array, self.leaf().dtype)?, self.leaf().dtype, &self.leaf().layout)?;
-        copy_into(&copy, self.array)?;
-        Ok(copy)
-    }
-
-    /// Looks at the arrays again, after Python code has run: from here on no more of it does until all is written.
-    pub fn look_again(&self, gradient: Option<&Gradient>, names: &Names, in_place: bool) -> PyResult<()> {
-        let layout = &self.leaf().layout;
-        let same = View::of(self.array).is_some_and(|v| {
-            v.dtype == Some(self.leaf().dtype)
-                && v.shape == layout.shape
-                && v.data == self.data
-                && self.direct == (v.plain && layout.matches(&v))
-                && (v.writeable || !in_place)
-        });
-        let same_gradient = gradient.is_none_or(|g| {
-            let Some(array) = g.array.array() else { return true };
-            View::of(array).is_some_and(|v| {
-                v.data.cast_const() == g.source.ptr
-                    && v.dtype == Some(g.source.dtype)
-                    && v.shape == layout.shape
-                    && v.plain
-                    && layout.matches(&v)
-            })
-        });
-        if same && same_gradient {
-            return Ok(());
-        }
-        let place = names.of(self.place);
-        Err(PyRuntimeError::new_err(format!("the arrays at {place} were changed while the update looked at them")))
-    }
-}
-
-fn new_array<'py>(
-    py: Python<'py>,
-    descr: &Bound<'py, PyAny>,
-    dtype: DType,
-    layout: &Layout,
-) -> PyResult<Bound<'py, PyAny>> {
-    let place = allocate(py, &[(0, layout.len * dtype.size())])?.remove(0);
-    array(py, &place, descr, dtype.size(), layout)
+    a.zip(b.rev()).all(alike).then_some(true)
 }

@@ -1,50 +1,25 @@
 //! `Fit`: a training of built-in layers with a built-in loss and compiled rules, whose loop needs no Python.
 
-use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
+use bumpalo::Bump;
+use numpy::{PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::time::Duration;
 
+use super::array::access::run;
+use super::array::numbers::{Kept, KeptReals, Reals};
 use super::entry::Names;
-use super::inputs::{Float32, KeptReals, Reals};
 use super::leaf::busy;
-use super::losses::Targets;
+use super::losses::{Kind, Targets};
 use super::network::{Input, Model, workspace};
-use super::trained::{Array, Trained, arrays, parameter, program, set_counts};
+use super::trained::{Array, Trained, arrays, parameter, program, set_counts, wanted};
 use super::update::{refused, unusable};
 use crate::fit::batch::{Data, Gathered};
 use crate::fit::step::{Reason, Stepper};
 use crate::fit::{Arrays, End, Origin, Progress};
 use crate::layers::network::Network;
 use crate::layers::workspace::Workspace;
-use crate::losses::{Objective, Pointwise, Target, Values};
-
-/// Targets that outlive a call.
-enum Kept {
-    Pointwise(Pointwise, KeptReals),
-    Classes(Vec<usize>),
-    Rows(KeptReals),
-}
-
-impl Kept {
-    /// The targets that are no classes.
-    fn rows(&self) -> Option<&KeptReals> {
-        match self {
-            Self::Pointwise(_, y) | Self::Rows(y) => Some(y),
-            Self::Classes(_) => None,
-        }
-    }
-
-    /// The loss with these targets; `y` are those of [`Self::rows`].
-    fn objective<'a>(&'a self, y: Values<'a>) -> Objective<'a> {
-        match self {
-            Self::Pointwise(loss, _) => Objective::Pointwise(*loss, y),
-            Self::Classes(classes) => Objective::Crossentropy(Target::Classes(classes)),
-            Self::Rows(_) => Objective::Crossentropy(Target::Rows(y)),
-        }
-    }
-}
 
 /// A training under way, between two equal sets of state and model: every step reads one and writes the other.
 #[pyclass(module = "optirs._core")]
@@ -66,8 +41,10 @@ struct Objects {
     state: Py<PyAny>,
     parameters: Vec<Trained>,
     origins: Vec<Array>,
-    x: Py<PyArrayDyn<f32>>,
-    y: Kept,
+    x: Kept<f32>,
+    /// The targets, but for those in an array.
+    kind: Kind,
+    y: Option<KeptReals>,
 }
 
 impl Objects {
@@ -77,17 +54,9 @@ impl Objects {
             p.leaves.iter().try_for_each(|leaf| visit.call(leaf))?;
             p.arrays.iter().try_for_each(|array| visit.call(array))?;
         }
-        for origin in &self.origins {
-            if let Array::Fixed(array) = origin {
-                visit.call(array)?;
-            }
-        }
-        visit.call(&self.x)?;
-        match self.y.rows() {
-            Some(KeptReals::Single(y)) => visit.call(y),
-            Some(KeptReals::Double(y)) => visit.call(y),
-            None => Ok(()),
-        }
+        self.fixed().try_for_each(|array| visit.call(array.array()))?;
+        visit.call(self.x.array())?;
+        self.y.as_ref().map_or(Ok(()), |y| visit.call(y.array()))
     }
 }
 
@@ -214,11 +183,8 @@ fn prepare<'py>(
     let Some(model) = Model::read(&sets[0].1)? else { return Ok(None) };
     let input = Input::new(&model, x)?;
     let (&[rows, _], true) = (input.x.shape(), batch > 0) else { return Ok(None) };
-    let y = match Targets::new(name, &input.output, y)? {
-        Targets::Pointwise(loss, y) => Kept::Pointwise(loss, y.keep()),
-        Targets::Classes(classes) => Kept::Classes(classes),
-        Targets::Rows(y, _) => Kept::Rows(y.keep()),
-    };
+    let Targets { kind, numbers } = Targets::new(name, &input.output, y)?;
+    let y = numbers.map(Reals::keep);
     let Some((parameters, origins)) = arrays(py, &sets, &model)? else { return Ok(None) };
     let batch = batch.min(rows);
     let work = workspace(&model.network, batch)?;
@@ -226,7 +192,7 @@ fn prepare<'py>(
     let network = model.network;
     Ok(Some(Fit {
         network,
-        held: Some(Objects { state: sets[0].0.clone().unbind(), parameters, origins, x: input.x.share(), y }),
+        held: Some(Objects { state: sets[0].0.clone().unbind(), parameters, origins, x: input.x.keep(), kind, y }),
         rows,
         batch,
         work,
@@ -248,11 +214,6 @@ fn ended() -> PyErr {
     PyRuntimeError::new_err("train: this training is over")
 }
 
-/// The error of an array of the user's that is not what it was when the training began.
-fn resized() -> PyErr {
-    PyRuntimeError::new_err("train: an array of the data or the model was resized during the training")
-}
-
 impl Objects {
     /// Gradients that are added to another one: from, to, length.
     fn ties(&self, arrays: &Arrays) -> Vec<(*const f32, *mut f32, usize)> {
@@ -261,18 +222,19 @@ impl Objects {
         self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))).collect()
     }
 
-    /// Where the network's arrays are.
-    fn origins(&self, py: Python<'_>, network: &Network) -> PyResult<Vec<[Origin; 2]>> {
-        let origin = |array: &Array, len: usize| match array {
-            Array::Trained(p) => Ok(Origin::Trained(*p)),
-            Array::Fixed(array) => {
-                let array = Float32::kept(array, py);
-                let elements = array.as_slice()?;
-                if elements.len() == len { Ok(Origin::Fixed(elements.as_ptr())) } else { Err(resized()) }
-            }
+    /// The arrays of the network that are not trained.
+    fn fixed(&self) -> impl Iterator<Item = &Kept<f32>> {
+        self.origins.iter().filter_map(|origin| if let Array::Fixed(array) = origin { Some(array) } else { None })
+    }
+
+    /// Where the network's arrays are, `fixed` those of [`Self::fixed`].
+    fn origins(&self, fixed: &[&[f32]]) -> Vec<[Origin; 2]> {
+        let mut fixed = fixed.iter();
+        let mut origin = |array: &Array| match array {
+            Array::Trained(p) => Origin::Trained(*p),
+            Array::Fixed(_) => Origin::Fixed(fixed.next().map_or(std::ptr::null(), |elements| elements.as_ptr())),
         };
-        let layers = self.origins.chunks(2).zip(network.layers());
-        layers.map(|(pair, l)| Ok([origin(&pair[0], l.n_out * l.n_in)?, origin(&pair[1], l.n_out)?])).collect()
+        self.origins.chunks(2).map(|pair| [origin(&pair[0]), origin(&pair[1])]).collect()
     }
 }
 
@@ -299,37 +261,38 @@ impl Fit {
         }
         let side = self.progress.side;
         let programs = guards.iter().map(|g| program(&g[side])).collect::<PyResult<Vec<_>>>()?;
-        let parameters = held.parameters.iter().zip(&guards).zip(&programs);
-        let parameters = parameters
-            .map(|((p, g), program)| parameter(py, p, g, program, side, &self.arrays))
-            .collect::<PyResult<_>>()?;
-        let Some(stepper) = Stepper::new(parameters) else {
-            return Err(PyMemoryError::new_err("no memory for a step"));
-        };
-        let (ties, origins) = (held.ties(&self.arrays), held.origins(py, &self.network)?);
-        let (x, y) = (Float32::kept(&held.x, py), held.y.rows().map(|y| Reals::kept(y, py)));
-        let y = y.as_ref().map_or(Ok(Values::Single(&[])), Reals::values)?;
-        let data = Data { rows: self.rows, x: x.as_slice()?, objective: held.y.objective(y), order };
-        let targets = held.y.rows().map_or(0, |_| self.rows * self.network.n_out());
-        if (data.x.len(), y.len()) != (self.rows * self.network.n_in(), targets) {
-            return Err(resized());
-        }
-        let mut fit = crate::fit::Fit {
-            network: &self.network,
-            starts: self.arrays.starts(&origins, &stepper),
-            stepper,
-            ties: &ties,
-            arrays: &mut self.arrays,
-            work: &mut self.work,
-            gathered: &mut self.gathered,
-            batch: self.batch,
-        };
-        let steps = self.progress.losses.len();
-        let progress = &mut self.progress;
-        // SAFETY: all arrays were checked when the training started and are kept alive by it; those that are written are
-        // its own, and the guards keep updates of the leaves out.
-        let end = py.detach(|| unsafe { fit.run(&data, progress, epochs, time) });
-        let counts: Vec<_> = fit.stepper.parameters.into_iter().map(|p| (p.counts, p.before)).collect();
+        let (arena, names) = (Bump::new(), Names(held.state.bind(py)));
+        let wanted = wanted(py, &arena, &held.parameters, &names);
+        let fixed: Vec<_> = held.fixed().map(|array| array.bind(py)).collect();
+        let data = (held.x.bind(py), held.y.as_ref().map(|y| y.bind(py)));
+        let Self { network, rows, batch, work, arrays, gathered, progress, .. } = self;
+        let (network, rows, batch, steps) = (&*network, *rows, *batch, progress.losses.len());
+        let ended = run(py, &(wanted, fixed, data), |(trained, fixed, (x, y))| {
+            let parameters = held.parameters.iter().zip(&guards).zip(&programs).enumerate();
+            let parameters = parameters.map(|(i, ((p, g), program))| {
+                parameter(p, g, program, side, [2 * i, 2 * i + 1].map(|array| trained.of(array)), arrays)
+            });
+            let stepper = Stepper::new(parameters.collect())?;
+            let (ties, origins) = (held.ties(arrays), held.origins(&fixed));
+            let mut fit = crate::fit::Fit {
+                network,
+                starts: arrays.starts(&origins, &stepper),
+                stepper,
+                ties: &ties,
+                arrays,
+                work,
+                gathered,
+                batch,
+            };
+            let data = Data { rows, x, objective: held.kind.objective(y), order };
+            // SAFETY: all arrays are open, and as they were when the training started; those that are written are its own, and
+            // the guards keep updates of the leaves out.
+            let end = unsafe { fit.run(&data, progress, epochs, time) };
+            let counts = fit.stepper.parameters.into_iter().map(|p| (p.counts, p.before)).collect::<Vec<_>>();
+            Some((end, counts))
+        })?;
+        let Some((end, counts)) = ended else { return Err(PyMemoryError::new_err("no memory for a step")) };
+        let progress = &self.progress;
         if progress.losses.len() > steps {
             for (guards, (now, before)) in guards.iter_mut().zip(counts) {
                 set_counts(&mut guards[progress.side], &now);

@@ -5,39 +5,48 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::arrays::{View, descriptor, is_exact, native};
+use super::array::access::Seen;
+use super::array::{Layout, Look, Place, descriptor, is_exact};
 use super::entry::{Entry, Names};
 use super::leaf::{Leaf, Moments};
-use super::memory::Memory;
 use super::order::a_leaf;
 use crate::dtype::DType;
-use crate::job::Source;
 
 /// A gradient ready to be read: gapless, in the order of the leaf.
 pub struct Gradient<'a, 'py> {
-    /// Where it is.
-    pub source: Source,
+    /// Where it lay when it was looked at.
+    pub address: usize,
+    /// The type of its elements.
+    pub dtype: DType,
     /// The array.
     pub array: Held<'a, 'py>,
+    /// Where it is copied to before anything is written, if something that is written shares its memory.
+    pub copy: Option<Place>,
+}
+
+impl Gradient<'_, '_> {
+    /// How it lay when it was looked at; `layout` is the leaf's.
+    #[inline]
+    pub fn seen<'s>(&self, layout: &'s Layout) -> Seen<'s> {
+        Seen::Laid { address: self.address, dtype: self.dtype, layout }
+    }
 }
 
 /// An array that keeps what is read alive.
 pub enum Held<'a, 'py> {
     /// The caller's.
     Given(&'a Bound<'py, PyAny>),
-    /// One made for the step, which took Python code.
+    /// One made for the step.
     Made(Bound<'py, PyAny>),
-    /// A copy of the elements, which nobody else knows.
-    Copied { _memory: Py<Memory> },
 }
 
 impl<'py> Held<'_, 'py> {
-    /// The array that somebody else may know, too.
-    pub fn array(&self) -> Option<&Bound<'py, PyAny>> {
+    /// The array.
+    #[inline]
+    pub fn array(&self) -> &Bound<'py, PyAny> {
         match self {
-            Self::Given(array) => Some(array),
-            Self::Made(array) => Some(array),
-            Self::Copied { .. } => None,
+            Self::Given(array) => array,
+            Self::Made(array) => array,
         }
     }
 }
@@ -85,12 +94,10 @@ impl<'a, 'py> Entry<'a, 'py> {
     #[inline]
     fn as_is(&self, g: &'a Bound<'py, PyAny>) -> Option<Gradient<'a, 'py>> {
         // Others may be masked, which takes Python code to see.
-        let view = View::of(g).filter(|_| is_exact(g))?;
-        let dtype = view.dtype?;
-        let readable = dtype.is_complex() == self.leaf().dtype.is_complex();
-        let layout = &self.leaf().layout;
-        let fits = readable && view.plain && layout.has_shape(view.shape) && layout.matches(&view);
-        fits.then(|| Gradient { source: Source { ptr: view.data, dtype }, array: Held::Given(g) })
+        let look = Look::at(g, &self.leaf().layout).filter(|_| is_exact(g))?;
+        let dtype = look.dtype?;
+        let fits = look.laid && dtype.is_complex() == self.leaf().dtype.is_complex();
+        fits.then_some(Gradient { address: look.address, dtype, array: Held::Given(g), copy: None })
     }
 
     /// The gradient converted, summed and laid out by NumPy.
@@ -98,7 +105,7 @@ impl<'a, 'py> Entry<'a, 'py> {
     fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'a, 'py>> {
         let wanted = self.wanted(py)?;
         let layout = &self.leaf().layout;
-        let (dtype, parameter) = (descriptor(py, wanted)?, native(self.array, self.leaf().dtype)?);
+        let (dtype, parameter) = (descriptor(py, wanted)?, descriptor(py, self.leaf().dtype)?);
         let helpers = py.import(intern!(py, "optirs._gradient"))?;
         let convert = helpers.getattr(intern!(py, "converted"))?;
         let parts = PyList::empty(py);
@@ -110,9 +117,12 @@ impl<'a, 'py> Entry<'a, 'py> {
             parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
         }
         let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, &layout.strides))?;
-        let Some(view) = View::of(&array) else { return Err(PyTypeError::new_err("the gradient is no array")) };
-        let dtype = view.dtype.unwrap_or(wanted);
-        Ok(Gradient { source: Source { ptr: view.data, dtype }, array: Held::Made(array.clone()) })
+        match Look::at(&array, layout) {
+            Some(Look { address, dtype: Some(dtype), laid: true, .. }) => {
+                Ok(Gradient { address, dtype, array: Held::Made(array), copy: None })
+            }
+            _ => Err(PyTypeError::new_err(format!("gradient at {} cannot be converted", names.of(self.place)))),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! `dense_pullback` and `dense_gradient`: one dense layer, forward and back.
-use numpy::PyArrayMethods;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::affine::{Array, mismatch, shape_of, with_columns};
-use super::inputs::{Float32, empty, shape_error, shape_text};
+use super::array::access::run;
+use super::array::empty;
+use super::array::numbers::{Float32, shape_error, shape_text};
 use crate::affine::{Gradient, Shape};
 use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
@@ -53,11 +54,8 @@ pub fn dense_pullback<'py>(
     let mut extents = [0; 2];
     let columns = with_columns(x.shape(), shape.n_out, &mut extents);
     let (y, z) = (empty(py, columns)?, empty(py, columns)?);
-    // SAFETY: the arrays are new, so these are the only references to their elements.
-    let (out, kept) = unsafe { (y.as_slice_mut()?, z.as_slice_mut()?) };
-    let (w, b, x) = (w.as_slice()?, b.as_slice()?, x.as_slice()?);
-    py.detach(|| layer.forward(shape.batch, w, b, x, Some(kept), out));
-    Ok((y, z))
+    run(py, &(w, b, x, &y, &z), |(w, b, x, out, kept)| layer.forward(shape.batch, w, b, x, Some(kept), out))?;
+    Ok((y.into_array(), z.into_array()))
 }
 
 /// `(dW, db, dx)` of `sum(dy * y)`, from the `z` that `dense_pullback` returned.
@@ -84,15 +82,12 @@ pub fn dense_gradient<'py>(
     }
     let layer = dense(shape, activation(name)?);
     let (dw, db, dx) = (empty(py, w.shape())?, empty(py, &[shape.n_out])?, empty(py, x.shape())?);
-    // SAFETY: the arrays are new, so these are the only references to their elements.
-    let out = unsafe { Gradient { dw: dw.as_slice_mut()?, db: db.as_slice_mut()?, dx: dx.as_slice_mut()? } };
-    let (w, x, z, mut d) = (w.as_slice()?, x.as_slice()?, z.as_slice()?, dy.as_slice()?.to_vec());
-    py.detach(|| {
-        let mut y = z.to_vec();
+    run(py, &((&w, &x, z, dy), (&dw, &db, &dx)), |((w, x, z, dy), (dw, db, dx))| {
+        let (mut y, mut d) = (z.to_vec(), dy.to_vec());
         layer.activation.forward(&mut y);
-        layer.backward(shape.batch, w, x, [z, &y], &mut d, out);
-    });
-    Ok((dw, db, dx))
+        layer.backward(shape.batch, w, x, [z, &y], &mut d, Gradient { dw, db, dx });
+    })?;
+    Ok((dw.into_array(), db.into_array(), dx.into_array()))
 }
 
 fn dense(shape: Shape, activation: Activation) -> Dense {

@@ -10,10 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use smallvec::SmallVec;
 
-use super::arrays::{array, descriptor, shape_text};
-use super::layout::Layout;
+use super::array::{Layout, Place, array, descriptor, shape_text};
 use super::make::{placed, restored};
-use super::memory::Place;
 use super::refit::suitable;
 use crate::chain::{Form, Program};
 use crate::dtype::DType;

@@ -4,7 +4,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, PyType};
 
-use super::arrays::View;
+use super::array::is_array;
 use super::leaf::Leaf;
 use super::order::has_leaf;
 use super::tree::{fields, optional};
@@ -88,7 +88,7 @@ impl<'py> Walk<'_, 'py> {
 /// Whether an object is one value, so that its attributes mean nothing here.
 fn is_value(object: &Object<'_>) -> PyResult<bool> {
     let py = object.py();
-    Ok(View::of(object).is_some()
+    Ok(is_array(object)
         || object.is_instance_of::<PyList>()
         || object.is_exact_instance_of::<PyTuple>()
         || object.is_instance_of::<PyString>()

@@ -1,9 +1,11 @@
 //! `loss` and `loss_pullback`: the losses of `optirs.losses` by name.
-use numpy::{Element, PyArrayDescrMethods, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{Element, PyArrayDescrMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::inputs::{Numbers, Precision, Reals, as_array, empty, int64, rows, shape_error, shape_text};
+use super::array::access::{read, run};
+use super::array::empty;
+use super::array::numbers::{Numbers, Precision, Reals, as_array, int64, rows, shape_error, shape_text};
 use super::masked::refuse;
 use crate::element::Real;
 use crate::losses::{Objective, Pointwise, Rows, Target, Values};
@@ -26,8 +28,8 @@ pub fn loss(py: Python<'_>, name: &str, yhat: &Bound<'_, PyAny>, y: &Bound<'_, P
 }
 
 fn value<T: Real + Element>(py: Python<'_>, rows: Rows, yhat: &Numbers<'_, T>, targets: &Targets<'_>) -> PyResult<f64> {
-    let (yhat, objective) = (yhat.as_slice()?, targets.objective()?);
-    Ok(py.detach(|| objective.loss(rows, yhat)))
+    let kind = &targets.kind;
+    run(py, &(yhat, &targets.numbers), |(yhat, y)| kind.objective(y).loss(rows, yhat))
 }
 
 /// The loss called `name`, and its gradient by `yhat`: float64 if one of both is, else float32.
@@ -54,11 +56,10 @@ fn pullback<'py, T: Real + Element>(
     targets: &Targets<'_>,
 ) -> PyResult<(f64, Bound<'py, PyAny>)> {
     let dyhat = empty::<T>(py, yhat.shape())?;
-    // SAFETY: the array is new, so this is the only reference to its elements.
-    let out = unsafe { dyhat.as_slice_mut() }?;
-    let (yhat, objective) = (yhat.as_slice()?, targets.objective()?);
-    let loss = py.detach(|| objective.pullback(rows, yhat, out));
-    Ok((loss, dyhat.into_any()))
+    let kind = &targets.kind;
+    let loss =
+        run(py, &(yhat, &targets.numbers, &dyhat), |(yhat, y, out)| kind.objective(y).pullback(rows, yhat, out))?;
+    Ok((loss, dyhat.into_array()))
 }
 
 fn prediction<'py>(name: &str, yhat: &Bound<'py, PyAny>) -> PyResult<(Reals<'py>, Rows)> {
@@ -71,13 +72,33 @@ fn prediction<'py>(name: &str, yhat: &Bound<'py, PyAny>) -> PyResult<(Reals<'py>
 }
 
 /// Targets that fit a prediction.
-pub enum Targets<'py> {
+pub struct Targets<'py> {
+    /// What they are.
+    pub kind: Kind,
+    /// Those that are no classes.
+    pub numbers: Option<Reals<'py>>,
+}
+
+/// A loss and what its targets are, but for numbers in an array.
+pub enum Kind {
     /// One an element.
-    Pointwise(Pointwise, Reals<'py>),
+    Pointwise(Pointwise),
     /// Class numbers, one a row.
     Classes(Vec<usize>),
     /// Probabilities, one a class, and whether the loss is one of float64 for their sake.
-    Rows(Reals<'py>, bool),
+    Rows(bool),
+}
+
+impl Kind {
+    /// The loss with its targets; `y` are [`Targets::numbers`].
+    pub fn objective<'a>(&'a self, y: Option<Values<'a>>) -> Objective<'a> {
+        let numbers = y.unwrap_or(Values::Single(&[]));
+        match self {
+            Self::Pointwise(loss) => Objective::Pointwise(*loss, numbers),
+            Self::Classes(classes) => Objective::Crossentropy(Target::Classes(classes)),
+            Self::Rows(_) => Objective::Crossentropy(Target::Rows(numbers)),
+        }
+    }
 }
 
 impl<'py> Targets<'py> {
@@ -94,21 +115,12 @@ impl<'py> Targets<'py> {
 
     /// The prediction in the type in which the loss of both is computed.
     fn beside(&self, yhat: Reals<'py>) -> PyResult<Reals<'py>> {
-        let double = match self {
-            Self::Pointwise(_, y) => y.is_double(),
-            Self::Classes(_) => false,
-            Self::Rows(_, double) => *double,
+        let double = match self.kind {
+            Kind::Pointwise(_) => self.numbers.as_ref().is_some_and(Reals::is_double),
+            Kind::Classes(_) => false,
+            Kind::Rows(double) => double,
         };
         if double { yhat.double().map(Reals::Double) } else { Ok(yhat) }
-    }
-
-    /// The plain data, which can leave the GIL behind.
-    pub fn objective(&self) -> PyResult<Objective<'_>> {
-        Ok(match self {
-            Self::Pointwise(loss, y) => Objective::Pointwise(*loss, y.values()?),
-            Self::Classes(classes) => Objective::Crossentropy(Target::Classes(classes)),
-            Self::Rows(rows, _) => Objective::Crossentropy(Target::Rows(rows.values()?)),
-        })
     }
 }
 
@@ -122,7 +134,7 @@ fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyR
     if loss == Pointwise::BinaryCrossentropy {
         check_unit(name, &y)?;
     }
-    Ok(Targets::Pointwise(loss, y))
+    Ok(Targets { kind: Kind::Pointwise(loss), numbers: Some(y) })
 }
 
 /// Class numbers where `y` has one entry a row, probabilities where it has the shape of `yhat`.
@@ -131,14 +143,15 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
     let array = as_array("y", y)?;
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {
-        let rows = Reals::new(&format!("{name}: y"), y)?;
+        let rows = Reals::new(&format!("{name}: y"), array.as_any())?;
         let precision = Precision::of(&array)?.unwrap_or(Precision::Other);
         check_unit(name, &rows)?;
-        check_row_sums(name, columns, rows.values()?, tolerance(precision, columns))?;
+        check_row_sums(name, columns, &rows, tolerance(precision, columns))?;
         let double = rows.is_double();
         // Rounded to 16 bits they may sum to 1 so roughly that the sum shows in the gradient: float64 looks at it.
         let rough = matches!(precision, Precision::Float16 | Precision::BFloat16);
-        return Ok(Targets::Rows(if rough { Reals::Double(rows.double()?) } else { rows }, double));
+        let numbers = if rough { Reals::Double(rows.double()?) } else { rows };
+        return Ok(Targets { kind: Kind::Rows(double), numbers: Some(numbers) });
     }
     if array.shape() != one_a_row {
         let (left, right) = (shape_text(yhat), shape_text(array.shape()));
@@ -160,7 +173,8 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
             PyValueError::new_err(format!("{name}: class number {class}{at} is not in 0 <= class < {columns}"))
         })
     };
-    classes.into_iter().enumerate().map(class).collect::<PyResult<_>>().map(Targets::Classes)
+    let classes = classes.into_iter().enumerate().map(class).collect::<PyResult<_>>()?;
+    Ok(Targets { kind: Kind::Classes(classes), numbers: None })
 }
 
 /// Where in targets of this shape element `i` stands.
@@ -174,11 +188,11 @@ fn place(shape: &[usize], i: usize) -> String {
 
 fn check_unit(name: &str, targets: &Reals<'_>) -> PyResult<()> {
     let outside = |x: f32| !(0.0..=1.0).contains(&x);
-    let found = match targets.values()? {
+    let found = read(targets, |values| match values {
         Values::Single(values) => values.iter().position(|&x| outside(x)).map(|i| (i, values[i].to_string())),
         // As float32: a sum of shares may come to 1.0000000000000002.
         Values::Double(values) => values.iter().position(|&x| outside(x as f32)).map(|i| (i, values[i].to_string())),
-    };
+    })?;
     let Some((i, value)) = found else { return Ok(()) };
     let at = place(targets.shape(), i);
     Err(PyValueError::new_err(format!("{name}: targets must lie in [0, 1], got {value}{at}")))
@@ -198,21 +212,20 @@ fn tolerance(precision: Precision, columns: usize) -> f64 {
     (8.0 * unit + columns as f64 * least).clamp(LEAST_TOLERANCE, MOST_TOLERANCE)
 }
 
-fn check_row_sums(name: &str, columns: usize, targets: Values<'_>, tolerance: f64) -> PyResult<()> {
-    match targets {
-        Values::Single(targets) => check_sums(name, columns, targets, tolerance),
-        Values::Double(targets) => check_sums(name, columns, targets, tolerance),
-    }
+fn check_row_sums(name: &str, columns: usize, targets: &Reals<'_>, tolerance: f64) -> PyResult<()> {
+    let off = read(targets, |targets| match targets {
+        Values::Single(targets) => off_one(columns, targets, tolerance),
+        Values::Double(targets) => off_one(columns, targets, tolerance),
+    })?;
+    off.map_or(Ok(()), |(i, sum)| {
+        Err(PyValueError::new_err(format!(
+            "{name}: row {i} of the one-hot targets sums to {sum}, not to 1 within {tolerance}: divide rows by their sums"
+        )))
+    })
 }
 
-fn check_sums<T: Real>(name: &str, columns: usize, targets: &[T], tolerance: f64) -> PyResult<()> {
-    for (i, row) in targets.chunks_exact(columns.max(1)).enumerate() {
-        let sum: f64 = row.iter().map(|value| value.to_f64()).sum();
-        if (sum - 1.0).abs() > tolerance {
-            return Err(PyValueError::new_err(format!(
-                "{name}: row {i} of the one-hot targets sums to {sum}, not to 1 within {tolerance}: divide rows by their sums"
-            )));
-        }
-    }
-    Ok(())
+/// The first row whose sum is not 1 within `tolerance`, and that sum.
+fn off_one<T: Real>(columns: usize, targets: &[T], tolerance: f64) -> Option<(usize, f64)> {
+    let sums = targets.chunks_exact(columns.max(1)).map(|row| row.iter().map(|value| value.to_f64()).sum::<f64>());
+    sums.enumerate().find(|(_, sum)| (sum - 1.0).abs() > tolerance)
 }

@@ -9,11 +9,9 @@ use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
-use super::arrays::{View, copy_into, is_exact, numpy, shape_text};
-use super::layout::Layout;
+use super::array::{Layout, Place, View, allocate, can_cast, copy_into, is_exact, shape_text};
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
 use super::masked::{refuse, refuse_other};
-use super::memory::{Place, allocate};
 use super::path::place_text;
 use super::program::program;
 use super::update::{at, copied, placeless};
@@ -130,9 +128,7 @@ impl Leaf {
         if let Moments::Compiled { program, slots, .. } = &guard.get().moments
             && program.master.is_some()
         {
-            let kwargs = PyDict::new(py);
-            kwargs.set_item(intern!(py, "casting"), "unsafe")?;
-            numpy(py)?.call_method("copyto", (self.view(py, &slots[0])?, x), Some(&kwargs))?;
+            copy_into(&self.view(py, &slots[0])?, x)?;
         }
         Ok(())
     }
@@ -308,23 +304,15 @@ impl Leaf {
             let kind = values.get_type().name()?;
             return Err(PyTypeError::new_err(format!("{what} must be an array, got {kind}")));
         };
-        if view.shape != self.layout.shape {
-            let (a, b) = (shape_text(py, view.shape), shape_text(py, &self.layout.shape));
+        if !self.layout.has_shape(&view.shape) {
+            let (a, b) = (shape_text(py, &view.shape), shape_text(py, &self.layout.shape));
             return Err(PyValueError::new_err(format!("{what} has shape {a}, the parameter has {b}")));
         }
-        if view.dtype == Some(dtype) {
-            return copy_into(&to, values);
-        }
-        numpy(py)?.call_method1("copyto", (to, values)).map_err(|error| {
-            if !error.is_instance_of::<PyTypeError>(py) {
-                return error;
-            }
+        if view.dtype != Some(dtype) && !can_cast(values, dtype)? {
             let found = values.getattr(intern!(py, "dtype")).map_or_else(|_| "?".into(), |d| d.to_string());
-            let wrong = PyTypeError::new_err(format!("{what} is {found}, not {}", dtype.name()));
-            wrong.set_cause(py, Some(error));
-            wrong
-        })?;
-        Ok(())
+            return Err(PyTypeError::new_err(format!("{what} is {found}, not {}", dtype.name())));
+        }
+        copy_into(&to, values)
     }
 }
 

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple, PyType};
 
-use super::arrays::{View, is_exact, numpy};
+use super::array::{is_array, is_exact, numpy};
 
 /// How deep lists may nest for the arrays in them to be found.
 const DEPTH: usize = 8;
@@ -74,7 +74,7 @@ fn masked(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Option<(usize, usi
     if let Ok(dict) = value.cast::<PyDict>() {
         return first(dict.values().iter(), depth);
     }
-    if is_exact(value) || View::of(value).is_none() {
+    if is_exact(value) || !is_array(value) {
         return Ok(None);
     }
     static MASKED: PyOnceLock<Py<PyType>> = PyOnceLock::new();

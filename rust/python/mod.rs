@@ -3,7 +3,7 @@
 mod affine;
 mod apply;
 mod arena;
-mod arrays;
+mod array;
 mod classes;
 mod course;
 mod differ;
@@ -12,15 +12,12 @@ mod files;
 mod fit;
 mod gradient;
 mod hold;
-mod inputs;
 mod layers;
-mod layout;
 mod leaf;
 mod lookalike;
 mod losses;
 mod make;
 mod masked;
-mod memory;
 mod network;
 mod order;
 mod overlap;
@@ -50,7 +47,9 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
-    use super::arrays::array_span;
+    use super::array::Recycling;
+    #[pymodule_export]
+    use super::array::array_span;
     #[pymodule_export]
     use super::files::{
         Draft, Header, Inventory, Outline, build, file_header, outline_of_file, outline_of_tree, place_in_file,
@@ -69,8 +68,6 @@ mod _core {
     use super::make::{check_held, make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::masked::{as_plain, refuse};
-    #[pymodule_export]
-    use super::memory::Recycling;
     #[pymodule_export]
     use super::network::{forward, supervised, supervised_loss};
     #[pymodule_export]

@@ -2,23 +2,19 @@
 //!
 //! They return None for any other model, which then takes the general road through its own methods; both give the same
 //! bits.
-use numpy::{PyArrayDyn, PyArrayMethods};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
-use std::slice::from_raw_parts_mut;
 
 use super::affine::{Array, with_columns};
-use super::arrays::{View, array, descriptor};
-use super::inputs::{Float32, empty, rows, shape_error, shape_text};
+use super::array::access::run;
+use super::array::numbers::{Float32, Kept, rows, shape_error, shape_text};
+use super::array::{Fresh, allocate, empty, is_array};
 use super::layers::activation;
-use super::layout::Layout;
 use super::losses::Targets;
-use super::memory::allocate;
 use super::tree::unflatten;
-use crate::dtype::DType;
 use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
 use crate::layers::network::{Gradients, Network, Weights};
@@ -35,12 +31,12 @@ pub fn forward<'py>(model: &Bound<'py, PyAny>, x: &Bound<'py, PyAny>) -> PyResul
     let Some(model) = Model::read(model)? else { return Ok(None) };
     let input = Input::new(&model, x)?;
     let y = empty(py, &input.output)?;
-    // SAFETY: the array is new, so this is the only reference to its elements.
-    let out = unsafe { y.as_slice_mut() }?;
     let mut work = workspace(&model.network, input.batch)?;
-    let (weights, x) = (model.weights()?, input.x.as_slice()?);
-    py.detach(|| out.copy_from_slice(model.network.forward(&weights, input.batch, x, &mut work)));
-    Ok(Some(y))
+    let (network, batch) = (&model.network, input.batch);
+    run(py, &(&model.arrays, &input.x, &y), |(weights, x, out)| {
+        out.copy_from_slice(network.forward(&Slices(weights), batch, x, &mut work));
+    })?;
+    Ok(Some(y.into_array()))
 }
 
 /// The loss called `name` of `model(x)` against `y`, and its gradient by the model; None unless it is made of built-in
@@ -59,13 +55,16 @@ pub fn supervised<'py>(
     let input = Input::new(&model, x)?;
     let targets = Targets::new(name, &input.output, y)?;
     let mut work = workspace(&model.network, input.batch)?;
-    let (arrays, mut gradients) = gradients(py, &model.network)?;
-    let (weights, x, objective) = (model.weights()?, input.x.as_slice()?, targets.objective()?);
-    let loss = py.detach(|| {
-        let loss = model.network.pullback(&weights, input.batch, x, objective, &mut work);
-        model.network.backward(&weights, input.batch, x, &mut work, &mut gradients);
+    let gradients = gradients(py, &model.network)?;
+    let (network, batch, kind) = (&model.network, input.batch, &targets.kind);
+    let read = (&model.arrays, &input.x, &targets.numbers);
+    let loss = run(py, &(read, &gradients), |((weights, x, y), gradients)| {
+        let weights = Slices(weights);
+        let loss = network.pullback(&weights, batch, x, kind.objective(y), &mut work);
+        network.backward(&weights, batch, x, &mut work, &mut Parts(gradients));
         loss
-    });
+    })?;
+    let arrays = gradients.into_iter().flat_map(|(dw, db)| [dw.into_array(), db.into_array()]).collect();
     Ok(Some((loss, unflatten(tree, arrays, true, false)?)))
 }
 
@@ -83,8 +82,11 @@ pub fn supervised_loss<'py>(
     let input = Input::new(&model, x)?;
     let targets = Targets::new(name, &input.output, y)?;
     let mut work = workspace(&model.network, input.batch)?;
-    let (weights, x, objective) = (model.weights()?, input.x.as_slice()?, targets.objective()?);
-    Ok(Some(py.detach(|| model.network.loss(&weights, input.batch, x, objective, &mut work))))
+    let (network, batch, kind) = (&model.network, input.batch, &targets.kind);
+    let loss = run(py, &(&model.arrays, &input.x, &targets.numbers), |(weights, x, y)| {
+        network.loss(&Slices(weights), batch, x, kind.objective(y), &mut work)
+    })?;
+    Ok(Some(loss))
 }
 
 /// A model of built-in layers: what it is, and its arrays.
@@ -92,11 +94,11 @@ pub struct Model<'py> {
     /// Its layers in the order in which rows pass them.
     pub network: Network,
     /// `W` and `b` of each, as float32.
-    arrays: Vec<[Float32<'py>; 2]>,
+    arrays: Vec<(Float32<'py>, Float32<'py>)>,
 }
 
-/// The slices of a [`Model`], which can leave the GIL behind.
-pub struct Slices<'a>(Vec<(&'a [f32], &'a [f32])>);
+/// The elements of the arrays of a [`Model`].
+struct Slices<'a>(Vec<(&'a [f32], &'a [f32])>);
 
 impl Weights for Slices<'_> {
     fn layer(&self, i: usize) -> (&[f32], &[f32]) {
@@ -116,19 +118,15 @@ impl<'py> Model<'py> {
     }
 
     /// `W` (0) or `b` (1) of layer `i`, to be kept.
-    pub fn array(&self, i: usize, k: usize) -> Py<PyArrayDyn<f32>> {
-        self.arrays[i][k].share()
-    }
-
-    /// The numbers.
-    pub fn weights(&self) -> PyResult<Slices<'_>> {
-        self.arrays.iter().map(|[w, b]| Ok((w.as_slice()?, b.as_slice()?))).collect::<PyResult<_>>().map(Slices)
+    pub fn array(&self, i: usize, k: usize) -> Kept<f32> {
+        let (w, b) = &self.arrays[i];
+        [w, b][k].share()
     }
 }
 
 struct Reader<'py> {
     layers: Vec<Dense>,
-    arrays: Vec<[Float32<'py>; 2]>,
+    arrays: Vec<(Float32<'py>, Float32<'py>)>,
 }
 
 impl<'py> Reader<'py> {
@@ -156,7 +154,7 @@ impl<'py> Reader<'py> {
             return Ok(false);
         };
         let (w, b) = (object.getattr(intern!(py, "W"))?, object.getattr(intern!(py, "b"))?);
-        if View::of(&w).is_none() || View::of(&b).is_none() {
+        if !is_array(&w) || !is_array(&b) {
             return Ok(false);
         }
         self.layer(&w, &b, activation, place)?;
@@ -187,7 +185,7 @@ impl<'py> Reader<'py> {
             return Err(shape_error(format!("{place} has shape {found}, the layer before gives rows of {columns}")));
         }
         self.layers.push(Dense { n_in, n_out, activation });
-        self.arrays.push([w, b]);
+        self.arrays.push((w, b));
         Ok(())
     }
 }
@@ -243,7 +241,7 @@ pub fn workspace(network: &Network, batch: usize) -> PyResult<Workspace> {
     network.workspace(batch).ok_or_else(none)
 }
 
-/// The slices of new gradient arrays.
+/// The elements of new gradient arrays.
 struct Parts<'a>(Vec<(&'a mut [f32], &'a mut [f32])>);
 
 impl Gradients for Parts<'_> {
@@ -253,25 +251,15 @@ impl Gradients for Parts<'_> {
     }
 }
 
-/// New arrays for the gradient of `network`, in the order of its parameters, and their elements.
-fn gradients<'py, 'a>(py: Python<'py>, network: &Network) -> PyResult<(Vec<Bound<'py, PyAny>>, Parts<'a>)> {
+/// New arrays for the gradient by `W` and `b` of each layer.
+fn gradients<'py>(py: Python<'py>, network: &Network) -> PyResult<Vec<(Fresh<'py, f32>, Fresh<'py, f32>)>> {
     const SIZE: usize = size_of::<f32>();
     let layers = network.layers();
     let requests: Vec<_> = layers.iter().flat_map(|l| [(0, l.n_out * l.n_in * SIZE), (0, l.n_out * SIZE)]).collect();
-    let mut places = allocate(py, &requests)?.into_iter();
-    let (mut arrays, mut parts) = (Vec::with_capacity(requests.len()), Vec::with_capacity(layers.len()));
-    let float32 = descriptor(py, DType::F32)?;
-    let mut part = |shape: &[isize]| -> PyResult<&'a mut [f32]> {
-        let layout = Layout::row_major(shape);
-        let Some(place) = places.next() else { return Ok(&mut []) };
-        arrays.push(array(py, &place, &float32, SIZE, &layout)?);
-        // SAFETY: the memory is new, of this size, aligned, kept alive by the array, and nobody else's until the tree that
-        // the array goes into is returned; the slices do not outlive that call.
-        Ok(unsafe { from_raw_parts_mut(place.ptr.cast(), layout.len) })
-    };
-    for layer in layers {
+    let places = allocate(py, &requests)?;
+    let arrays = layers.iter().zip(places.chunks_exact(2)).map(|(layer, places)| {
         let (n_out, n_in) = (layer.n_out as isize, layer.n_in as isize);
-        parts.push((part(&[n_out, n_in])?, part(&[n_out])?));
-    }
-    Ok((arrays, Parts(parts)))
+        Ok((Fresh::over(py, &places[0], &[n_out, n_in])?, Fresh::over(py, &places[1], &[n_out])?))
+    });
+    arrays.collect()
 }

@@ -7,17 +7,14 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::arena::List;
-use super::arrays::{View, same_type, span, strided};
+use super::array::{Memory, Place, View, allocate, same_type, span};
 use super::entry::{Entry, Names, Origin, tied};
-use super::gradient::{Gradient, Held};
+use super::gradient::Gradient;
 use super::leaf::Moments;
-use super::memory::{Memory, Place, allocate};
 use super::walk::bystander_name;
-use crate::job::Source;
 use crate::meet::Arrays;
 use crate::strides::Search;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
-use std::ptr;
 
 /// What an update touches.
 pub struct Touched<'c, 'a, 'py> {
@@ -53,26 +50,25 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
     /// Refuses parameters that share elements without being tied, or with what is not trained; in place, copies
     /// gradients that share memory with what is written, so that the result is as if all had been copied first.
     ///
-    /// Whether Python code may have run. Bystanders that are parameters themselves are added to `elsewhere`.
+    /// Bystanders that are parameters themselves are added to `elsewhere`.
     pub fn separate(
         &self,
         py: Python<'py>,
         arena: &Bump,
         gradients: &mut [Option<Gradient<'a, 'py>>],
         elsewhere: &mut Vec<(usize, Origin)>,
-    ) -> PyResult<bool> {
+    ) -> PyResult<()> {
         let mut written = self.written(arena);
         let mut others = self.others(arena, gradients);
         for spans in [&mut written, &mut others] {
             spans.sort_by_key(|s| s.low); // which are in order already where arrays were made in the order of the tree
         }
         if disjoint(&written, &others) {
-            return Ok(false);
+            return Ok(());
         }
         self.keep_states_apart(&written)?;
         copy_shared(py, &written, &others, self.entries, gradients)?;
-        self.compare(py, arena, elsewhere)?;
-        Ok(true)
+        self.compare(py, arena, elsewhere)
     }
 
     /// Refuses parameters in the memory of the state.
@@ -154,8 +150,8 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         let mut spans = List::with_capacity_in(self.entries.len() + self.bystanders.len(), arena);
         for (i, (entry, gradient)) in (0_u32..).zip(self.entries.iter().zip(gradients)) {
             let Some(g) = gradient.as_ref().filter(|_| self.in_place) else { continue };
-            let low = g.source.ptr as usize;
-            add(&mut spans, (low, low + entry.leaf().layout.len * g.source.dtype.size()), Whose::Gradient(i));
+            let bytes = entry.leaf().layout.len * g.dtype.size();
+            add(&mut spans, (g.address, g.address + bytes), Whose::Gradient(i));
         }
         for span in self.bystanders.iter().filter_map(span) {
             add(&mut spans, span, Whose::Bystander);
@@ -201,20 +197,23 @@ fn each_pair(
     alone: usize,
     found: &mut dyn FnMut(usize, usize, Option<bool>) -> PyResult<()>,
 ) -> PyResult<()> {
-    let (mut lie, mut numbers, mut first) = (Vec::with_capacity(arrays.len()), Vec::with_capacity(arrays.len()), 0);
+    let (mut views, mut lie) = (Vec::with_capacity(arrays.len()), Vec::with_capacity(arrays.len()));
+    let mut first = 0;
     for (i, array) in arrays.iter().enumerate() {
-        if let Some(strided) = strided(array) {
+        if let Some(view) = View::of(array)
+            && let Some(strided) = view.strided()
+        {
             lie.push(strided);
-            numbers.push(i);
+            views.push((i, view));
             first += usize::from(i < alone);
         }
     }
     let all = &lie;
     Arrays { all, alone: first }.pairs(&mut |i, j| {
-        let (a, b) = (arrays[numbers[i]], arrays[numbers[j]]);
-        let tied = View::of(a).zip(View::of(b)).and_then(|(a, b)| tied(&a, &b)).filter(|_| same_type(a, b));
+        let ((a, x), (b, y)) = (&views[i], &views[j]);
+        let tied = tied(x, y).filter(|_| same_type(arrays[*a], arrays[*b]));
         if tied.is_some() || answer(py, all[i].overlaps(&all[j]))? {
-            return found(numbers[i], numbers[j], tied);
+            return found(*a, *b, tied);
         }
         Ok(())
     })
@@ -254,7 +253,8 @@ pub fn answer(py: Python<'_>, mut search: Search) -> PyResult<bool> {
     }
 }
 
-/// Gives gradients that share memory with what is written memory of their own: one copy for all that are one array.
+/// Gives gradients that share memory with what is written memory of their own, to which the step copies them first: the same
+/// for all that are one array.
 fn copy_shared(
     py: Python<'_>,
     written: &[Span],
@@ -273,22 +273,15 @@ fn copy_shared(
         let before = written.partition_point(|w| w.low < other.high);
         before > 0 && ends[before - 1] > other.low
     };
-    let mut copies: FxHashMap<(*const u8, usize), Place> = FxHashMap::default();
+    let mut copies: FxHashMap<(usize, usize), Place> = FxHashMap::default();
     for other in others {
         let Whose::Gradient(i) = other.whose else { continue };
         let Some(gradient) = gradients[i as usize].as_mut().filter(|_| meets(other)) else { continue };
-        let (source, bytes) = (gradient.source, entries[i as usize].leaf().layout.len * gradient.source.dtype.size());
-        let copy = match copies.entry((source.ptr, bytes)) {
+        let bytes = entries[i as usize].leaf().layout.len * gradient.dtype.size();
+        gradient.copy = Some(match copies.entry((gradient.address, bytes)) {
             Occupied(known) => known.get().share(py),
-            Vacant(free) => {
-                let place = allocate(py, &[(0, bytes)])?.remove(0);
-                // SAFETY: a gradient is gapless and of this size; the copy is fresh.
-                unsafe { ptr::copy_nonoverlapping(source.ptr, place.ptr, bytes) };
-                free.insert(place).share(py)
-            }
-        };
-        gradient.source = Source { ptr: copy.ptr, dtype: source.dtype };
-        gradient.array = Held::Copied { _memory: copy.memory };
+            Vacant(free) => free.insert(allocate(py, &[(0, bytes)])?.remove(0)).share(py),
+        });
     }
     Ok(())
 }

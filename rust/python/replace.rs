@@ -4,7 +4,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::arrays::View;
+use super::array::is_array;
 use super::leaf::Leaf;
 use super::path::Path;
 use super::tree::{Node, children, node, rebuild};
@@ -97,7 +97,7 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
 
     /// What stands where there are no leaves: the same object, unless a parameter is in it.
     fn beside(&mut self, model: &Object<'py>) -> PyResult<Object<'py>> {
-        if View::of(model).is_some() {
+        if is_array(model) {
             let expected = self.elsewhere.remove(&self.bystanders);
             self.bystanders += 1;
             return match expected {

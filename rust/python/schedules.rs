@@ -94,14 +94,13 @@ fn one_more(intervals: usize, boundaries: &[u64]) -> PyResult<()> {
 }
 
 /// Gives each entry that is stepped, and whose rule is scheduled, the program of this step. Leaves of one rule at one
-/// step share it, unless many others come between them. Returns whether it ran the user's Python code.
+/// step share it, unless many others come between them.
 pub fn schedule<'py>(
     py: Python<'py>,
     entries: &mut [Entry<'_, 'py>],
     gradients: &[Option<Gradient<'_, 'py>>],
     names: &Names,
-) -> PyResult<bool> {
-    let mut asked = false;
+) -> PyResult<()> {
     const KNOWN: usize = 4;
     type Known = (Py<PyAny>, Counts, Compute, Arc<Program>);
     let mut known: SmallVec<[Known; KNOWN]> = SmallVec::new();
@@ -123,10 +122,9 @@ pub fn schedule<'py>(
             known.remove(0);
         }
         known.push((rule.clone_ref(py), counts.clone(), compute, new.clone()));
-        asked |= program.asks_python;
         entry.scheduled = Some(new);
     }
-    Ok(asked)
+    Ok(())
 }
 
 /// The program of the next step, which is in `compute`.

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
-use super::arrays::{View, span};
+use super::array::View;
 use super::make::make_leaves;
 use super::tree::{Found, flatten, unflatten};
 
@@ -40,12 +40,12 @@ fn parameters(py: Python<'_>, leaves: &[Found<'_>]) -> PyResult<Option<Vec<bool>
         if !trained {
             return Ok(None); // there may be arrays in it
         }
-        found.push(match (View::of(leaf), span(leaf)) {
-            (Some(view), Some((low, high))) if view.dtype.is_some() && low < high => {
-                spans.push((low, high));
+        found.push(match View::of(leaf) {
+            Some(view) if view.dtype.is_some() && view.len() > 0 => {
+                spans.push(view.span());
                 true
             }
-            (None, _) if leaf.is_none() || leaf.is_instance(plain)? => false,
+            None if leaf.is_none() || leaf.is_instance(plain)? => false,
             _ => return Ok(None),
         });
     }

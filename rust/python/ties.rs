@@ -1,12 +1,10 @@
 //! Which arrays of a tree are one: the same object, the same elements, or one the full transpose of the other.
 
-use numpy::PY_ARRAY_API;
-use numpy::npyffi::PyArrayObject;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::arrays::{View, span};
+use super::array::{View, same_type, span};
 
 /// Objects, of which some are one.
 pub struct Ties {
@@ -76,13 +74,4 @@ fn tie(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> Option<bool> {
     let alike = |i: usize, j: usize| x.shape[i] == y.shape[j] && (x.shape[i] == 1 || x.strides[i] == y.strides[j]);
     let nd = x.shape.len();
     if (0..nd).all(|i| alike(i, i)) { Some(false) } else { (0..nd).all(|i| alike(i, nd - 1 - i)).then_some(true) }
-}
-
-/// Whether two arrays have elements of one type.
-fn same_type(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: both are arrays, whose descriptors are live objects; NumPy only reads them.
-    unsafe {
-        let descr = |x: &Bound<'_, PyAny>| (*x.as_ptr().cast::<PyArrayObject>()).fields.descr;
-        PY_ARRAY_API.PyArray_EquivTypes(a.py(), descr(a), descr(b)) != 0
-    }
 }

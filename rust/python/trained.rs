@@ -1,11 +1,14 @@
 //! The parameters of a training in both of its sets: found once, and made plain data for every run.
 
-use numpy::PyArrayDyn;
+use bumpalo::Bump;
 use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::Arc;
 
-use super::arrays::{View, span};
+use super::array::access::{Role, Seen, Wanted};
+use super::array::numbers::Kept;
+use super::array::{Look, View, span};
+use super::entry::Names;
 use super::leaf::{Guard, Leaf, Moments, busy};
 use super::network::Model;
 use super::tree::flatten;
@@ -19,7 +22,7 @@ pub enum Array {
     /// A parameter, by its number.
     Trained(usize),
     /// It is not trained.
-    Fixed(Py<PyArrayDyn<f32>>),
+    Fixed(Kept<f32>),
 }
 
 /// A parameter in both sets.
@@ -28,6 +31,8 @@ pub struct Trained {
     pub leaves: [Py<Leaf>; 2],
     /// Its array in each.
     pub arrays: [Py<PyAny>; 2],
+    /// Where those lay when the training began.
+    addresses: [usize; 2],
     /// Which of the state's leaves it is, for errors.
     pub place: usize,
     /// The array of the network whose gradient is its gradient: layer, and 0 for `W` or 1 for `b`.
@@ -66,9 +71,7 @@ pub fn arrays<'py>(
         }
         let arrays = [&models[0][i].1, &models[1][i].1];
         let known = parameters.iter().position(|p| p.leaves[0].is(leaf));
-        if !is_plain(leaf.get(), arrays, known.is_some())? {
-            return Ok(None);
-        }
+        let Some(addresses) = plain(leaf.get(), arrays, known.is_some())? else { return Ok(None) };
         if let Some(p) = known {
             if (0..2).any(|side| !same_data(parameters[p].arrays[side].bind(py), arrays[side])) {
                 return Ok(None);
@@ -78,6 +81,7 @@ pub fn arrays<'py>(
             parameters.push(Trained {
                 leaves: [leaf.clone().unbind(), other.clone().unbind()],
                 arrays: arrays.map(|a| a.clone().unbind()),
+                addresses,
                 place: place - 1,
                 gradient: at,
                 ties: Vec::new(),
@@ -102,29 +106,27 @@ fn is_missed(array: &Bound<'_, PyAny>) -> PyResult<bool> {
     array.getattr(intern!(py, "dtype"))?.getattr(intern!(py, "kind"))?.eq("f")
 }
 
-/// Whether a parameter is stepped where it lies, by a compiled rule that takes its gradient as float32, as `update` does.
-fn is_plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<bool> {
+/// Where the arrays of a parameter lie that is stepped there, by a compiled rule that takes its gradient as float32, as `update`
+/// does; `None` of any other one.
+fn plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<Option<[usize; 2]>> {
     let guard = leaf.reading()?;
-    let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(false) };
+    let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(None) };
     if program.asks_python {
-        return Ok(false); // a schedule is a function of the user's
+        return Ok(None); // a schedule is a function of the user's
     }
     let takes = match program.working(leaf.dtype).compute() {
         Compute::F32 => true,
         Compute::F64 => !tied, // `update` adds up the gradients of its places in float64
         Compute::C64 | Compute::C128 => false,
     };
-    let lies = |array: &Bound<'_, PyAny>| {
-        View::of(array).is_some_and(|v| {
-            v.dtype == Some(leaf.dtype) && v.plain && v.shape == leaf.layout.shape && leaf.layout.matches(&v)
-        })
-    };
-    Ok(takes && leaf.layout.c_order && arrays.into_iter().all(lies))
+    let looks = arrays.map(|array| Look::at(array, &leaf.layout).filter(|l| l.laid && l.dtype == Some(leaf.dtype)));
+    let [Some(a), Some(b)] = looks else { return Ok(None) };
+    Ok((takes && leaf.layout.c_order).then_some([a.address, b.address]))
 }
 
 fn same_data(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
     match (View::of(a), View::of(b)) {
-        (Some(a), Some(b)) => a.data == b.data && a.shape == b.shape,
+        (Some(a), Some(b)) => a.address == b.address && a.shape == b.shape,
         _ => false,
     }
 }
@@ -151,30 +153,47 @@ pub fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
     }
 }
 
-/// The plain data of a parameter.
+/// The arrays of these parameters, to be opened: that of the first set, and that of the second.
+pub fn wanted<'b, 'a, 'py>(
+    py: Python<'py>,
+    arena: &'b Bump,
+    parameters: &'a [Trained],
+    names: &'a Names<'a, 'py>,
+) -> Wanted<'b, 'a, 'py> {
+    let mut wanted = Wanted::new(arena, 2 * parameters.len(), names);
+    for p in parameters {
+        let leaf = p.leaves[0].get();
+        for (array, &address) in p.arrays.iter().zip(&p.addresses) {
+            let seen = Seen::Laid { address, dtype: leaf.dtype, layout: &leaf.layout };
+            wanted.add(array.bind(py), seen, true, Role::Parameter, p.place);
+        }
+    }
+    wanted
+}
+
+/// The plain data of a parameter, whose arrays start at `x`.
 pub fn parameter<'a>(
-    py: Python<'_>,
     p: &Trained,
     guards: &[Guard<'_>; 2],
     program: &'a Program,
     side: usize,
+    x: [*mut u8; 2],
     gradients: &Arrays,
-) -> PyResult<Parameter<'a>> {
+) -> Parameter<'a> {
     let leaf = p.leaves[0].get();
-    let data = |side: usize| View::of(p.arrays[side].bind(py)).map(|v| v.data).ok_or_else(busy);
     let sets = guards.each_ref().map(|guard| match &guard.get().moments {
         Moments::Compiled { slots, counts, .. } => (&slots[..], &counts[..]),
         Moments::Own(_) => (&[][..], &[][..]),
     });
     let slots = sets[0].0.iter().zip(sets[1].0).map(|(a, b)| (a.dtype, [a.place.ptr, b.place.ptr]));
-    Ok(Parameter {
+    Parameter {
         program,
         dtype: leaf.dtype,
         n: leaf.layout.len,
-        x: [data(0)?, data(1)?],
+        x,
         slots: slots.collect(),
         counts: sets[side].1.to_vec(),
         before: sets[1 - side].1.to_vec(),
         gradient: gradients.gradient(p.gradient.0, p.gradient.1).cast_const(),
-    })
+    }
 }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 
-use super::arrays::View;
+use super::array::is_array;
 use super::classes;
 use super::leaf::Leaf;
 use super::path::Path;
@@ -103,7 +103,7 @@ pub fn node<'a, 'py>(object: &'a Bound<'py, PyAny>) -> PyResult<Node<'a, 'py>> {
     if let Ok(tuple) = object.cast_exact::<PyTuple>() {
         return Ok(Node::Tuple(tuple, None));
     }
-    if object.is_none() || View::of(object).is_some() || object.is_exact_instance_of::<Leaf>() {
+    if object.is_none() || is_array(object) || object.is_exact_instance_of::<Leaf>() {
         return Ok(Node::Leaf);
     }
     if let Some(class) = classes::find(&object.get_type()) {

@@ -1,26 +1,29 @@
 //! `update` and `update_`: check everything, plan, run, hand out.
 
 use bumpalo::Bump;
-use pyo3::exceptions::{PyFloatingPointError, PyValueError};
+use pyo3::exceptions::{PyFloatingPointError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use std::collections::hash_map;
+use std::sync::Arc;
 
 use super::arena::{List, with_arena};
-use super::arrays::{View, array, copy_into, native, numpy};
+use super::array::access::{Arena, Role, Seen, Wanted, run};
+use super::array::{Layout, Place as Part, View, allocate, array, descriptor, swapped, too_large};
 use super::entry::{Entry, Names, Origin, entries};
-use super::gradient::{Gradient, Held};
+use super::gradient::Gradient;
 use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
-use super::memory::{Place as Part, allocate};
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
-use super::steps::Steps;
+use super::steps::{self, Incoming, Refusal, Step, Target, Through};
 use super::walk::walk;
+use crate::buffer::Buffer;
 
-/// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one.
-type Made<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+/// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one, with how it lay.
+type Made<'py> = (Bound<'py, PyAny>, Option<(Bound<'py, PyAny>, View)>);
 
 /// One step of `state` and `model`; new trees, or in place the same ones.
 #[pyfunction]
@@ -46,44 +49,35 @@ fn update_in<'py>(
     let names = Names(state);
     let (mut entries, origins) = entries(arena, py, &found.places, &names, in_place)?;
     let mut gradients = List::with_capacity_in(entries.len(), arena);
-    let mut disturbed = false;
     for entry in &entries {
-        let gradient = entry.gradient(py, &names)?;
-        disturbed |= matches!(&gradient, Some(Gradient { array: Held::Made(_), .. }));
-        gradients.push(gradient);
+        gradients.push(entry.gradient(py, &names)?);
     }
     let mut made = List::new_in(arena);
     if entries.iter().any(|e| matches!(e.guard.get().moments, Moments::Own(_))) {
-        disturbed = true;
         for (entry, gradient) in entries.iter().zip(&gradients) {
             made.push(own_step(py, entry, gradient.as_ref(), &names)?);
         }
     }
-    disturbed |= schedule(py, &mut entries, &gradients, &names)?;
+    schedule(py, &mut entries, &gradients, &names)?;
     let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
     let mut elsewhere = Vec::new();
-    disturbed |= touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
-    let parts = if in_place { Vec::new() } else { fresh_parts(arena, py, &entries)? };
-    let outputs = outputs(arena, py, &entries, &parts, in_place)?;
-    if disturbed || !in_place || entries.iter().any(|e| !(e.direct && e.exact)) {
-        // Python code may have run since the arrays were looked at, be it in the collector that new objects set off; from
-        // here on no more of it does until all is written.
-        for (entry, gradient) in entries.iter().zip(&gradients) {
-            entry.look_again(gradient.as_ref(), &names, in_place)?;
-        }
-    }
+    touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
+    let results = if in_place { Vec::new() } else { results(arena, py, &entries)? };
     let mut reached = List::with_capacity_in(entries.len(), arena);
-    let mut steps = Steps::new(arena, py, &names, in_place, entries.len());
-    for ((entry, gradient), output) in entries.iter().zip(&gradients).zip(&outputs) {
-        reached.push(steps.add(entry, gradient.as_ref(), output)?);
+    {
+        let mut call = Call::new(arena, &names, entries.len());
+        for (i, (entry, gradient)) in entries.iter().zip(&gradients).enumerate() {
+            let made = made.get(i).and_then(|made| made.as_ref()?.1.as_ref());
+            let target = results.get(i).map_or(Target::Place, Fresh::target);
+            call.add(entry, gradient.as_ref(), made, target)?;
+        }
+        reached.extend(call.run(py, &names)?.iter().map(|step| step.reach));
     }
-    steps.run()?;
-    drop(steps);
     if in_place {
         let mut old = List::new_in(arena);
-        for (i, ((entry, output), reach)) in entries.iter_mut().zip(&outputs).zip(reached).enumerate() {
+        for (i, (entry, reach)) in entries.iter_mut().zip(reached).enumerate() {
             let made = made.get_mut(i).and_then(Option::take);
-            if let Some(state) = commit(entry, output, made, reach)? {
+            if let Some(state) = commit(entry, made, reach) {
                 old.push(state);
             }
         }
@@ -91,17 +85,86 @@ fn update_in<'py>(
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = List::with_capacity_in(entries.len(), arena);
-    for (i, ((entry, output), reach)) in entries.iter().zip(&outputs).zip(reached).enumerate() {
-        fresh.push(hand_out(py, entry, output, made.get_mut(i).and_then(Option::take), reach)?);
+    for (i, ((entry, result), reach)) in entries.iter().zip(&results).zip(reached).enumerate() {
+        fresh.push(hand_out(py, entry, result, made.get_mut(i).and_then(Option::take), reach)?);
     }
     drop(entries);
-    let mut fresh = Fresh { pairs: fresh, transposes: FxHashMap::default() };
+    let mut fresh = Pairs { pairs: fresh, transposes: FxHashMap::default() };
     let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
         let new = fresh.at(py, origin)?.1;
         Ok((i, (found.bystanders[i].clone(), new)))
     });
     let elsewhere = elsewhere.collect::<PyResult<_>>()?;
     replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), elsewhere)
+}
+
+/// The steps of a call, and the arrays that they open.
+pub struct Call<'b, 'a, 'py> {
+    arena: &'b Bump,
+    steps: List<'b, Step<'a>>,
+    wanted: Wanted<'b, 'a, 'py>,
+}
+
+impl<'b, 'a, 'py> Call<'b, 'a, 'py> {
+    /// None yet, with room for those of `n` entries.
+    pub fn new(arena: &'b Bump, names: &'a Names<'a, 'py>, n: usize) -> Self {
+        Self { arena, steps: List::with_capacity_in(n, arena), wanted: Wanted::new(arena, 2 * n, names) }
+    }
+
+    /// Adds the step of an entry. `made`: what a rule in Python made of the parameter, and how that lay.
+    #[inline]
+    pub fn add(
+        &mut self,
+        entry: &'a Entry<'_, 'py>,
+        gradient: Option<&'a Gradient<'_, 'py>>,
+        made: Option<&'a (Bound<'py, PyAny>, View)>,
+        target: Target<'a>,
+    ) -> PyResult<()> {
+        let (leaf, place) = (entry.leaf(), entry.place);
+        let writes = matches!(target, Target::Place);
+        let array = self.wanted.add(entry.array, entry.seen(), writes, Role::Parameter, place);
+        let through = match &entry.strided {
+            Some(view) => {
+                let bytes = leaf.layout.len * leaf.dtype.size();
+                Some(Through { view, copy: Buffer::new(bytes).ok_or_else(|| too_large(bytes))? })
+            }
+            None => None,
+        };
+        let gradient = gradient.map(|g| Incoming {
+            array: self.wanted.add(g.array.array(), g.seen(&leaf.layout), false, Role::Gradient, place),
+            dtype: g.dtype,
+            copy: g.copy.as_ref(),
+        });
+        let made = made.map(|(x, view)| (self.wanted.add(x, Seen::Other(view), false, Role::Result, place), view));
+        self.steps.push(Step {
+            place,
+            leaf,
+            inner: entry.guard.get(),
+            scheduled: entry.scheduled.as_deref(),
+            array,
+            through,
+            gradient,
+            made,
+            target,
+            reach: None,
+            steps: false,
+        });
+        Ok(())
+    }
+
+    /// Opens the arrays and takes all steps, or none.
+    pub fn run(self, py: Python<'py>, names: &Names) -> PyResult<List<'b, Step<'a>>> {
+        let Self { arena, mut steps, wanted } = self;
+        let all = &mut steps[..];
+        // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are written
+        // are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets and copies are new.
+        let done = run(py, &(wanted, Arena(arena)), |(arrays, arena)| unsafe { steps::run(all, arrays, arena.0) })?;
+        done.map_err(|refusal| match refusal {
+            Refusal::Norm(place, reason) => refused(&names.of(place), &reason),
+            Refusal::Memory(bytes) => too_large(bytes),
+        })?;
+        Ok(steps)
+    }
 }
 
 /// The gradient of each parameter, summed over its places; None where there is none.
@@ -116,7 +179,7 @@ pub fn gradients<'py>(
         let found = walk(arena, state, model, gradient)?;
         let names = Names(state);
         let (entries, _) = entries(arena, py, &found.places, &names, false)?;
-        entries.iter().map(|e| Ok(e.gradient(py, &names)?.and_then(|g| g.array.array().cloned()))).collect()
+        entries.iter().map(|e| Ok(e.gradient(py, &names)?.map(|g| g.array.array().clone()))).collect()
     })
 }
 
@@ -124,13 +187,13 @@ pub fn gradients<'py>(
 type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
 
 /// What the entries became.
-struct Fresh<'b, 'py> {
+struct Pairs<'b, 'py> {
     pairs: List<'b, Pair<'py>>,
     /// The transposes asked for so far: what stands twice in a model holds one and the same of them.
     transposes: FxHashMap<u32, Bound<'py, PyAny>>,
 }
 
-impl<'py> Fresh<'_, 'py> {
+impl<'py> Pairs<'_, 'py> {
     /// What belongs at a place.
     fn at(&mut self, py: Python<'py>, origin: Origin) -> PyResult<Pair<'py>> {
         let (leaf, array) = &self.pairs[origin.entry as usize];
@@ -152,14 +215,22 @@ fn own_step<'py>(
     gradient: Option<&Gradient<'_, 'py>>,
     names: &Names,
 ) -> PyResult<Option<Made<'py>>> {
-    let Some(array) = gradient.and_then(|g| g.array.array()) else { return Ok(None) };
+    let Some(array) = gradient.map(|g| g.array.array()) else { return Ok(None) };
     let Moments::Own(OwnState(state)) = &entry.guard.get().moments else { return Ok(None) };
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let rule = entry.guard.get().rule.bind(py);
     let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, array));
     let made = made.map_err(|error| at(py, error, &names.of(entry.place)))?;
     let (state, x): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
-    Ok(Some((state, if x.is_none() { None } else { Some(x) })))
+    if x.is_none() {
+        return Ok(Some((state, None)));
+    }
+    let leaf = entry.leaf();
+    let fits = |view: &View| view.dtype == Some(leaf.dtype) && leaf.layout.has_shape(&view.shape);
+    let view = View::of(&x).filter(fits).ok_or_else(|| {
+        PyTypeError::new_err(format!("the rule's result at {} is no array like the parameter", names.of(entry.place)))
+    })?;
+    Ok(Some((state, Some((x, view)))))
 }
 
 /// An error of a rule in Python with the place: in its text where it is ours, as a note where it is anybody's.
@@ -184,106 +255,58 @@ pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     error
 }
 
-/// Where an entry's new values go.
-pub struct Output<'p, 'py> {
-    /// The parameter.
-    pub x: *mut u8,
-    /// Its old values, gapless.
-    pub from: *mut u8,
-    /// Where `dx` goes instead of being subtracted, in the compute type.
-    pub dx: Option<*mut u8>,
-    /// The state arrays; empty in place.
-    pub slots: &'p [Part],
-    /// Fresh memory for the parameter; `None` in place and where it goes through a copy.
-    fresh: Option<&'p Part>,
-    /// The gapless copy through which an unusual array is stepped.
-    through: Option<Bound<'py, PyAny>>,
+/// New memory for what becomes of an entry.
+struct Fresh {
+    x: Part,
+    /// How the new parameter lies: as the old one did.
+    layout: Arc<Layout>,
+    slots: SmallVec<[Part; 2]>,
 }
 
-impl<'py> Output<'_, 'py> {
-    /// For a step whose `dx` is wanted, with the state in place.
-    pub fn direction(py: Python<'py>, entry: &Entry<'_, 'py>, dx: *mut u8) -> PyResult<Self> {
-        Ok(Self { dx: Some(dx), ..output(py, entry, true, &mut &[][..])? })
+impl Fresh {
+    fn target(&self) -> Target<'_> {
+        Target::Fresh(&self.x, &self.layout, &self.slots)
     }
 }
 
-/// Fresh memory for the new values of all entries.
-fn fresh_parts(arena: &Bump, py: Python<'_>, entries: &[Entry]) -> PyResult<Vec<Part>> {
+/// New memory for the results of all entries.
+fn results(arena: &Bump, py: Python<'_>, entries: &[Entry]) -> PyResult<Vec<Fresh>> {
     let mut requests = List::new_in(arena);
     for entry in entries {
         let len = entry.leaf().layout.len;
-        if entry.direct {
-            requests.push((0, len * entry.leaf().dtype.size()));
-        }
+        requests.push((0, len * entry.leaf().dtype.size()));
         if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
             requests.extend(slots.iter().enumerate().map(|(i, s)| (i + 1, len * s.dtype.size())));
         }
     }
-    allocate(py, &requests)
-}
-
-fn outputs<'b, 'p, 'py>(
-    arena: &'b Bump,
-    py: Python<'py>,
-    entries: &[Entry<'_, 'py>],
-    mut parts: &'p [Part],
-    in_place: bool,
-) -> PyResult<List<'b, Output<'p, 'py>>> {
-    let mut outputs = List::with_capacity_in(entries.len(), arena);
+    let mut parts = allocate(py, &requests)?.into_iter();
+    let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
-        outputs.push(output(py, entry, in_place, &mut parts)?);
+        let Some(x) = parts.next() else { break };
+        let slots = match &entry.guard.get().moments {
+            Moments::Compiled { slots, .. } => parts.by_ref().take(slots.len()).collect(),
+            Moments::Own(_) => SmallVec::new(),
+        };
+        let layout = match &entry.strided {
+            Some(view) => Arc::new(Layout::of(view)),
+            None => entry.leaf().layout.clone(),
+        };
+        results.push(Fresh { x, layout, slots });
     }
-    Ok(outputs)
+    Ok(results)
 }
 
-/// `parts`: fresh memory, of which it takes its own from the front.
-#[inline]
-fn output<'p, 'py>(
-    py: Python<'py>,
-    entry: &Entry<'_, 'py>,
-    in_place: bool,
-    parts: &mut &'p [Part],
-) -> PyResult<Output<'p, 'py>> {
-    let (mut x, mut through) = (entry.data, None);
-    if !entry.direct {
-        let copy = entry.gapless(py)?;
-        x = View::of(&copy).map_or(x, |copy| copy.data);
-        through = Some(copy);
-    }
-    let mut output = Output { x, from: x, dx: None, slots: &[], fresh: None, through };
-    if !in_place {
-        if entry.direct {
-            output.fresh = parts.split_off_first();
-            output.x = output.fresh.map_or(x, |fresh| fresh.ptr);
-        }
-        if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
-            output.slots = parts.split_off(..slots.len()).unwrap_or(&[]);
-        }
-    }
-    Ok(output)
-}
-
-/// Writes what does not lie where it belongs yet, without running Python code. What it returns is to be dropped when all
-/// entries are done: that may run some.
-fn commit<'py>(
-    entry: &mut Entry<'_, 'py>,
-    output: &Output<'_, 'py>,
-    made: Option<Made<'py>>,
-    reach: Option<usize>,
-) -> PyResult<Option<OwnState>> {
-    match (&made, &output.through) {
-        (Some((_, Some(x))), _) => copy_into(entry.array, x)?,
-        (None, Some(through)) if reach.is_some() => copy_into(entry.array, through)?,
-        _ => {}
-    }
-    let Some(inner) = entry.guard.get_mut() else { return Ok(None) };
+/// Makes what the step of an entry has come to the leaf's, without running Python code. What it returns is to be dropped when
+/// all entries are done: that may run some.
+fn commit<'py>(entry: &mut Entry<'_, 'py>, made: Option<Made<'py>>, reach: Option<usize>) -> Option<OwnState> {
+    let inner = entry.guard.get_mut()?;
     match (&mut inner.moments, made, reach) {
-        (Moments::Own(state), Some((new, _)), _) => Ok(Some(std::mem::replace(state, OwnState(new.unbind())))),
+        (Moments::Own(state), Some((new, _)), _) => Some(std::mem::replace(state, OwnState(new.unbind()))),
         (Moments::Compiled { program, counts, .. }, _, Some(reach)) => {
             program.advance(counts, reach);
-            Ok(None)
+            None
         }
-        _ => Ok(None),
+        _ => None,
     }
 }
 
@@ -291,33 +314,23 @@ fn commit<'py>(
 fn hand_out<'py>(
     py: Python<'py>,
     entry: &Entry<'_, 'py>,
-    output: &Output<'_, 'py>,
+    result: &Fresh,
     made: Option<Made<'py>>,
     reach: Option<usize>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let old = entry.guard.get();
     let (dtype, layout) = (entry.leaf().dtype, &entry.leaf().layout);
-    let (own, new_x) = made.map_or((None, None), |(s, x)| (Some(s), x));
-    let x = match (&output.fresh, &output.through) {
-        (&Some(part), _) => array(py, part, &native(entry.array, dtype)?, dtype.size(), layout)?,
-        (None, through) => {
-            let x = numpy(py)?.call_method1(intern!(py, "empty_like"), (entry.array, py.None(), "K", false))?;
-            let values = through.as_ref().unwrap_or(entry.array);
-            copy_into(&x, values)?;
-            x
-        }
-    };
-    if let Some(new_x) = new_x {
-        copy_into(&x, &new_x)?;
-    }
+    let is_swapped = entry.strided.as_ref().is_some_and(|view| view.swapped);
+    let descr = if is_swapped { swapped(py, dtype)? } else { descriptor(py, dtype)? };
+    let x = array(py, &result.x, &descr, dtype.size(), &result.layout)?;
     let moments = match &old.moments {
-        Moments::Own(OwnState(state)) => Moments::Own(OwnState(match own {
-            Some(new) => new.unbind(),
+        Moments::Own(OwnState(state)) => Moments::Own(OwnState(match made {
+            Some((new, _)) => new.unbind(),
             None => copied(py, state)?,
         })),
         Moments::Compiled { program, slots, counts } => {
             let fresh =
-                slots.iter().zip(output.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
+                slots.iter().zip(&result.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
             let mut counts = counts.clone();
             program.advance(&mut counts, reach.unwrap_or(0));
             Moments::Compiled { program: program.clone(), slots: fresh.collect(), counts }

@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use smallvec::SmallVec;
 
 use super::arena::List;
-use super::arrays::View;
+use super::array::{View, is_array};
 use super::leaf::Leaf;
 use super::order::{check_order, has_leaf};
 use super::path::Path;
@@ -186,7 +186,7 @@ impl<'b, 'py> Walk<'b, 'py> {
 
     /// Notes the arrays below a place without a leaf.
     fn bystanders(&mut self, model: &Object<'py>) -> PyResult<()> {
-        if View::of(model).is_some() {
+        if is_array(model) {
             if self.wanted == Some(self.found.bystanders.len()) {
                 self.name = Some(self.path.text(model.py()));
             }

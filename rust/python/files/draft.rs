@@ -8,8 +8,7 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
-use super::super::arrays::View;
-use super::super::layout::Layout;
+use super::super::array::{Layout, is_array};
 use super::super::leaf::Leaf;
 use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
@@ -152,7 +151,7 @@ impl Draft {
         } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
             children = numbered(py, tuple.iter())?;
             self.forms.of_state(py, "tuple", children.len().into_pyobject(py)?.into_any(), true)?
-        } else if View::of(value).is_some() {
+        } else if is_array(value) {
             let mut inventory = self.inventory.try_borrow_mut(py)?;
             let number = inventory.push(value, place.text.clone(), &words.getattr("state_dtype")?)?;
             nodes.push(i64::try_from(number)?);

@@ -17,7 +17,7 @@ use safetensors::Dtype;
 use std::hash::{Hash, Hasher};
 use std::os::raw::c_int;
 
-use super::super::arrays::{View, copy_into};
+use super::super::array::{View, copy_into};
 use super::type_named;
 use crate::dtype::DType;
 
@@ -319,7 +319,7 @@ impl Kind {
             _ => (None, None),
         };
         let mut shape: Vec<usize> = view.shape.iter().map(|&n| n as usize).collect();
-        let (order, bytes) = (order(&view, fortran), volume(view.shape, size));
+        let (order, bytes) = (order(&view, fortran), volume(&view.shape, size));
         let number = code.is_some();
         let named =
             if number && exact { named } else { dtype.call1((x, name))?.extract::<Option<String>>()?.or(named) };
@@ -472,7 +472,8 @@ fn new_array<'py>(descr: &Bound<'py, PyAny>, shape: &[isize]) -> PyResult<Bound<
 fn contents(x: &Bound<'_, PyAny>, bytes: usize) -> Option<*mut u8> {
     let view = View::of(x)?;
     let element = element(x, &view);
-    (view.c_order && element.little && volume(view.shape, element.size) == Some(bytes)).then_some(view.data)
+    (view.c_order && element.little && volume(&view.shape, element.size) == Some(bytes))
+        .then_some(view.address as *mut u8)
 }
 
 /// Gives all NaNs among these elements the same bytes.

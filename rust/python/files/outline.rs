@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
-use super::super::arrays::View;
+use super::super::array::View;
 use super::super::leaf::Leaf;
 use super::super::path::{MAX_DEPTH, Path, append};
 use super::super::ties::{Ties, ties};

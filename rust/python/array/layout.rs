@@ -1,6 +1,6 @@
 //! The order in which the elements of a parameter, and of its state, lie.
 
-use super::arrays::View;
+use super::view::View;
 
 /// The shape of an array and the order in which its elements lie, without gaps.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -27,13 +27,14 @@ impl Layout {
         let mut axes: Vec<usize> = (0..nd).collect();
         // Stable, so that C order wins where strides are equal.
         axes.sort_by_key(|&a| std::cmp::Reverse(if view.shape[a] == 1 { isize::MAX } else { view.strides[a].abs() }));
-        let fortran = Self::in_order(view.shape, (0..nd).rev());
-        if Self::in_order(view.shape, 0..nd).matches(view) {
+        let lies = |layout: &Self| layout.matches(&view.strides, view.itemsize, view.c_order);
+        let fortran = Self::in_order(&view.shape, (0..nd).rev());
+        if lies(&Self::in_order(&view.shape, 0..nd)) {
             axes.sort_unstable();
-        } else if fortran.matches(view) {
+        } else if lies(&fortran) {
             return fortran;
         }
-        Self::in_order(view.shape, axes.into_iter())
+        Self::in_order(&view.shape, axes.into_iter())
     }
 
     /// A layout from outside, if it is gapless.
@@ -72,16 +73,13 @@ impl Layout {
         self.shape.len() == shape.len() && self.shape.iter().zip(shape).all(|(a, b)| a == b)
     }
 
-    /// Whether the elements of `view`, which has this shape, lie just so.
+    /// Whether elements of `size` bytes in an array of this shape lie just so, at these distances in bytes. `c_order`: whether
+    /// NumPy says that they lie gapless in C order.
     #[inline]
-    pub fn matches(&self, view: &View) -> bool {
-        if self.len == 0 {
-            return true;
+    pub fn matches(&self, strides: &[isize], size: usize, c_order: bool) -> bool {
+        if self.len == 0 || self.c_order && c_order {
+            return true; // the latter without a look at the strides
         }
-        if self.c_order && view.c_order {
-            return true; // without a look at the strides
-        }
-        let Some(size) = view.dtype.map(|d| d.size() as isize) else { return false };
-        (0..self.shape.len()).all(|a| self.shape[a] <= 1 || view.strides[a] == self.strides[a] * size)
+        (0..self.shape.len()).all(|a| self.shape[a] <= 1 || strides[a] == self.strides[a] * size as isize)
     }
 }

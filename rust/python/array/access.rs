@@ -1,0 +1,406 @@
+//! Arrays opened: the one place that takes pointers to elements.
+//!
+//! [`run`] looks at every array of a call again, after the last Python code that the call runs, and refuses those that have
+//! changed since the call looked first. Then it hands their elements to a function that cannot run any: being [`Send`], it
+//! holds no Python object, and what it gets does not outlive it.
+
+use bumpalo::Bump;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::marker::PhantomData;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+
+use super::super::arena::List;
+use super::create::Fresh;
+use super::layout::Layout;
+use super::view::{Fields, Look, View, shape_text};
+use crate::dtype::DType;
+use crate::element::Real;
+
+/// What lives as long as arrays are open.
+pub struct Session(());
+
+/// What [`run`] opens: an array, or several.
+pub trait Access {
+    /// Their elements.
+    type Open<'a>: Send;
+
+    /// Looks at the arrays again; a `RuntimeError` names one that has changed. Runs no Python code unless one has.
+    fn check(&self) -> PyResult<()>;
+
+    /// Takes the pointers.
+    ///
+    /// # Safety
+    /// [`Self::check`] has just passed, and no Python code runs on this thread before the session ends; `self` outlives it.
+    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a>;
+}
+
+/// Calls `f` with the elements of `arrays`, without the interpreter's lock.
+///
+/// Another thread may run Python code meanwhile, as beside a call of NumPy's own that gives the lock away: what it does to the
+/// numbers shows, and it must leave the arrays' memory alone.
+pub fn run<A: Access, R: Send>(
+    py: Python<'_>,
+    arrays: &A,
+    f: impl for<'a> FnOnce(A::Open<'a>) -> R + Send,
+) -> PyResult<R> {
+    arrays.check()?;
+    let session = Session(());
+    // SAFETY: checked; `f` holds no Python object, and this thread does nothing else until it returns.
+    let open = unsafe { arrays.open(&session) };
+    Ok(py.detach(move || f(open)))
+}
+
+/// The same with the interpreter's lock, for a look that takes less time than to give it away.
+pub fn read<A: Access, R>(arrays: &A, f: impl for<'a> FnOnce(A::Open<'a>) -> R + Send) -> PyResult<R> {
+    arrays.check()?;
+    let session = Session(());
+    // SAFETY: as above.
+    Ok(f(unsafe { arrays.open(&session) }))
+}
+
+/// How an array lay when a call looked at it.
+#[derive(Clone, Copy)]
+pub enum Seen<'a> {
+    /// Aligned, in this machine's byte order, and as a layout says.
+    Laid {
+        /// Where the first element lay.
+        address: usize,
+        /// The type of its elements.
+        dtype: DType,
+        /// The shape, and the order in which the elements lie.
+        layout: &'a Layout,
+    },
+    /// In any other way.
+    Other(&'a View),
+}
+
+impl Seen<'_> {
+    /// The array's first element, if it still lies so.
+    #[inline]
+    fn again(&self, array: &Bound<'_, PyAny>, writes: bool) -> Option<*mut u8> {
+        let (address, same, writeable) = match *self {
+            Self::Laid { address, dtype, layout } => {
+                let look = Look::at(array, layout)?;
+                (address, look.address == address && look.laid && look.dtype == Some(dtype), look.writeable)
+            }
+            Self::Other(view) => {
+                let now = View::of(array)?;
+                let writeable = now.writeable;
+                (view.address, View { writeable: view.writeable, ..now } == *view, writeable)
+            }
+        };
+        (same && (writeable || !writes)).then_some(address as *mut u8)
+    }
+
+    /// The error of an array that does not.
+    #[cold]
+    fn changed(&self, name: &str, array: &Bound<'_, PyAny>) -> PyErr {
+        let was = match *self {
+            Self::Laid { address, dtype, layout } => Was::laid(address, dtype, layout),
+            Self::Other(view) => Was::seen(view),
+        };
+        was.changed(name, array)
+    }
+}
+
+/// What is said of an array that has changed.
+struct Was<'a> {
+    address: usize,
+    dtype: Option<DType>,
+    itemsize: usize,
+    shape: &'a [isize],
+    /// In bytes, where an array with these lengths can have others.
+    strides: Cow<'a, [isize]>,
+}
+
+impl<'a> Was<'a> {
+    fn laid(address: usize, dtype: DType, layout: &'a Layout) -> Self {
+        let size = dtype.size();
+        let strides = layout.strides.iter().map(|s| s * size as isize).collect();
+        Self { address, dtype: Some(dtype), itemsize: size, shape: &layout.shape, strides }
+    }
+
+    fn seen(view: &'a View) -> Self {
+        let View { address, dtype, itemsize, ref shape, ref strides, .. } = *view;
+        Self { address, dtype, itemsize, shape, strides: strides[..].into() }
+    }
+
+    fn changed(&self, name: &str, array: &Bound<'_, PyAny>) -> PyErr {
+        let py = array.py();
+        let text = |shape: &[isize]| shape_text(py, shape);
+        let what = match View::of(array) {
+            Some(now) if now.dtype != self.dtype || now.itemsize != self.itemsize => {
+                let found = array.getattr("dtype").map_or_else(|_| "another".into(), |dtype| dtype.to_string());
+                match self.dtype {
+                    Some(was) => format!("its dtype was {} and is {found}", was.name()),
+                    None => format!("its dtype is {found}"),
+                }
+            }
+            Some(now) if now.shape[..] != *self.shape => {
+                format!("its shape was {} and is {}", text(self.shape), text(&now.shape))
+            }
+            Some(now) if now.address != self.address => "its memory is another".into(),
+            Some(now) if now.strides[..] != *self.strides => {
+                format!("its strides were {} and are {}", text(&self.strides), text(&now.strides))
+            }
+            Some(now) if !now.writeable => "it is read-only".into(),
+            _ => "its byte order or alignment is another".into(),
+        };
+        PyRuntimeError::new_err(format!("{name} was changed while it was in use: {what} now"))
+    }
+}
+
+/// What an array is to a step.
+#[derive(Clone, Copy, Debug)]
+pub enum Role {
+    /// What is stepped.
+    Parameter,
+    /// Its gradient.
+    Gradient,
+    /// What a rule in Python has made of the parameter.
+    Result,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Parameter => "parameter at",
+            Self::Gradient => "gradient at",
+            Self::Result => "the rule's result at",
+        }
+    }
+}
+
+/// What places are called, by their numbers.
+pub trait Places {
+    /// The name of place `i`, for errors.
+    fn name(&self, i: usize) -> String;
+}
+
+/// Arrays that a step reads or writes where they lie.
+pub struct Wanted<'b, 'a, 'py> {
+    arena: &'b Bump,
+    all: List<'b, One<'a, 'py>>,
+    pointers: OnceCell<List<'b, *mut u8>>,
+    places: &'a dyn Places,
+}
+
+struct One<'a, 'py> {
+    array: &'a Bound<'py, PyAny>,
+    seen: Seen<'a>,
+    writes: bool,
+    role: Role,
+    place: u32,
+}
+
+impl<'b, 'a, 'py> Wanted<'b, 'a, 'py> {
+    /// None yet, with room for `n`.
+    pub fn new(arena: &'b Bump, n: usize, places: &'a dyn Places) -> Self {
+        Self { arena, all: List::with_capacity_in(n, arena), pointers: OnceCell::new(), places }
+    }
+
+    /// Adds an array at a place, which is written if `writes` says so; its number.
+    #[inline]
+    pub fn add(
+        &mut self,
+        array: &'a Bound<'py, PyAny>,
+        seen: Seen<'a>,
+        writes: bool,
+        role: Role,
+        place: usize,
+    ) -> usize {
+        self.all.push(One { array, seen, writes, role, place: place as u32 });
+        self.all.len() - 1
+    }
+}
+
+impl Access for Wanted<'_, '_, '_> {
+    type Open<'a> = Pointers<'a>;
+
+    fn check(&self) -> PyResult<()> {
+        let mut pointers = List::with_capacity_in(self.all.len(), self.arena);
+        for one in &self.all {
+            let changed = || {
+                let name = format!("{} {}", one.role.name(), self.places.name(one.place as usize));
+                one.seen.changed(&name, one.array)
+            };
+            pointers.push(one.seen.again(one.array, one.writes).ok_or_else(changed)?);
+        }
+        // The first look stays: nothing opens arrays twice.
+        let _ = self.pointers.set(pointers);
+        Ok(())
+    }
+
+    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
+        let all = self.pointers.get().map_or(&[][..], |all| all);
+        // SAFETY: the list is not changed any more, and outlives the session with `self`.
+        Pointers { all: unsafe { from_raw_parts(all.as_ptr(), all.len()) }, of: PhantomData }
+    }
+}
+
+/// The first elements of [`Wanted`] arrays, by their numbers.
+#[derive(Clone, Copy)]
+pub struct Pointers<'a> {
+    all: &'a [*mut u8],
+    of: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: addresses; who reads and writes what lies there says why it may.
+unsafe impl Send for Pointers<'_> {}
+
+impl Pointers<'_> {
+    /// That of array number `i`.
+    #[inline]
+    pub fn of(&self, i: usize) -> *mut u8 {
+        self.all[i]
+    }
+}
+
+/// An arena, for lists that are made while arrays are open.
+pub struct Arena<'b>(pub &'b Bump);
+
+/// The same for the function that [`run`] calls.
+pub struct Here<'b>(pub &'b Bump);
+
+// SAFETY: the function is called on the thread that has the arena, which does nothing with it meanwhile.
+unsafe impl Send for Here<'_> {}
+
+impl Access for Arena<'_> {
+    type Open<'a> = Here<'a>;
+
+    fn check(&self) -> PyResult<()> {
+        Ok(())
+    }
+
+    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
+        // SAFETY: the arena outlives the session, since `self` does.
+        Here(unsafe { &*std::ptr::from_ref(self.0) })
+    }
+}
+
+/// A C-contiguous array of one type, as it was when a call looked at it.
+pub(super) struct Slice<'a> {
+    pub(super) name: &'a str,
+    pub(super) address: usize,
+    pub(super) dtype: DType,
+    pub(super) shape: &'a [usize],
+}
+
+impl Slice<'_> {
+    pub(super) fn check(&self, array: &Bound<'_, PyAny>) -> PyResult<()> {
+        let same = Fields::of(array).is_some_and(|fields| {
+            let alike = |(a, b): (&isize, &usize)| usize::try_from(*a) == Ok(*b);
+            fields.data as usize == self.address
+                && fields.dtype == Some(self.dtype)
+                && fields.is_plain_and_in_c_order()
+                && fields.shape.len() == self.shape.len()
+                && fields.shape.iter().zip(self.shape).all(alike)
+        });
+        if same { Ok(()) } else { Err(self.changed(array)) }
+    }
+
+    #[cold]
+    fn changed(&self, array: &Bound<'_, PyAny>) -> PyErr {
+        let shape: Vec<isize> = self.shape.iter().map(|&n| n as isize).collect();
+        Was::laid(self.address, self.dtype, &Layout::row_major(&shape)).changed(self.name, array)
+    }
+}
+
+impl<T: Real> Access for Fresh<'_, T> {
+    type Open<'a> = &'a mut [T];
+
+    fn check(&self) -> PyResult<()> {
+        Ok(()) // nobody else has it, so nothing has changed it
+    }
+
+    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
+        let Some(fields) = Fields::of(&self.array).filter(|_| self.len > 0) else { return &mut [] };
+        // SAFETY: an array of ours, of this type and so many elements in a row; nobody else has it.
+        unsafe { from_raw_parts_mut(fields.data.cast(), self.len) }
+    }
+}
+
+/// The elements of a C-contiguous array that was just checked to have type `T` and this many.
+///
+/// # Safety
+/// As for [`Access::open`].
+pub(super) unsafe fn elements<'a, T>(array: &Bound<'_, PyAny>, len: usize) -> &'a [T] {
+    let Some(fields) = Fields::of(array).filter(|_| len > 0) else { return &[] };
+    // SAFETY: checked; the array is kept alive by whoever has it. Python code that writes to it from another thread while
+    // the lock is given away races with us as it would with NumPy itself; every bit pattern is a number.
+    unsafe { from_raw_parts(fields.data.cast_const().cast(), len) }
+}
+
+/// The elements of a C-contiguous array of int64; `None` if it is another one.
+pub(super) fn integers(array: &Bound<'_, PyAny>) -> Option<Vec<i64>> {
+    let view = View::of(array)?;
+    let fits = view.is_plain() && view.c_order && view.code.1 == b'i' && view.itemsize == size_of::<i64>();
+    // SAFETY: just looked at; no Python code runs before the copy is made.
+    fits.then(|| unsafe { elements::<i64>(array, view.len()) }.to_vec())
+}
+
+impl<A: Access> Access for &A {
+    type Open<'a> = A::Open<'a>;
+
+    fn check(&self) -> PyResult<()> {
+        A::check(self)
+    }
+
+    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+        // SAFETY: the caller's promise.
+        unsafe { A::open(self, session) }
+    }
+}
+
+impl<A: Access> Access for Option<A> {
+    type Open<'a> = Option<A::Open<'a>>;
+
+    fn check(&self) -> PyResult<()> {
+        self.as_ref().map_or(Ok(()), A::check)
+    }
+
+    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+        // SAFETY: the caller's promise.
+        self.as_ref().map(|a| unsafe { a.open(session) })
+    }
+}
+
+impl<A: Access> Access for Vec<A> {
+    type Open<'a> = Vec<A::Open<'a>>;
+
+    fn check(&self) -> PyResult<()> {
+        self.iter().try_for_each(A::check)
+    }
+
+    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+        // SAFETY: the caller's promise.
+        self.iter().map(|a| unsafe { a.open(session) }).collect()
+    }
+}
+
+macro_rules! together {
+    ($($name:ident $i:tt),+) => {
+        impl<$($name: Access),+> Access for ($($name,)+) {
+            type Open<'a> = ($($name::Open<'a>,)+);
+
+            fn check(&self) -> PyResult<()> {
+                $(self.$i.check()?;)+
+                Ok(())
+            }
+
+            unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+                // SAFETY: the caller's promise.
+                unsafe { ($(self.$i.open(session),)+) }
+            }
+        }
+    };
+}
+
+together!(A 0, B 1);
+together!(A 0, B 1, C 2);
+together!(A 0, B 1, C 2, D 3);
+together!(A 0, B 1, C 2, D 3, E 4);
+together!(A 0, B 1, C 2, D 3, E 4, F 5);

@@ -1,0 +1,18 @@
+//! NumPy's arrays: looked at while Python code may run, opened once no more of it does.
+//!
+//! An array can change whenever Python code runs: a conversion, a property, a callback, the collector of cycles. What a look
+//! at one finds is therefore copied ([`View`], [`Look`]), and an address in it is a number to compare. Elements are reached
+//! through [`access`] alone: it looks at all arrays of a call again, and hands their elements to a function that cannot hold
+//! a Python object.
+
+pub mod access;
+mod create;
+mod layout;
+mod memory;
+pub mod numbers;
+mod view;
+
+pub use create::{Fresh, array, can_cast, copy_into, descriptor, empty, swapped};
+pub use layout::Layout;
+pub use memory::{Memory, Place, Recycling, allocate, too_large};
+pub use view::{Look, View, array_span, is_array, is_exact, numpy, same_type, shape_text, span};
