@@ -77,7 +77,7 @@ def nests_deeper(g: Any, levels: int) -> bool:
 def as_array(g: Any, dtype: np.dtype[Any]) -> Array:
     """`g` as an array: without a copy where it is a tensor on the CPU."""
     if isinstance(g, np.ndarray):
-        return g
+        return np.asarray(g)  # whose methods are NumPy's, whatever its class
     torch = sys.modules.get("torch")
     of_torch = torch is not None and isinstance(g, getattr(torch, "Tensor", ()))
     if hasattr(g, "detach"):  # such tensors are not shared while they record gradients

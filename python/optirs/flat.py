@@ -57,7 +57,8 @@ class Restructure:
         _, found, index = parameters_here(model)
         # The call of a bridge that the tensors belong to.
         self._call = None if all(isinstance(p.array, np.ndarray) for p in found) else inside()
-        self._arrays = [p.array for p in found]
+        # Those of NumPy without what their classes make of its functions.
+        self._arrays = [np.asarray(p.array) if self._call is None else p.array for p in found]
         self._leaves, self._origins = origins(model, found)
         # A copy of the structure: what is done to the model later does not matter here.
         self._model = _core.unflatten(model, self._leaves, True, False)

@@ -9,6 +9,7 @@ use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
+use super::array::access::Seen;
 use super::array::{Layout, Place, View, allocate, can_cast, copy_into, is_exact, shape_text};
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
 use super::masked::{refuse, refuse_other};
@@ -47,11 +48,11 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
             None => Vec::new(),
         };
         requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len.saturating_mul(dtype.size()))));
-        drafts.push((compiled, dtype, layout, slots));
+        drafts.push((compiled, dtype, view, layout, slots));
     }
     let mut places = allocate(py, &requests)?.into_iter();
     let mut leaves = Vec::with_capacity(items.len());
-    for ((rule, x, path), (compiled, dtype, layout, slots)) in items.iter().zip(drafts) {
+    for ((rule, x, path), (compiled, dtype, view, layout, slots)) in items.iter().zip(drafts) {
         let moments = match compiled {
             None => {
                 let state = own_state(py, rule, x).map_err(|error| placed(py, error, path.as_ref()))?;
@@ -72,6 +73,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
         };
         let inner = Inner { rule: rule.clone().unbind(), moments, frozen: false };
         let leaf = Leaf::new(dtype, layout, inner);
+        Seen::Other(&view).check(x, || format!("the parameter at {}", named(path.as_ref())))?;
         leaf.copy_master(py, x)?;
         leaves.push(leaf);
     }

@@ -76,6 +76,7 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
 
 def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     """`(new state, new parameter)`, rounded once and in the memory order of `x`; `None` for a parameter that stays."""
+    x = np.asarray(x)  # whose methods are NumPy's, whatever its class
     if rule._master is not None:
         return rule._advance(state, x, _gradient(rule, x, dx, "the gradient"))
     state, dx = apply(rule, state, x, dx)
@@ -158,7 +159,7 @@ def _shown(rule: Rule, x: Array) -> Array:
 def _locked(value: Any) -> Any:
     """`value` with its arrays, also those in plain containers, as read-only views."""
     if isinstance(value, np.ndarray):
-        view = value.view()
+        view = np.asarray(value).view()
         view.flags.writeable = False
         return view
     if type(value) in (list, tuple):
@@ -171,7 +172,8 @@ def _locked(value: Any) -> Any:
 def _apart(state: Any, *arrays: Array) -> Any:
     """`state` with copies of those of its arrays that may share memory with `arrays`, which may change later."""
     if isinstance(state, np.ndarray):
-        return state.copy() if any(np.may_share_memory(state, array) for array in arrays) else state
+        plain = np.asarray(state)
+        return np.array(state, subok=True) if any(np.may_share_memory(plain, array) for array in arrays) else state
     if type(state) in (list, tuple):
         return type(state)(_apart(s, *arrays) for s in state)
     if type(state) is dict:

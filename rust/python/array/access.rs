@@ -95,6 +95,11 @@ impl Seen<'_> {
         (same && (writeable || !writes)).then_some(address as *mut u8)
     }
 
+    /// Refuses an array, called `name`, that does not lie so any more.
+    pub fn check(&self, array: &Bound<'_, PyAny>, name: impl FnOnce() -> String) -> PyResult<()> {
+        self.again(array, false).map_or_else(|| Err(self.changed(&name(), array)), |_| Ok(()))
+    }
+
     /// The error of an array that does not.
     #[cold]
     fn changed(&self, name: &str, array: &Bound<'_, PyAny>) -> PyErr {

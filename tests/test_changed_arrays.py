@@ -1,0 +1,253 @@
+"""Arrays that change in the middle of a call, by code of others that the call runs: none is read or written after it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import optirs
+
+Act = Callable[[np.ndarray], object]
+
+ACTS: dict[str, Act] = {
+    "resize": lambda x: x.resize(1, refcheck=False),
+    "grow": lambda x: x.resize(4 * x.size, refcheck=False),
+    "shape": lambda x: setattr(x, "shape", (x.size, 1, 1)),
+    "dtype": lambda x: setattr(x, "dtype", "u1"),
+    "order": lambda x: setattr(x, "dtype", x.dtype.newbyteorder()),
+    "strides": lambda x: setattr(x, "strides", tuple(0 for _ in x.strides)),
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+class Late:
+    """An array that acts when it is converted."""
+
+    def __init__(self, values: Any, act: Callable[[], object]) -> None:
+        self.values, self.act, self.shape = values, act, np.shape(values)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        self.act()
+        return self.values
+
+
+@pytest.fixture(params=ACTS)
+def act(request: pytest.FixtureRequest) -> Act:
+    return ACTS[request.param]
+
+
+def array(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.full(shape, 0.5, dtype)
+
+
+STEPS = pytest.mark.parametrize("step", [optirs.update, optirs.update_])
+RULES = [
+    optirs.Descent(),
+    optirs.Adam(),
+    optirs.OptimiserChain(optirs.Momentum(), optirs.ClipNorm(1.0), optirs.Descent()),
+    optirs.MixedPrecision(optirs.Momentum()),
+    optirs.AccumGrad(2),
+]
+
+
+@STEPS
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("what", ["parameter", "gradient", "strided"])
+def test_a_step(step: Any, rule: Any, what: str, act: Act) -> None:
+    model: dict[str, Any] = {"a": array(6, 8), "b": array(6)}
+    if what == "strided":
+        if act in (ACTS["dtype"], ACTS["shape"]):
+            pytest.skip("NumPy refuses that for an array in this order")
+        model["a"] = np.asfortranarray(array(6, 8))
+    state = optirs.setup(rule, {"a": array(6, 8), "b": array(6)})
+    gradient: dict[str, Any] = {"a": array(6, 8), "b": None}
+    victim = gradient["a"] if what == "gradient" else model["a"]
+    gradient["b"] = Late(array(6), lambda: act(victim))
+    before = state["b"].state, model["b"].copy()
+    name = "gradient" if what == "gradient" else "parameter"
+    with pytest.raises(RuntimeError, match=f"^{name} at a was changed while it was in use: "):
+        step(state, model, gradient)
+    assert (model["b"] == before[1]).all()
+    assert repr(state["b"].state) == repr(before[0])
+
+
+@STEPS
+def test_a_gradient_that_is_a_parameter(step: Any) -> None:
+    x = np.ones(4_000_000)
+    model = {"a": x, "b": np.ones(2)}
+    state = optirs.setup(optirs.Descent(), model)
+    gradient = {"a": x, "b": Late(np.ones(2), lambda: x.resize(1, refcheck=False))}
+    with pytest.raises(RuntimeError, match=r"at a was changed .*: its shape was \(4000000,\) and is \(1,\) now"):
+        step(state, model, gradient)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_parameter_that_becomes_read_only(order: Any) -> None:
+    model = {"a": np.array(array(6, 8), order=order), "b": array(6)}
+    state = optirs.setup(optirs.Momentum(), {"a": array(6, 8), "b": array(6)})
+    lock = Late(array(6), lambda: model["a"].setflags(write=False))
+    with pytest.raises(RuntimeError, match="parameter at a was changed while it was in use: it is read-only now"):
+        optirs.update_(state, model, {"a": array(6, 8), "b": lock})
+    assert (model["b"] == 0.5).all()
+    assert not state["a"].state["velocity"].any()
+
+
+@STEPS
+def test_a_rule_of_ones_own(step: Any, act: Act) -> None:
+    model = {"a": array(6, 8), "b": array(6)}
+
+    @dataclass(frozen=True)
+    class Acts(optirs.Rule):
+        def init(self, x: Any) -> None:
+            return None
+
+        def apply(self, state: None, x: Any, dx: Any) -> tuple[None, Any]:
+            act(model["a"])
+            return None, dx
+
+    state = optirs.setup(lambda path, x: Acts() if path == ("b",) else optirs.Momentum(), model)
+    with pytest.raises(RuntimeError, match="parameter at a was changed"):
+        step(state, model, {"a": array(6, 8), "b": array(6)})
+    assert (model["b"] == 0.5).all()
+
+
+@STEPS
+def test_a_schedule(step: Any, act: Act) -> None:
+    model = {"a": array(6, 8)}
+    on: list[bool] = []
+    rule = optirs.Scheduled(optirs.Descent(), eta=lambda t: (on and act(model["a"]), 0.5)[1])
+    state = optirs.setup(rule, model)
+    on.append(True)
+    with pytest.raises(RuntimeError, match="parameter at a was changed"):
+        step(state, model, {"a": array(6, 8)})
+
+
+def test_apply(act: Act) -> None:
+    for victim in range(2):
+        x, dx = np.ones((30, 100)), np.zeros((30, 100))
+        on: list[bool] = []
+        rule = optirs.Scheduled(optirs.WeightDecay(), lambda_=lambda t: (on and act((x, dx)[victim]), 0.5)[1])
+        state = optirs.init(rule, x)
+        on.append(True)
+        # Of another shape or type, what is computed with is a view of its own that still lies as it did.
+        try:
+            found = optirs.apply(rule, state, x, dx)[1]
+        except RuntimeError as error:
+            assert "was changed while it was in use" in str(error)
+        else:
+            assert found.shape == (30, 100)
+
+
+CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
+    "affine_forward": (optirs.affine_forward, [(8, 16), (8,), (32, 16)]),
+    "affine_gradient": (optirs.affine_gradient, [(8, 16), (32, 16), (32, 8)]),
+    "Affine": (lambda W, b, x: optirs.Affine(W, b)(x), [(8, 16), (8,), (32, 16)]),
+    "Dense": (lambda W, b, x: optirs.Dense(W, b, "tanh")(x), [(8, 16), (8,), (32, 16)]),
+    "Dense.pullback": (lambda W, b, x: optirs.Dense(W, b, "tanh").pullback(x), [(8, 16), (8,), (32, 16)]),
+    "back": (lambda W, x, dy: optirs.Dense(W, array(8)).pullback(x)[1](dy), [(8, 16), (32, 16), (32, 8)]),
+    "Chain": (lambda W, b, x: optirs.Chain(optirs.Affine(W, b))(x), [(8, 16), (8,), (32, 16)]),
+    "supervised": (
+        lambda W, b, x, y: optirs.supervised(optirs.mse)(optirs.Chain(optirs.Dense(W, b)), x, y),
+        [(8, 16), (8,), (32, 16), (32, 8)],
+    ),
+    "supervised.loss": (
+        lambda W, b, x, y: optirs.supervised(optirs.mse).loss(optirs.Dense(W, b), x, y),
+        [(8, 16), (8,), (32, 16), (32, 8)],
+    ),
+    **{
+        f"{name}{road}": (
+            (lambda loss, road: lambda yhat, y: (loss.pullback if road else loss)(yhat, y))(
+                getattr(optirs, name), road
+            ),
+            [(32, 2), (32, 2)],
+        )
+        for name in ("mse", "mae", "huber", "binary_crossentropy", "logit_binary_crossentropy", "crossentropy")
+        if hasattr(optirs, name)
+        for road in ("", ".pullback")
+    },
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8], ids=str)
+def test_calls(name: str, dtype: Any, act: Act) -> None:
+    """One argument acts on another one when it is converted; what comes out is of the arguments as they were, or an error."""
+    call, shapes = CALLS[name]
+    expected = call(*(array(*shape) for shape in shapes))
+    for late in range(len(shapes)):
+        for victim in set(range(len(shapes))) - {late}:
+            arguments: list[Any] = [array(*shape) for shape in shapes]
+            arguments[victim] = changed = np.full(shapes[victim], 0.5).astype(dtype)
+            arguments[late] = Late(array(*shapes[late]), lambda changed=changed: act(changed))
+            try:
+                found = call(*arguments)
+            except (RuntimeError, ValueError, TypeError):
+                continue
+            if dtype != np.int8 and victim < late:
+                assert repr(found)[:40] == repr(expected)[:40]
+
+
+@pytest.mark.parametrize("late", range(3))
+def test_the_argument_is_named(late: int) -> None:
+    names, shapes = ["W", "b", "x"], [(8, 16), (8,), (32, 16)]
+    for victim in range(late):
+        arguments: list[Any] = [array(*shape) for shape in shapes]
+        changed = arguments[victim]
+        arguments[late] = Late(arguments[late], lambda changed=changed: changed.resize(1, refcheck=False))
+        with pytest.raises(RuntimeError, match=f"affine_forward: {names[victim]} was changed while it was in use"):
+            optirs.affine_forward(*arguments)
+
+
+@pytest.mark.parametrize("victim", ["x", "y"])
+def test_the_training_loop(victim: str, act: Act, started: list[bool]) -> None:
+    x, y = array(64, 4), array(64, 2)
+    model = optirs.Chain(optirs.Dense(array(8, 4), array(8), "tanh"), optirs.Affine(array(2, 8), array(2)))
+
+    class Callback:
+        def on_epoch_end(self, event: Any) -> None:
+            if event.epoch == 3:
+                act({"x": x, "y": y}[victim])
+
+    with pytest.raises(RuntimeError, match=f"{victim} was changed while it was in use: "):
+        optirs.train(
+            optirs.supervised(optirs.mse), model, (x, y), optirs.Momentum(), epochs=9, batch_size=16,
+            callbacks=[Callback()],
+        )  # fmt: skip
+    assert started[0]
+
+
+def test_threads_that_lock_a_strided_parameter() -> None:
+    """A step is whole also where it is written back to: it takes place, or an error says why not."""
+    model = {"a": np.asfortranarray(array(300, 400)), "b": array(6)}
+    state = optirs.setup(optirs.Momentum(0.1), {"a": array(300, 400), "b": array(6)})
+    gradient = {"a": array(300, 400), "b": array(6)}
+    stop = threading.Event()
+
+    def lock() -> None:
+        while not stop.is_set():
+            model["a"].flags.writeable = False
+            model["a"].flags.writeable = True
+
+    thread = threading.Thread(target=lock)
+    thread.start()
+    steps = 0
+    try:
+        for _ in range(300):
+            try:
+                optirs.update_(state, model, gradient)
+            except (RuntimeError, ValueError) as error:
+                assert "read-only" in str(error)
+            else:
+                steps += 1
+            assert len(np.unique(model["a"])) == 1
+            assert model["a"][0, 0] == model["b"][0]
+            velocity = [state[name].state["velocity"] for name in "ab"]
+            assert velocity[0][0, 0] == velocity[1][0]
+    finally:
+        stop.set()
+        thread.join()
+    assert steps
