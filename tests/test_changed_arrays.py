@@ -1,5 +1,6 @@
-"""Arrays that change in the middle of a call, by code of others that the call runs: none is read or written after it."""
+"""Arrays that change in the middle of a call, by code of others that runs in it: none is read or written after that."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,20 +127,15 @@ def test_a_schedule(step: Any, act: Act) -> None:
         step(state, model, {"a": array(6, 8)})
 
 
-def test_apply(act: Act) -> None:
-    for victim in range(2):
-        x, dx = np.ones((30, 100)), np.zeros((30, 100))
-        on: list[bool] = []
-        rule = optirs.Scheduled(optirs.WeightDecay(), lambda_=lambda t: (on and act((x, dx)[victim]), 0.5)[1])
-        state = optirs.init(rule, x)
-        on.append(True)
-        # Of another shape or type, what is computed with is a view of its own that still lies as it did.
-        try:
-            found = optirs.apply(rule, state, x, dx)[1]
-        except RuntimeError as error:
-            assert "was changed while it was in use" in str(error)
-        else:
-            assert found.shape == (30, 100)
+@pytest.mark.parametrize("victim", range(2))
+def test_apply(victim: int, act: Act) -> None:
+    x, dx = np.ones((30, 100)), np.zeros((30, 100))
+    on: list[bool] = []
+    rule = optirs.Scheduled(optirs.WeightDecay(), lambda_=lambda t: (on and act((x, dx)[victim]), 0.5)[1])
+    state = optirs.init(rule, x)
+    on.append(True)
+    with pytest.raises(RuntimeError, match="was changed while it was in use"):
+        optirs.apply(rule, state, x, dx)
 
 
 CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
@@ -159,14 +155,8 @@ CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
         [(8, 16), (8,), (32, 16), (32, 8)],
     ),
     **{
-        f"{name}{road}": (
-            (lambda loss, road: lambda yhat, y: (loss.pullback if road else loss)(yhat, y))(
-                getattr(optirs, name), road
-            ),
-            [(32, 2), (32, 2)],
-        )
-        for name in ("mse", "mae", "huber", "binary_crossentropy", "logit_binary_crossentropy", "crossentropy")
-        if hasattr(optirs, name)
+        f"{loss.__name__}{road}": (loss.pullback if road else loss, [(32, 2), (32, 2)])
+        for loss in (optirs.mse, optirs.mae, optirs.huber, optirs.binary_crossentropy, optirs.crossentropy)
         for road in ("", ".pullback")
     },
 }
@@ -175,7 +165,7 @@ CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8], ids=str)
 def test_calls(name: str, dtype: Any, act: Act) -> None:
-    """One argument acts on another one when it is converted; what comes out is of the arguments as they were, or an error."""
+    """One argument acts on another when it is converted: what comes out is of them as they were, or an error."""
     call, shapes = CALLS[name]
     expected = call(*(array(*shape) for shape in shapes))
     for late in range(len(shapes)):
@@ -237,11 +227,8 @@ def test_threads_that_lock_a_strided_parameter() -> None:
     steps = 0
     try:
         for _ in range(300):
-            try:
+            with contextlib.suppress(RuntimeError, ValueError):
                 optirs.update_(state, model, gradient)
-            except (RuntimeError, ValueError) as error:
-                assert "read-only" in str(error)
-            else:
                 steps += 1
             assert len(np.unique(model["a"])) == 1
             assert model["a"][0, 0] == model["b"][0]
