@@ -1,7 +1,7 @@
 //! Threads: one pool for everything, safe across `fork`.
 //!
-//! A pool that was used before a `fork` has no threads in the child, and its lock may be held there for ever. So a pool knows
-//! the process that made it. A child makes its own in its place and leaks the parent's, whose lock it never touches.
+//! A pool that was used before a `fork` has no threads in the child, and its lock may be held there for ever. So a pool
+//! knows the process that made it. A child makes its own in its place and leaks the parent's, whose lock it never touches.
 //!
 //! There are as many workers as calls have needed at once ([`queue`]), up to the number of threads that is set. When that
 //! falls, those that are too many end at once, or when they have finished what they do.
@@ -28,7 +28,7 @@ struct Pool {
     queue: Queue,
 }
 
-/// The pool of the process that used one last: this one, or one from which it was forked. It is leaked, and never taken down.
+/// The pool of the process that used one last: this one, or one from which it was forked. It is never taken down.
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
 /// 0 until it is set or asked for.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -47,7 +47,8 @@ pub fn threads() -> usize {
 
 /// Sets how many threads share the work. Workers that are too many then end, without waiting for a next call.
 pub fn set_threads(n: usize) {
-    // Where no pool is found here, whoever makes it comes to look at the number after this, as all four accesses have one order.
+    // Either this finds the pool, or its maker sees the new number: both write the one and then read the other, in one
+    // order for all threads.
     THREADS.store(n.max(1), Ordering::SeqCst);
     if let Some(pool) = made(POOL.load(Ordering::SeqCst)) {
         pool.queue.resize();

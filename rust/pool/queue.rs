@@ -1,18 +1,22 @@
 //! Where the workers of a pool find work, and where it is decided how many of them there are.
 //!
-//! All changes happen under one lock. A worker is in one of four conditions, and takes the lock to go from one to the next:
+//! Under one lock, a worker goes from one of four conditions to another:
 //!
-//! - it *looks* for work: it is awake, and comes to the lock soon. It is counted in `looking` from before it begins, and no
-//!   more only under the lock, once it has found work, falls asleep or ends. So whoever has the lock and counts it may rely
-//!   on it to come and see what is written there now;
-//! - it *works* in a team, and then looks again;
-//! - it *sleeps*, counted in `sleeping`, until it is woken;
-//! - it is *woken*, counted in `woken`, and on its way to the lock.
+//! - *looking*: it is awake and will come to the lock within `LINGER`;
+//! - *working* in a team;
+//! - *sleeping* until it is woken;
+//! - *woken*, and on its way to the lock.
 //!
-//! Whoever leaves something to do (a request, or a worker too many) calls [`Queue::wake`], which wakes as many as are missing
-//! beside those that come anyhow. A worker that ends may have been relied on for a request, so it calls it too. Therefore
-//! nobody sleeps while there is something to do that nobody comes for. None waits for another: a team whose workers come too
-//! late is done by its caller.
+//! Only from working to looking it goes without the lock. It stops looking under the lock alone, when it has joined a team,
+//! falls asleep or ends. So whoever holds the lock may rely on every worker that is counted as looking or woken to take the
+//! lock after them, and to see what they have written.
+//!
+//! Whoever leaves something to do, a request or a surplus worker, calls [`Queue::wake`]: it wakes sleeping workers for what
+//! is not covered by those that come anyhow. A worker that ends may have been counted on for a request, so it calls it too.
+//! Therefore no worker sleeps while there is something to do that nobody comes for.
+//!
+//! No team waits for workers to come. Its caller does the tasks itself that nobody has begun, withdraws its requests, and
+//! waits for those workers alone that have joined.
 
 use super::team::{Member, Team};
 use std::ptr::{self, NonNull};
@@ -70,7 +74,7 @@ impl Queue {
         self.threads.load(Ordering::SeqCst).saturating_sub(1)
     }
 
-    /// How many workers there are too many.
+    /// How many workers are too many.
     fn surplus(&self, state: &State) -> usize {
         state.workers.saturating_sub(self.most())
     }
@@ -88,7 +92,7 @@ impl Queue {
         }
     }
 
-    /// Lets workers end that are too many now that `threads` is set, and the system be asked for threads again.
+    /// To be called when `threads` has been set: ends surplus workers, and asks the system for threads again if it refused.
     pub fn resize(&self) {
         let mut state = self.state();
         state.refused = None;
@@ -113,7 +117,7 @@ impl Queue {
         if missing > 0 && state.refused.is_some_and(|at| at.elapsed() < PAUSE) {
             missing = 0;
         }
-        // They are counted at once, so that nobody else starts them too. A new worker looks.
+        // Counted at once, so that no other caller starts them too. A new worker is looking.
         state.workers += missing;
         self.looking.fetch_add(missing, Ordering::Relaxed);
         self.wake(state);
@@ -206,7 +210,7 @@ impl Queue {
     fn sleep<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state.sleeping += 1;
         self.looking.fetch_sub(1, Ordering::Relaxed);
-        // Who comes by before those that are notified takes the place of one, which then sleeps on.
+        // A worker that comes by before one that was notified may take its place; the other one then sleeps on.
         state = self.wakeup.wait_while(state, |state| state.woken == 0).unwrap_or_else(PoisonError::into_inner);
         state.woken -= 1;
         self.looking.fetch_add(1, Ordering::Relaxed);
