@@ -126,7 +126,7 @@ MEANS = {
         modes=BOTH,
     ),
     "helpers sleep at once": Means(
-        "pool/board.rs",
+        "pool/queue.rs",
         "Duration::from_micros(100)",
         "Duration::from_micros(0)",
         ("b", "2^18", "2^20"),

@@ -8,7 +8,9 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,175 @@ def test_fork():
     assert trained(1).tobytes() == expected.tobytes()
 
 
+def run_all(*functions):
+    errors = []
+
+    def guarded(function):
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    started = [threading.Thread(target=guarded, args=(f,)) for f in functions]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(60)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+TASKS = Path("/proc/self/task")
+counted = pytest.mark.skipif(not TASKS.exists(), reason="threads cannot be counted here")
+
+
+def workers():
+    """How many threads of the pool there are."""
+    found = 0
+    for task in TASKS.iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            found += (task / "comm").read_text() == "optirs\n"
+    return found
+
+
+def left(n):
+    """Whether there are so many threads of the pool within a second."""
+    end = time.monotonic() + 1
+    while workers() != n and time.monotonic() < end:
+        time.sleep(0.001)
+    return workers() == n
+
+
+@counted
+def test_threads_are_given_back():
+    x = np.zeros(BIG, np.float32)
+    state = optirs.setup(optirs.Descent(), x)
+    for n in range(2, 200):
+        optirs.set_num_threads(n)
+        optirs.update_(state, x, x)
+    assert workers() > 10
+    optirs.set_num_threads(2)
+    optirs.update_(state, x, x)
+    assert left(1)
+    for n in (5, 2, 1, 3):  # without a step they are given back, too; they are made at one
+        optirs.set_num_threads(5)
+        optirs.update_(state, x, x)
+        assert left(4)
+        optirs.set_num_threads(n)
+        assert left(n - 1)
+
+
+@counted
+def test_no_more_threads_are_made_than_there_is_work_for():
+    x = [np.zeros(BIG, np.float32), np.zeros(50_000, np.float32)]
+    states = [optirs.setup(optirs.Descent(), x) for x in x]
+    optirs.set_num_threads(1)
+    assert left(0)
+    optirs.set_num_threads(1024)
+    optirs.update_(states[1], x[1], x[1])
+    assert workers() < 20
+
+
+@counted
+def test_callers_share_the_pool_while_its_size_changes():
+    expected = [trained(seed, 10) for seed in range(3)]
+    found, over = {}, threading.Event()
+
+    def sizes():
+        while not over.is_set():
+            for n in (1, 7, 2, 4):
+                optirs.set_num_threads(n)
+                time.sleep(0.001)
+
+    def callers():
+        try:
+            run_all(*[lambda seed=seed: found.update({seed: trained(seed, 10)}) for seed in range(3)])
+        finally:
+            over.set()
+
+    run_all(sizes, callers)
+    for seed in range(3):
+        assert found[seed].tobytes() == expected[seed].tobytes()
+    optirs.set_num_threads(2)
+    trained(0, 1)
+    assert left(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@counted
+def test_fork_while_the_pool_grows_and_shrinks():
+    n, over = 1 << 20, threading.Event()
+    expected = trained(1, 2, n).tobytes()
+
+    def sizes():
+        x = np.zeros(n, np.float32)
+        state = optirs.setup(optirs.Descent(), x)
+        while not over.is_set():
+            for threads in (2, 9, 3, 1):
+                optirs.set_num_threads(threads)
+                optirs.update_(state, x, x)
+
+    def forks():
+        try:
+            for _ in range(30):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    child = os.fork()
+                if child == 0:
+                    code = 1
+                    try:
+                        assert workers() == 0
+                        optirs.set_num_threads(3)
+                        assert trained(1, 2, n).tobytes() == expected
+                        assert left(2)
+                        optirs.set_num_threads(1)
+                        code = 0 if left(0) else 2
+                    finally:
+                        os._exit(code)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            over.set()
+
+    run_all(sizes, forks)
+
+
+@counted
+def test_a_system_that_refuses_threads():
+    code = """
+import os, resource
+from pathlib import Path
+import numpy as np
+import optirs
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+x = np.ones(3_000_000, np.float32)
+state = optirs.setup(optirs.Descent(0.5), x)
+optirs.set_num_threads(1)
+optirs.update_(state, x, np.ones_like(x))
+before = threads()
+optirs.set_num_threads(40)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+ones = np.ones_like(x)
+resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), most))
+for _ in range(3):
+    optirs.update_(state, x, ones)
+few = threads()
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+assert (x == -1).all()
+optirs.update_(state, x, ones)
+assert threads() == few < before + 25, (threads(), few, before)  # nobody asks again at once,
+optirs.set_num_threads(30)
+optirs.update_(state, x, ones)
+assert threads() == before + 29, (threads(), before)  # but when told to
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def in_a_child(seed):
     optirs.set_num_threads(4)
     return trained(seed)[::1000]
@@ -109,25 +280,6 @@ def test_multiprocessing(method):
         with multiprocessing.get_context(method).Pool(2) as pool:
             for found in pool.map_async(in_a_child, [1, 1, 1]).get(60):
                 np.testing.assert_array_equal(found, expected)
-
-
-def run_all(*functions):
-    errors = []
-
-    def guarded(function):
-        try:
-            function()
-        except BaseException as error:
-            errors.append(error)
-
-    started = [threading.Thread(target=guarded, args=(f,)) for f in functions]
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join(60)
-        assert not thread.is_alive()
-    if errors:
-        raise errors[0]
 
 
 def test_two_threads_on_different_trees():
