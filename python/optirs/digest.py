@@ -7,6 +7,7 @@ from typing import Any
 from . import _core
 from ._agreement import Signature
 from ._archive import Json
+from ._collector import no_collections
 from ._description import Rules, described, outlined
 from ._encoding import signature
 from ._structure import draft
@@ -44,16 +45,21 @@ def digest(state: Any, model: Any) -> str:
     """
     if state is None and model is None:
         raise TypeError("digest needs a state, a model or both: digest(state, model)")
-    made = draft(canonical=True)
     try:
-        outlines = outlined(made, model, state)
-        with _core.Hold(outlines["state"].found if state is not None else []):  # all of one step
-            about = described(made, outlines, Rules(canonical=True))
-            sha = hashlib.sha256(_text(about).encode())
-            while chunk := made.inventory.chunk(canonical=True):
-                sha.update(chunk)
+        with no_collections:
+            return _digest(state, model)
     except ValueError as error:
         raise TypeError(f"digest: {error}") from error
+
+
+def _digest(state: Any, model: Any) -> str:
+    made = draft(canonical=True)
+    outlines = outlined(made, model, state)
+    with _core.Hold(outlines["state"].found if state is not None else []):  # all of one step
+        about = described(made, outlines, Rules(canonical=True))
+        sha = hashlib.sha256(_text(about).encode())
+        while chunk := made.inventory.chunk(canonical=True):
+            sha.update(chunk)
     return sha.hexdigest()
 
 

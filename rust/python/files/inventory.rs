@@ -18,6 +18,9 @@ use std::hash::{Hash, Hasher};
 use std::os::raw::c_int;
 
 use super::super::arrays::{View, copy_into};
+use super::super::memory::Place;
+use super::outline::Outline;
+use super::texts::Texts;
 use super::type_named;
 use crate::dtype::DType;
 
@@ -48,9 +51,11 @@ pub struct Inventory {
     known: FxHashMap<Kind, usize>,
     /// The kind of each array.
     of: Vec<usize>,
-    arrays: Vec<Option<Py<PyAny>>>,
+    arrays: Vec<Bytes>,
     /// How each is called; empty when reading.
-    pub names: Vec<String>,
+    names: Texts,
+    /// Whether two of the names may be one.
+    pub doubtful: bool,
     /// Whether the file has them in the order in which they are counted, as those of format 1.
     counted: bool,
     /// Reading or writing: which arrays in which order, how far, and what lies in the file for the one at hand.
@@ -58,6 +63,16 @@ pub struct Inventory {
     at: usize,
     offset: usize,
     plain: Option<Py<PyAny>>,
+}
+
+/// Where the bytes of an array are.
+enum Bytes {
+    /// In an array.
+    Array(Py<PyAny>),
+    /// In memory of ours, as many as its kind says, in C order.
+    Ours(Place),
+    /// Nowhere yet.
+    None,
 }
 
 #[pymethods]
@@ -71,7 +86,7 @@ impl Inventory {
             return Err(PyValueError::new_err("an array is of a kind that is not there"));
         }
         let mut made = Self::empty();
-        made.arrays.resize_with(of.len(), || None);
+        made.arrays.resize_with(of.len(), || Bytes::None);
         (made.kinds, made.of, made.counted) = (kinds, of, counted);
         made.order = made.file_order();
         Ok(made)
@@ -79,7 +94,20 @@ impl Inventory {
 
     /// Adds arrays. `dtype(array, name)` gives the name of a type that the format lacks, or refuses the array.
     fn add(&mut self, arrays: Vec<Bound<'_, PyAny>>, names: Vec<String>, dtype: &Bound<'_, PyAny>) -> PyResult<()> {
-        arrays.iter().zip(names).try_for_each(|(array, name)| self.push(array, name, dtype).map(|_| ()))
+        self.doubtful = true;
+        arrays.iter().zip(names).try_for_each(|(array, name)| self.push(array, &name, dtype).map(|_| ()))
+    }
+
+    /// The same, of the arrays of a tree.
+    fn add_tree(&mut self, py: Python<'_>, outline: &Outline, dtype: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.doubtful |= outline.doubtful;
+        let mut each = outline.found.iter().zip(&outline.first);
+        each.try_for_each(|(array, &i)| self.push(array.bind(py), outline.places.get(i), dtype).map(|_| ()))
+    }
+
+    /// A name that two arrays have.
+    fn repeated(&self) -> Option<&str> {
+        self.names.repeated().filter(|_| self.doubtful)
     }
 
     /// The kinds, as a file says them.
@@ -94,7 +122,11 @@ impl Inventory {
 
     // No `__clear__`: an array that can be in a cycle has one.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.arrays.iter().try_for_each(|array| visit.call(array))?;
+        for bytes in &self.arrays {
+            if let Bytes::Array(array) = bytes {
+                visit.call(array)?;
+            }
+        }
         visit.call(&self.plain)
     }
 
@@ -106,7 +138,7 @@ impl Inventory {
     /// The names of the arrays, in the order in which they are counted.
     #[getter]
     fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.names)
+        self.names.list(py)
     }
 
     /// New arrays for what the file has, one after the other: of the type and shape that is given for each kind.
@@ -129,7 +161,7 @@ impl Inventory {
             }
         }
         let arrays = self.of.iter().map(|&k| new_array(&forms[k].0, &forms[k].1)).collect::<PyResult<Vec<_>>>()?;
-        self.arrays = arrays.iter().map(|x| Some(x.clone().unbind())).collect();
+        self.arrays = arrays.iter().map(|x| Bytes::Array(x.clone().unbind())).collect();
         PyList::new(py, arrays)
     }
 
@@ -152,14 +184,22 @@ impl Inventory {
             }
             let start = chunk.len();
             if take > 0 {
-                let plain = match self.plain.take() {
-                    Some(plain) => plain.into_bound(py),
-                    None => laid_out(self.arrays[i].as_ref().ok_or_else(|| self.gone(i))?.bind(py))?,
+                let bytes = match &self.arrays[i] {
+                    Bytes::Ours(place) => place.ptr,
+                    Bytes::None => return Err(self.gone(i)),
+                    Bytes::Array(array) => {
+                        let plain = match self.plain.take() {
+                            Some(plain) => plain.into_bound(py),
+                            None => laid_out(array.bind(py))?,
+                        };
+                        let bytes = contents(&plain, kind.bytes).ok_or_else(|| self.gone(i))?;
+                        self.plain = Some(plain.unbind());
+                        bytes
+                    }
                 };
-                let bytes = contents(&plain, kind.bytes).ok_or_else(|| self.gone(i))?;
-                // SAFETY: `contents` has just found so many bytes there, and no Python code has run since; the array is alive.
+                // SAFETY: `contents` has just found so many bytes there, and no Python code has run since; the array is alive, or
+                // the memory, of which no part is ever given back alone.
                 chunk.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes.add(self.offset), take) });
-                self.plain = Some(plain.unbind());
             }
             if canonical {
                 one_nan(&mut chunk[start..], kind);
@@ -184,7 +224,7 @@ impl Inventory {
             let kind = &self.kinds[self.of[i]];
             let take = data.len().min(kind.bytes - self.offset);
             if take > 0 {
-                let array = self.arrays[i].as_ref().ok_or_else(|| self.gone(i))?;
+                let Bytes::Array(array) = &self.arrays[i] else { return Err(self.gone(i)) };
                 let bytes = contents(array.bind(py), kind.bytes).ok_or_else(|| self.gone(i))?;
                 // SAFETY: `contents` has just found so many bytes there; they belong to an array of our own, which nobody else
                 // has seen.
@@ -208,7 +248,8 @@ impl Inventory {
             known: FxHashMap::default(),
             of: Vec::new(),
             arrays: Vec::new(),
-            names: Vec::new(),
+            names: Texts::default(),
+            doubtful: false,
             counted: false,
             order: Vec::new(),
             at: 0,
@@ -218,16 +259,28 @@ impl Inventory {
     }
 
     /// Adds an array; its number.
-    pub fn push(&mut self, array: &Bound<'_, PyAny>, name: String, dtype: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let kind = Kind::of(array, &name, dtype)?;
-        let k = *self.known.entry(kind).or_insert_with_key(|kind| {
-            self.kinds.push(kind.clone());
-            self.kinds.len() - 1
-        });
-        self.of.push(k);
-        self.arrays.push(Some(array.clone().unbind()));
+    pub fn push(&mut self, array: &Bound<'_, PyAny>, name: &str, dtype: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let kind = Kind::of(array, name, dtype)?;
+        let k = match self.known.get(&kind) {
+            Some(k) => *k,
+            None => {
+                self.kinds.push(kind.clone());
+                *self.known.entry(kind).or_insert(self.kinds.len() - 1)
+            }
+        };
+        Ok(self.put(k, Bytes::Array(array.clone().unbind()), name))
+    }
+
+    /// Adds an array in memory of ours that is just like another one, which was pushed.
+    pub fn push_like(&mut self, other: usize, place: Place, name: &str) -> usize {
+        self.put(self.of[other], Bytes::Ours(place), name)
+    }
+
+    fn put(&mut self, kind: usize, bytes: Bytes, name: &str) -> usize {
+        self.of.push(kind);
+        self.arrays.push(bytes);
         self.names.push(name);
-        Ok(self.of.len() - 1)
+        self.of.len() - 1
     }
 
     /// How many arrays there are.
@@ -241,8 +294,8 @@ impl Inventory {
     }
 
     /// How an array is called.
-    pub fn name(&self, array: usize) -> String {
-        self.names.get(array).cloned().unwrap_or_default()
+    pub fn name(&self, array: usize) -> &str {
+        self.names.get(array)
     }
 
     /// The types of elements, in the order of the file, and the bytes of all arrays of each.
@@ -277,7 +330,7 @@ impl Inventory {
     }
 
     fn gone(&self, i: usize) -> PyErr {
-        let name = self.names.get(i).map_or("an array", String::as_str);
+        let name = if i < self.names.len() { self.names.get(i) } else { "an array" };
         PyRuntimeError::new_err(format!("{name} was changed while it was copied"))
     }
 }
