@@ -64,7 +64,9 @@ class Contents:
             self.model = side("file", "array", outline, [kinds[k] for k in of[: len(outline.first)]])
         if "state" in self._trees:
             self._leafs = about["state"]["leafs"]
-            self.state = side("file", "Leaf", self._trees["state"].outline, leaf_signatures(self._leafs))
+            self.state = side(
+                "file", "Leaf", self._trees["state"].outline, leaf_signatures(self._leafs["kinds"], self._leafs["of"])
+            )
             if len(self.state.first) != len(self.state.signatures):
                 raise ValueError("there are more or less Leafs than stand in the state")
             states, count = self._leafs["states"], len(self.state.first)

@@ -131,10 +131,10 @@ def side(name: str, noun: str, outline: Outline, signatures: list[Signature]) ->
     return Side(name, noun, outline, signatures)
 
 
-def leaf_signatures(leafs: Json) -> list[Signature]:
-    """Type and shape of the parameter of each Leaf."""
-    kinds: list[Signature] = [(kind["dtype"], tuple(kind["shape"])) for kind in leafs["kinds"]]
-    return [kinds[k] for k in leafs["of"]]
+def leaf_signatures(leafs: list[Json], of: list[int]) -> list[Signature]:
+    """Type and shape of the parameter of each Leaf, `of` one of these kinds."""
+    kinds: list[Signature] = [(kind["dtype"], tuple(kind["shape"])) for kind in leafs]
+    return [kinds[k] for k in of]
 
 
 def arrays_of(name: str, noun: str, outline: Outline) -> Side:
@@ -142,7 +142,7 @@ def arrays_of(name: str, noun: str, outline: Outline) -> Side:
     inventory = Inventory()
     inventory.add_tree(outline, _any_dtype)
     kinds = [signature(kind) for kind in inventory.kinds]
-    return side(name, noun, outline, [kinds[k] for k in inventory.of])
+    return side(name, noun, outline, [kinds[k] for k in inventory.of.tolist()])
 
 
 def parameters_of(name: str, model: Any) -> tuple[Side, Outline]:

@@ -115,7 +115,8 @@ def _save(path: str, model: Any, state: Any, metadata: dict[str, Any]) -> None:
             **described(made, outlines, Rules()),
         }
         if state is not None and model is not None:
-            leafs = side("state", "Leaf", outlines["state"], leaf_signatures(about["state"]["leafs"]))
+            kinds, of = about["state"]["leafs"]["kinds"], about["state"]["leafs"]["of"].tolist()
+            leafs = side("state", "Leaf", outlines["state"], leaf_signatures(kinds, of))
             matched(leafs, parameters_of("model", model)[0], strict=True, differing={})
         _archive.write(path, about, made.inventory)
 

@@ -3,6 +3,7 @@
 mod draft;
 mod forms;
 mod inventory;
+mod numbers;
 mod outline;
 mod restore;
 mod texts;
@@ -16,6 +17,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 pub use draft::Draft;
 pub use forms::build;
 pub use inventory::Inventory;
+pub use numbers::Numbers;
 pub use outline::{Outline, outline_of_file, outline_of_tree, place_in_file};
 pub use restore::States;
 

@@ -15,6 +15,7 @@ use super::super::leaf::{Leaf, Moments, Slot};
 use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
 use super::inventory::Inventory;
+use super::numbers::Numbers;
 use super::outline::{Outline, outline_to_write};
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
@@ -68,7 +69,7 @@ enum Child {
 type LeafKind<'py> = (Py<PyAny>, Bound<'py, PyList>, Bound<'py, PyList>, &'static str, bool);
 
 /// What [`Draft::kinds`] finds: kinds of Leafs, the first Leaf of each, and the kind of each Leaf.
-type Kinds<'py> = (Vec<LeafKind<'py>>, Vec<usize>, Vec<usize>);
+type Kinds<'py> = (Vec<LeafKind<'py>>, Vec<usize>, Numbers);
 
 #[pymethods]
 impl Draft {
@@ -96,7 +97,8 @@ impl Draft {
     #[staticmethod]
     fn kinds<'py>(py: Python<'py>, outline: &Outline) -> PyResult<Kinds<'py>> {
         let leafs = &outline.found;
-        let (mut kinds, mut first, mut of) = (Vec::new(), Vec::new(), Vec::with_capacity(leafs.len()));
+        let (mut kinds, mut first) = (Vec::new(), Vec::new());
+        let mut of: Vec<i64> = Vec::with_capacity(leafs.len());
         let mut known: FxHashMap<(usize, Arc<Layout>, DType, bool), usize> = FxHashMap::default();
         for (i, leaf) in leafs.iter().enumerate() {
             let leaf = leaf.bind(py).cast_exact::<Leaf>()?.get();
@@ -113,13 +115,13 @@ impl Draft {
                     *known.entry(key).or_insert(kinds.len() - 1)
                 }
             };
-            of.push(kind);
+            of.push(i64::try_from(kind)?);
         }
-        Ok((kinds, first, of))
+        Ok((kinds, first, of.into()))
     }
 
     /// Takes the states of all Leafs of a tree apart: their nodes, one state after the other.
-    fn states<'py>(&mut self, py: Python<'py>, outline: &Outline) -> PyResult<Bound<'py, PyList>> {
+    fn states(&mut self, py: Python<'_>, outline: &Outline) -> PyResult<Numbers> {
         let mut nodes = Vec::new();
         let inventory = self.inventory.clone_ref(py);
         let mut own = false;
@@ -138,7 +140,7 @@ impl Draft {
             self.state(&leaf.getattr(intern!(py, "state"))?, &mut place, &mut nodes)?;
         }
         inventory.try_borrow_mut(py)?.doubtful |= outline.doubtful || own;
-        PyList::new(py, nodes)
+        Ok(nodes.into())
     }
 
     #[getter]

@@ -19,9 +19,10 @@ use std::os::raw::c_int;
 
 use super::super::arrays::{View, copy_into};
 use super::super::memory::Place;
+use super::numbers::Numbers;
 use super::outline::Outline;
 use super::texts::Texts;
-use super::type_named;
+use super::{type_named, wrong};
 use crate::dtype::DType;
 
 /// Bytes that are copied, summed and written at a time: they stay in the cache.
@@ -107,7 +108,7 @@ impl Inventory {
 
     /// A name that two arrays have.
     fn repeated(&self) -> Option<&str> {
-        self.names.repeated().filter(|_| self.doubtful)
+        if self.doubtful { self.names.repeated() } else { None }
     }
 
     /// The kinds, as a file says them.
@@ -131,14 +132,13 @@ impl Inventory {
     }
 
     #[getter]
-    fn of<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.of)
+    fn of(&self) -> Numbers {
+        self.of.as_slice().into()
     }
 
-    /// The names of the arrays, in the order in which they are counted.
-    #[getter]
-    fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.names.list(py)
+    /// The names of the arrays in JSON, in the order in which they are counted.
+    fn names(&self) -> PyResult<String> {
+        self.names.json().map_err(wrong)
     }
 
     /// New arrays for what the file has, one after the other: of the type and shape that is given for each kind.

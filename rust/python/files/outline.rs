@@ -13,6 +13,7 @@ use super::super::path::{MAX_DEPTH, Path, append};
 use super::super::ties::{Ties, ties};
 use super::super::tree::{Node, children, node, trained};
 use super::forms::{Container, Form, Forms, Read};
+use super::numbers::Numbers;
 use super::texts::Texts;
 
 /// See the module. `at`, `places`, `index`, `transposed` and `ends` have an entry for each place where an array or a Leaf
@@ -106,7 +107,7 @@ impl Outline {
 
     /// A place that two arrays or Leafs have.
     fn repeated(&self) -> Option<&str> {
-        self.places.repeated().filter(|_| self.doubtful)
+        if self.doubtful { self.places.repeated() } else { None }
     }
 
     /// A tree's leaves, with other arrays or Leafs. There is one transpose of each, as what stands twice is one object.
@@ -168,8 +169,8 @@ impl Outline {
     }
 
     #[getter]
-    fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.nodes)
+    fn nodes(&self) -> Numbers {
+        self.nodes.clone().into()
     }
 
     #[getter]

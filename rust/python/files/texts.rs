@@ -41,6 +41,26 @@ impl Texts {
         self.iter().find(|text| !seen.insert(*text))
     }
 
+    /// As JSON has them.
+    pub fn json(&self) -> serde_json::Result<String> {
+        let mut text = String::with_capacity(self.all.len() + 3 * self.len() + 2);
+        text.push('[');
+        for (i, each) in self.iter().enumerate() {
+            if i > 0 {
+                text.push(',');
+            }
+            if each.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\') {
+                text.push_str(&serde_json::to_string(each)?);
+            } else {
+                text.push('"');
+                text.push_str(each);
+                text.push('"');
+            }
+        }
+        text.push(']');
+        Ok(text)
+    }
+
     /// As a list of Python's.
     pub fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         PyList::new(py, self.iter().map(|text| PyString::new(py, text)))
