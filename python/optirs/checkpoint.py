@@ -274,7 +274,7 @@ def _report(mine: Side, theirs: Side, match: Match) -> Report:
     unexpected = mine.paths(match.unexpected)
     mismatched = _paths(theirs, differ)
     reasons = dict(zip(mismatched, match.mismatched.values(), strict=True))
-    loaded = _paths(theirs, (i for i, a in enumerate(match.chosen) if a is not None))
+    loaded = _paths(theirs, [i for i, a in enumerate(match.chosen) if a is not None])
     return Report(loaded, _paths(theirs, match.missing), unexpected, mismatched, reasons)
 
 
