@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from math import prod
@@ -243,17 +242,3 @@ def test_many_arrays(tmp_path: Path) -> None:
         with safe_open(path, "np") as file:
             assert (len(file.keys()) == count) == entries
         path.unlink()
-
-
-def test_time_grows_as_leaves_do(tmp_path: Path) -> None:
-    """What saving and loading take for each leaf does not grow with their number."""
-    took = []
-    for count in (3_000, 48_000):
-        model = [np.zeros(2, np.float32) for _ in range(count)]
-        state = optirs.setup(optirs.Adam(), model)
-        start = time.process_time()
-        optirs.save(tmp_path / "file", model=model, state=state)
-        optirs.load(tmp_path / "file", model)
-        optirs.load(tmp_path / "file")
-        took.append((time.process_time() - start) / count)
-    assert took[1] < 3 * took[0]

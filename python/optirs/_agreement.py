@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Protocol
 
+from ._core import Outline
 from .tree import KeyPath
 
 Kind = tuple[Any, ...]
@@ -13,29 +15,104 @@ Signature = tuple[str, tuple[int, ...]]
 """NumPy's name of an array's type, and its shape."""
 
 
+class Table(Protocol):
+    """Where arrays or Leafs stand: an `Outline`, or what a file of format 1 has, or what was renamed."""
+
+    @property
+    def places(self) -> list[str]:
+        """The places."""
+
+    @property
+    def index(self) -> list[int]:
+        """Which array stands at each."""
+
+    @property
+    def transposed(self) -> list[bool]:
+        """Whether transposed."""
+
+    @property
+    def first(self) -> list[int]:
+        """Which of the places is the first one of each array."""
+
+    @property
+    def none(self) -> list[str]:
+        """The places where a state has None: there may be a parameter without a Leaf."""
+
+    def paths(self, cls: type[KeyPath], places: list[int], /) -> list[KeyPath]:
+        """The key paths of some places."""
+
+
+@dataclass
+class Listed:
+    """A table that is no outline."""
+
+    places: list[str]
+    index: list[int]
+    transposed: list[bool]
+    first: list[int]
+    none: list[str]
+    keys: Callable[[list[int]], list[KeyPath]]
+
+    def paths(self, _: type[KeyPath], places: list[int], /) -> list[KeyPath]:
+        """The key paths of some places."""
+        return self.keys(places)
+
+
 @dataclass
 class Side:
-    """Arrays, parameters or Leafs, and where they stand.
-
-    `places`, `index` and `transposed` have an entry for each place, `first` and `signatures` one for each array.
-    """
+    """Arrays, parameters or Leafs, and where they stand. Its lists are made when they are asked for."""
 
     name: str
     """What errors call it: file, like, state or model."""
     noun: str
     """What it has: array, parameter or Leaf."""
-    places: list[str]
-    paths: Callable[[list[int]], list[KeyPath]]
-    """The key paths of some places."""
-    index: list[int]
-    """Which array stands there."""
-    transposed: list[bool]
-    first: list[int]
-    """Which of the places is the first one of each array."""
+    table: Table
     signatures: list[Signature]
     """Of each array, as at its first place."""
-    none: list[str] = field(default_factory=list)
-    """The places where a state has None: there may be a parameter without a Leaf."""
+
+    @cached_property
+    def places(self) -> list[str]:
+        """The places."""
+        return self.table.places
+
+    @cached_property
+    def index(self) -> list[int]:
+        """Which array stands at each place."""
+        return self.table.index
+
+    @cached_property
+    def transposed(self) -> list[bool]:
+        """Whether it is transposed there."""
+        return self.table.transposed
+
+    @cached_property
+    def first(self) -> list[int]:
+        """Which of the places is the first one of each array."""
+        return self.table.first
+
+    @cached_property
+    def none(self) -> list[str]:
+        """The places where a state has None."""
+        return self.table.none
+
+    def paths(self, places: list[int]) -> list[KeyPath]:
+        """The key paths of some places."""
+        return self.table.paths(KeyPath, places)
+
+    def rename(self, places: list[str], none: list[str]) -> None:
+        """Gives the places other names; their key paths stay, as they lead to what the file has."""
+        self.table = Listed(places, self.index, self.transposed, self.first, none, partial(self.table.paths, KeyPath))
+        self.places, self.none = places, none
+
+    def agrees(self, other: "Side") -> bool:
+        """Whether it has the same places for the same arrays; which place of a Leaf is a transpose does not matter."""
+        leafs = self.noun == "Leaf"
+        if self.signatures != other.signatures:
+            return False
+        if isinstance(self.table, Outline) and isinstance(other.table, Outline):
+            return self.table.agrees(other.table, leafs)
+        same = (self.places, self.index) == (other.places, other.index)
+        return same and (leafs or self.transposed == other.transposed)
 
     def groups(self) -> list[list[int]]:
         """The places of each array."""
@@ -74,8 +151,7 @@ def matched(one: Side, other: Side, *, strict: bool, differing: dict[str, str]) 
         ValueError: If `strict`, and something differs; the text names the place and both sides.
     """
     leafs = one.noun == "Leaf"
-    alike = (one.places, one.index, one.signatures) == (other.places, other.index, other.signatures)
-    if alike and not differing and (leafs or one.transposed == other.transposed):
+    if not differing and one.agrees(other):
         return Match(list(range(len(other.signatures))))
     match = Match([None] * len(other.signatures))
     where = {place: i for i, place in enumerate(one.places)}

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._core import Header, Inventory
+from ._core import Header, Inventory, Numbers
 
 Array = NDArray[Any]
 
@@ -133,7 +133,7 @@ def _heading(about: Json, inventory: Inventory) -> tuple[bytes, bytes]:
         header = _core.file_header(inventory, f'{_HEAD}{_NO_SUM}",{_json(about)[1:]}')
     if header is not None:
         return header, b""
-    index = _json(about | {"names": inventory.names}).encode()
+    index = f'{_json(about)[:-1]},"names":{inventory.names()}}}'.encode()
     index += b" " * (-len(index) % _ALIGNED)
     short = _json({"format": about["format"]})
     header = _core.file_header(inventory, f'{_HEAD}{_NO_SUM}",{short[1:]}', len(index))
@@ -141,7 +141,11 @@ def _heading(about: Json, inventory: Inventory) -> tuple[bytes, bytes]:
     return header, index
 
 
-def _json(value: Json) -> str:
+def _json(value: Any) -> str:
+    if isinstance(value, Numbers):
+        return value.json()
+    if type(value) is dict:
+        return f"{{{','.join(f'{json.dumps(key)}:{_json(child)}' for key, child in value.items())}}}"
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from . import _core
 from ._agreement import Kind, Side
 from ._archive import NONSENSE, Array, File, Json, nonsense
-from ._core import Leaf
+from ._core import Leaf, Outline
 from ._description import leaf_signatures, side
 from ._encoding import NUMBERS, Decoder, finished, signature
 from ._structure import WAY_OUT, NotWritten, Tree
@@ -30,14 +30,14 @@ class Contents:
     model: Side | None
     state: Side | None
     metadata: dict[str, Any]
-    containers: dict[str, list[tuple[str, Kind]]]
-    """The nodes of `model` and `state`: place and kind."""
+    moved: dict[str, list[tuple[str, Kind]]]
+    """The nodes of `model` and `state`, as far as they were asked for, or renamed: place and kind."""
 
     def __init__(self, path: str, file: File) -> None:
         self.path, self._file = path, file
         self._decoder = Decoder(self._encoded_array)
         self.model = self.state = None
-        self.containers = {}
+        self.moved, self._trees = {}, {}
         with self._sense():
             about = file.about
             self.metadata = {name: self._decoder.value(value) for name, value in about["metadata"].items()}
@@ -57,21 +57,33 @@ class Contents:
     def _read(self, about: Json) -> None:
         roots = [root for root in ("model", "state") if about[root] is not None]
         self._trees = {root: Tree(about[root], about["forms"], root, self._decoder) for root in roots}
-        self.containers = {root: tree.outline.containers for root, tree in self._trees.items()}
         of = self._file.of
         if "model" in self._trees:
             outline = self._trees["model"].outline
             kinds = [signature(kind) for kind in self._file.kinds]
             self.model = side("file", "array", outline, [kinds[k] for k in of[: len(outline.first)]])
-        used = list(range(self._arrays()))
         if "state" in self._trees:
-            self._leafs, self._states = about["state"]["leafs"], about["state"]["leafs"]["states"]
-            self.state = side("file", "Leaf", self._trees["state"].outline, leaf_signatures(self._leafs))
+            self._leafs = about["state"]["leafs"]
+            self.state = side(
+                "file", "Leaf", self._trees["state"].outline, leaf_signatures(self._leafs["kinds"], self._leafs["of"])
+            )
             if len(self.state.first) != len(self.state.signatures):
                 raise ValueError("there are more or less Leafs than stand in the state")
-            used += [node for node in self._states if node >= 0]
-        if sorted(used) != list(range(len(of))):
+            states, count = self._leafs["states"], len(self.state.first)
+            self._states = _core.States(states, about["forms"], self._decoder.value, count, self._arrays(), len(of))
+        elif self._arrays() != len(of):
             raise ValueError("an array belongs nowhere, or to two places")
+
+    def containers(self, root: str) -> list[tuple[str, Kind]]:
+        """The nodes of `model` or `state`: place and kind."""
+        if root not in self.moved and root in self._trees:
+            self.moved[root] = self._trees[root].outline.containers
+        return self.moved.get(root, [])
+
+    def has_containers_of(self, outline: Outline) -> bool:
+        """Whether the model has the nodes of another one."""
+        tree = None if self.moved else self._trees.get("model")
+        return tree is not None and tree.outline.has_containers_of(outline)
 
     def _arrays(self) -> int:
         """How many of the arrays are the model's, which come first."""
@@ -79,9 +91,10 @@ class Contents:
 
     def arrays(self, chosen: list[int], like: list[Array | None]) -> list[Array]:
         """These arrays of the model; `like` has one of the same type for each, where NumPy cannot name that."""
-        raw, of = self._file.arrays, self._file.of
-        plain = [kind.keys() == _PLAIN for kind in self._file.kinds]
+        raw, of, plain = self._file.arrays, self._file.of, self._plain()
         with self._sense():
+            if all(plain):
+                return [raw[i] for i in chosen]
             return [raw[i] if plain[of[i]] else self._array(i, x) for i, x in zip(chosen, like, strict=True)]
 
     def _array(self, i: int, like: Array | None = None) -> Array:
@@ -96,21 +109,26 @@ class Contents:
             ValueError: If a state does not fit its rule.
         """
         with self._sense():
-            states = self._made_states()
-            states = [states[i] for i in chosen]  # and no other list of them: they are dropped one by one
             kinds, of = [self._leaf_kind(kind) for kind in self._leafs["kinds"]], self._leafs["of"]
-            return _core.restore_leaves(kinds, [of[i] for i in chosen], states)
+            of, forms = [of[i] for i in chosen], self._file.about["forms"]
+            arrays = self._finished()
+            return self._states.restore(kinds, of, chosen, forms, arrays, self._decoder.value, _refused)
 
     def _leaf_kind(self, kind: Json) -> LeafKind:
         return self._rules[kind["rule"]], kind["shape"], kind["strides"], kind["dtype"], kind["frozen"]
 
-    def _made_states(self) -> list[Any]:
-        """The states of all Leafs."""
-        first, count = self._arrays(), len(self._file.of)
-        values: list[Any] = [None] * first + self.arrays(list(range(first, count)), [None] * (count - first))
-        self._file.arrays[first:] = []
-        forms = self._file.about["forms"]
-        return _core.build(self._states, forms, [], values, self._decoder.value, _refused)
+    def _finished(self) -> list[Any]:
+        """The arrays of the file, those of the states as they were in memory."""
+        arrays, plain = self._file.arrays, self._plain()
+        if not all(plain):
+            for i in range(self._arrays(), len(arrays)):
+                if not plain[self._file.of[i]]:
+                    arrays[i] = self._array(i)
+        return arrays
+
+    def _plain(self) -> list[bool]:
+        """Which kinds of arrays lie in memory as in the file."""
+        return [kind.keys() == _PLAIN for kind in self._file.kinds]
 
     def rebuilt_model(self) -> Any:
         """The model, without one like it.

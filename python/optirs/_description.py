@@ -24,33 +24,25 @@ def outlined(draft: Draft, model: Any, state: Any) -> dict[str, Outline]:
     outlines = {}
     if model is not None:
         outlines["model"] = outline = draft.outline(model, "model")
-        _check_model(outline)
+        _check_model(model, outline)
         check_ties(outline)
-        draft.inventory.add(outline.found, _first_places(outline), array_dtype)
+        draft.inventory.add_tree(outline, array_dtype)
     if state is not None:
         outlines["state"] = outline = draft.outline(state, "state")
-        if len(outline.at) + len(outline.none) < len(outline.leaves) or not set(map(type, outline.found)) <= {Leaf}:
+        if not outline.is_state():
             raise _no_leaf(state)
-        _check_names(outline.places)
+        _check_names(outline)
     return outlines
 
 
-def _first_places(outline: Outline) -> list[str]:
-    places = outline.places
-    return [places[i] for i in outline.first]
-
-
-def _check_model(outline: Outline) -> None:
+def _check_model(model: Any, outline: Outline) -> None:
     """Raises where a state stands for a model, or a model of which nothing would be saved."""
-    found = outline.found
-    kinds = list(map(type, found))
-    if Leaf in kinds:
-        place = _first_places(outline)[kinds.index(Leaf)]
+    if (place := outline.leaf_place()) is not None:
         raise TypeError(f"{place} is a Leaf, not a part of a model: write save(path, model=..., state=...)")
-    if not outline.containers and not found:
-        (leaf,) = outline.leaves
-        raise TypeError(f"model is a {type(leaf).__name__}, of which nothing would be saved: register it with functor")
-    _check_names(outline.places)
+    if not len(outline) and not outline.containers:
+        kind = type(model).__name__
+        raise TypeError(f"model is a {kind}, of which nothing would be saved: register it with functor")
+    _check_names(outline)
 
 
 def _no_leaf(state: Any) -> TypeError:
@@ -64,10 +56,11 @@ def described(draft: Draft, outlines: dict[str, Outline], rules: "Rules") -> Jso
     state = None
     if "state" in outlines:
         outline = outlines["state"]
-        kinds, first, of = draft.kinds(outline.found)
+        places = outline.first
+        kinds, first, of = draft.kinds(outline)
         leafs = [
             {
-                "rule": rules.number(rule, ("state", *outline.path(outline.first[i]), "rule")),
+                "rule": rules.number(rule, ("state", *outline.path(places[i]), "rule")),
                 "shape": shape,
                 "strides": strides,
                 "dtype": dtype,
@@ -76,7 +69,7 @@ def described(draft: Draft, outlines: dict[str, Outline], rules: "Rules") -> Jso
             for (rule, shape, strides, dtype, frozen), i in zip(kinds, first, strict=True)
         ]
         state = _tree(outline) | {"leafs": {"kinds": leafs, "of": of, "states": draft.states(outline)}}
-    _check_names(draft.inventory.names)
+    _check_names(draft.inventory)
     return {
         "forms": draft.forms,
         "arrays": {"kinds": draft.inventory.kinds, "of": draft.inventory.of},
@@ -90,16 +83,10 @@ def _tree(outline: Outline) -> Json:
     return {"nodes": outline.nodes, "same": outline.same}
 
 
-def _check_names(names: list[str]) -> None:
+def _check_names(named: Outline | Inventory) -> None:
     """Raises if two places print alike."""
-    if len(set(names)) < len(names):
-        seen = set[str]()
-        for name in names:
-            if name in seen:
-                raise ValueError(
-                    f"{name} cannot be saved under this name: a key prints like another, or differs by run"
-                )
-            seen.add(name)
+    if (name := named.repeated()) is not None:
+        raise ValueError(f"{name} cannot be saved under this name: a key prints like another, or differs by run")
 
 
 class Rules:
@@ -141,31 +128,21 @@ def _made_again(rule: Rule, encoded: Any) -> bool:
 
 def side(name: str, noun: str, outline: Outline, signatures: list[Signature]) -> Side:
     """The arrays or Leafs of a tree, and where they stand."""
-    return Side(
-        name,
-        noun,
-        outline.places,
-        lambda places: outline.paths(KeyPath, places),
-        outline.index,
-        outline.transposed,
-        outline.first,
-        signatures,
-        outline.none,
-    )
+    return Side(name, noun, outline, signatures)
 
 
-def leaf_signatures(leafs: Json) -> list[Signature]:
-    """Type and shape of the parameter of each Leaf."""
-    kinds: list[Signature] = [(kind["dtype"], tuple(kind["shape"])) for kind in leafs["kinds"]]
-    return [kinds[k] for k in leafs["of"]]
+def leaf_signatures(leafs: list[Json], of: list[int]) -> list[Signature]:
+    """Type and shape of the parameter of each Leaf, `of` one of these kinds."""
+    kinds: list[Signature] = [(kind["dtype"], tuple(kind["shape"])) for kind in leafs]
+    return [kinds[k] for k in of]
 
 
 def arrays_of(name: str, noun: str, outline: Outline) -> Side:
     """The arrays of a tree in memory, and where they stand."""
     inventory = Inventory()
-    inventory.add(outline.found, _first_places(outline), _any_dtype)
+    inventory.add_tree(outline, _any_dtype)
     kinds = [signature(kind) for kind in inventory.kinds]
-    return side(name, noun, outline, [kinds[k] for k in inventory.of])
+    return side(name, noun, outline, [kinds[k] for k in inventory.of.tolist()])
 
 
 def parameters_of(name: str, model: Any) -> tuple[Side, Outline]:
@@ -182,5 +159,6 @@ def _any_dtype(x: Array, place: str) -> str | None:
 def check_ties(outline: Outline) -> None:
     """Raises if two arrays share elements without being tied."""
     if outline.overlapping:
-        found = [Parameter(KeyPath(outline.path(outline.first[i])), outline.found[i], []) for i in outline.overlapping]
+        places, arrays = outline.first, outline.found
+        found = [Parameter(KeyPath(outline.path(places[i])), arrays[i], []) for i in outline.overlapping]
         check_overlap(found, [])

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ._agreement import Side, Signature
+from . import _core
+from ._agreement import Listed, Side, Signature
 from ._archive import CODES, Array, Json
 from ._contents import Contents
+from ._core import Leaf
 from ._encoding import finished, signature
 from ._structure import WAY_OUT
 from .tree import KeyPath
@@ -21,12 +23,12 @@ class Contents1(Contents):
         self._by_name = {name: i for i, name in enumerate(self._file.names)}
         if about["model"] is not None:
             self._kinds = [self._kind(encoded) for encoded in about["model"]]
-            self.model = _side("array", about["model"], [signature(kind) for _, kind in self._kinds])
+            self.model = _side("array", about["model"], [signature(kind) for _, kind in self._kinds], [])
         if about["state"] is not None:
             self._leafs = {"kinds": about["state"], "of": list(range(len(about["state"])))}
             table = [leaf | {"places": [[place, False] for place in leaf["places"]]} for leaf in about["state"]]
-            self.state = _side("Leaf", table, [(leaf["dtype"], tuple(leaf["shape"])) for leaf in table])
-            self.state.none = about["none"]
+            signatures: list[Signature] = [(leaf["dtype"], tuple(leaf["shape"])) for leaf in table]
+            self.state = _side("Leaf", table, signatures, about["none"])
 
     def _kind(self, encoded: Json) -> tuple[int, Json]:
         """Which entry is meant, and of what kind it is."""
@@ -53,8 +55,13 @@ class Contents1(Contents):
     def _encoded_array(self, encoded: Json) -> Array:
         return self._entry(*self._kind(encoded))
 
-    def _made_states(self) -> list[Any]:
-        return [self._decoder.value(leaf["state"]) for leaf in self._leafs["kinds"]]
+    def leafs(self, chosen: list[int]) -> list[Leaf]:
+        with self._sense():
+            made = [self._decoder.value(leaf["state"]) for leaf in self._leafs["kinds"]]
+            made = [made[i] for i in chosen]  # and no other list of them: they are dropped one by one
+            return _core.restore_leaves(
+                [self._leaf_kind(self._leafs["kinds"][i]) for i in chosen], [*range(len(chosen))], made
+            )
 
     def rebuilt_model(self) -> Any:
         raise ValueError(f"{self.path} was written by an earlier version, without the structure: {WAY_OUT}")
@@ -63,21 +70,20 @@ class Contents1(Contents):
         return self.rebuilt_model()
 
 
-def _side(noun: str, table: list[Json], signatures: list[Signature]) -> Side:
+def _side(noun: str, table: list[Json], signatures: list[Signature], none: list[str]) -> Side:
     """The arrays or Leafs of a table, each of which has its places."""
     places = [(place, i, transposed) for i, entry in enumerate(table) for place, transposed in entry["places"]]
     texts = [place for place, _, _ in places]
     first = [i for i, (_, entry, _) in enumerate(places) if i == 0 or places[i - 1][1] != entry]
-    return Side(
-        "file",
-        noun,
+    listed = Listed(
         texts,
-        lambda wanted: [KeyPath(_path(texts[i])) for i in wanted],
         [i for _, i, _ in places],
         [transposed for _, _, transposed in places],
         first,
-        signatures,
+        none,
+        lambda wanted: [KeyPath(_path(texts[i])) for i in wanted],
     )
+    return Side("file", noun, listed, signatures)
 
 
 def _path(place: str) -> tuple[Any, ...]:

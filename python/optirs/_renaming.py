@@ -30,13 +30,12 @@ def rename_places(file: Contents, rename: Rename) -> None:
         if side is not None:
             arrays |= _rename_side(side, new)
     nodes = new if isinstance(rename, dict) else _of_nodes(arrays)
-    for root, containers in file.containers.items():
-        file.containers[root] = [(_moved(place, nodes), kind) for place, kind in containers]
+    for root in ("model", "state"):
+        file.moved[root] = [(_moved(place, nodes), kind) for place, kind in file.containers(root)]
     if file.state is not None:
         known = None if isinstance(rename, dict) or file.model is None else arrays
-        file.state.none = [
-            _moved(place, new) for place in file.state.none if known is None or _below_root(place) in known
-        ]
+        none = [place for place in file.state.none if known is None or _below_root(place) in known]
+        file.state.rename(file.state.places, [_moved(place, new) for place in none])
 
 
 def _rename_side(side: Side, new: Callable[[str], str]) -> dict[str, str]:
@@ -48,7 +47,8 @@ def _rename_side(side: Side, new: Callable[[str], str]) -> dict[str, str]:
             if place in first:
                 raise ValueError(f"rename takes both {first[place]} and {before} to {place}")
             first[place] = before
-    old, side.places = side.places, moved
+    old = side.places
+    side.rename(moved, side.none)
     return {_below_root(a): _below_root(b) for a, b in zip(old, moved, strict=True)}
 
 

@@ -80,10 +80,9 @@ class Tree:
     """A tree as a file has it, by its root, `model` or `state`."""
 
     def __init__(self, encoded: Json, forms: list[Any], root: str, decoder: Decoder) -> None:
-        self._nodes = encoded["nodes"]
         self._same = [(later, first) for later, first in encoded["same"]]
         self._forms, self._root, self._decode = forms, root, decoder.value
-        self.outline = _core.outline_of_file(self._nodes, forms, root, decoder.value)
+        self.outline = _core.outline_of_file(encoded["nodes"], forms, root, decoder.value)
 
     def rebuilt(self, leaves: list[Any]) -> Any:
         """The tree itself, of these arrays or Leafs.
@@ -91,9 +90,7 @@ class Tree:
         Raises:
             NotWritten: If something in it can only be had from a model like it.
         """
-        made = _core.build(self._nodes, self._forms, self._same, leaves, self._decode, self._made)
-        (tree,) = made
-        return tree
+        return _core.build(self.outline, self._forms, self._same, leaves, self._decode, self._made)
 
     def _made(self, form: Any, children: list[Any] | None, node: int) -> Any:
         """What the compiled module leaves to us."""
@@ -146,7 +143,7 @@ class Tree:
         return self._decode(encoded["value"])
 
     def _place(self, node: int) -> str:
-        return _core.place_in_file(self._nodes, self._forms, self._root, self._decode, node)
+        return _core.place_in_file(self.outline, self._forms, self._root, self._decode, node)
 
 
 def draft(canonical: bool = False) -> "_core.Draft":

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _archive, _core
 from ._agreement import Kind, Match, Side, differing, matched
-from ._archive import Array
+from ._collector import no_collections
 from ._contents import Contents
 from ._core import Leaf, Outline
 from ._description import (
@@ -101,6 +101,11 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
         raise TypeError("save needs a model, a state or both: save(path, model=..., state=...)")
     path = os.fsdecode(path)
     _archive.check_replaceable(path)
+    with no_collections:
+        _save(path, model, state, metadata)
+
+
+def _save(path: str, model: Any, state: Any, metadata: dict[str, Any]) -> None:
     made = draft()
     outlines = outlined(made, model, state)
     with _core.Hold(outlines["state"].found if state is not None else []):  # all of one step
@@ -110,7 +115,8 @@ def save(path: str | os.PathLike[str], *, model: Any = None, state: Any = None, 
             **described(made, outlines, Rules()),
         }
         if state is not None and model is not None:
-            leafs = side("state", "Leaf", outlines["state"], leaf_signatures(about["state"]["leafs"]))
+            kinds, of = about["state"]["leafs"]["kinds"], about["state"]["leafs"]["of"].tolist()
+            leafs = side("state", "Leaf", outlines["state"], leaf_signatures(kinds, of))
             matched(leafs, parameters_of("model", model)[0], strict=True, differing={})
         _archive.write(path, about, made.inventory)
 
@@ -165,13 +171,15 @@ def load(
     path = os.fsdecode(path)
     if rename is not None and like is None:
         raise TypeError("load: rename says where things stand in like, and there is none")
-    found = _archive.read(path)
-    file = (Contents1 if found.about["format"] == 1 else Contents)(path, found)
-    if like is None:
-        return _rebuilt(file)
-    if rename is not None:
-        rename_places(file, rename)
-    return _loaded(file, like, strict)
+    with no_collections:
+        found = _archive.read(path)
+        file = (Contents1 if found.about["format"] == 1 else Contents)(path, found)
+        del found
+        if like is None:
+            return _rebuilt(file)
+        if rename is not None:
+            rename_places(file, rename)
+        return _loaded(file, like, strict)
 
 
 def _rebuilt(file: Contents) -> Checkpoint:
@@ -217,9 +225,11 @@ def _loaded(file: Contents, like: Any, strict: bool) -> Checkpoint:
 def _differing(file: Contents, outline: Outline, theirs: Side, strict: bool) -> dict[str, str]:
     """The nodes of `like` that are others in the file, and how: in its model, else in its state."""
     if file.model is not None:
-        mine = file.containers.get("model", [])
+        if file.has_containers_of(outline):
+            return {}
+        mine = file.containers("model")
         return differing(mine, outline.containers, (file.model.places, theirs.places), strict)
-    mine = [(place, _of_any_activation(kind)) for place, kind in file.containers.get("state", [])]
+    mine = [(place, _of_any_activation(kind)) for place, kind in file.containers("state")]
     other = [(_of_state(place), _of_any_activation(kind)) for place, kind in outline.containers]
     found = differing(mine, other, ([], []), strict)
     return {f"model{place.removeprefix('state')}": how for place, how in found.items()}
@@ -237,15 +247,16 @@ def _of_any_activation(kind: Kind) -> Kind:
 def _filled(like: Any, outline: Outline, file: Contents, match: Match) -> Any:
     """A model like `like`, with the arrays of the file, and copies of its own where there is none."""
     chosen = match.chosen
-    pairs = [(a, x) for a, x in zip(chosen, outline.found, strict=True) if a is not None]
+    found = outline.found
+    pairs = [(a, x) for a, x in zip(chosen, found, strict=True) if a is not None]
     arrays = file.arrays([a for a, _ in pairs], [x for _, x in pairs])
     if len(arrays) < len(chosen):
         loaded = iter(arrays)
-        own = zip(chosen, outline.found, strict=True)
+        own = zip(chosen, found, strict=True)
         arrays = [np.array(x, order="K") if a is None else next(loaded) for a, x in own]
     for i in match.flipped:
         arrays[i] = arrays[i].T
-    return _core.unflatten(like, _placed(outline, arrays), True, False)
+    return _core.unflatten(like, outline.filled(arrays, False), True, False)
 
 
 def _with_leafs(like: Any, outline: Outline, file: Contents, match: Match) -> Any:
@@ -254,19 +265,7 @@ def _with_leafs(like: Any, outline: Outline, file: Contents, match: Match) -> An
     if len(made) < len(match.chosen):
         leafs = iter(made)
         made = [None if a is None else next(leafs) for a in match.chosen]
-    values: list[Any] = [None] * len(outline.leaves)
-    for at, i in zip(outline.at, outline.index, strict=True):
-        values[at] = made[i]
-    return _core.unflatten(like, values, False, True)
-
-
-def _placed(outline: Outline, arrays: list[Array]) -> list[Any]:
-    """The leaves of a tree, with other arrays."""
-    values = list(outline.leaves)
-    transposes: dict[int, Array] = {}  # one of each, as what stands twice holds one and the same
-    for at, i, transposed in zip(outline.at, outline.index, outline.transposed, strict=True):
-        values[at] = transposes.setdefault(i, arrays[i].T) if transposed else arrays[i]
-    return values
+    return _core.unflatten(like, outline.filled(made, True), False, True)
 
 
 def _report(mine: Side, theirs: Side, match: Match) -> Report:
@@ -275,10 +274,11 @@ def _report(mine: Side, theirs: Side, match: Match) -> Report:
     unexpected = mine.paths(match.unexpected)
     mismatched = _paths(theirs, differ)
     reasons = dict(zip(mismatched, match.mismatched.values(), strict=True))
-    loaded = _paths(theirs, (i for i, a in enumerate(match.chosen) if a is not None))
+    loaded = _paths(theirs, [i for i, a in enumerate(match.chosen) if a is not None])
     return Report(loaded, _paths(theirs, match.missing), unexpected, mismatched, reasons)
 
 
 def _paths(side: Side, wanted: Iterable[int]) -> list[KeyPath]:
     """The key paths of some arrays, of each its first place."""
-    return side.paths([side.first[i] for i in wanted])
+    first = side.first
+    return side.paths([first[i] for i in wanted])

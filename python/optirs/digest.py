@@ -7,6 +7,8 @@ from typing import Any
 from . import _core
 from ._agreement import Signature
 from ._archive import Json
+from ._collector import no_collections
+from ._core import Numbers
 from ._description import Rules, described, outlined
 from ._encoding import signature
 from ._structure import draft
@@ -44,16 +46,21 @@ def digest(state: Any, model: Any) -> str:
     """
     if state is None and model is None:
         raise TypeError("digest needs a state, a model or both: digest(state, model)")
-    made = draft(canonical=True)
     try:
-        outlines = outlined(made, model, state)
-        with _core.Hold(outlines["state"].found if state is not None else []):  # all of one step
-            about = described(made, outlines, Rules(canonical=True))
-            sha = hashlib.sha256(_text(about).encode())
-            while chunk := made.inventory.chunk(canonical=True):
-                sha.update(chunk)
+        with no_collections:
+            return _digest(state, model)
     except ValueError as error:
         raise TypeError(f"digest: {error}") from error
+
+
+def _digest(state: Any, model: Any) -> str:
+    made = draft(canonical=True)
+    outlines = outlined(made, model, state)
+    with _core.Hold(outlines["state"].found if state is not None else []):  # all of one step
+        about = described(made, outlines, Rules(canonical=True))
+        sha = hashlib.sha256(_text(about).encode())
+        while chunk := made.inventory.chunk(canonical=True):
+            sha.update(chunk)
     return sha.hexdigest()
 
 
@@ -61,7 +68,7 @@ def _text(about: Json) -> str:
     """What there is to say besides the bytes of arrays, alike for equal trees."""
     kinds: list[Signature] = [signature(kind) for kind in about["arrays"]["kinds"]]
     forms = [_form(form) for form in about["forms"]]
-    text: Json = {"arrays": [kinds[k] for k in about["arrays"]["of"]]}
+    text: Json = {"arrays": [kinds[k] for k in about["arrays"]["of"].tolist()]}
     if about["model"] is not None:
         text["model"] = _expanded(about["model"]["nodes"], forms)
     if about["state"] is not None:
@@ -70,14 +77,14 @@ def _text(about: Json) -> str:
             [about["rules"][kind["rule"]], kind["dtype"], kind["shape"], kind["frozen"]] for kind in leafs["kinds"]
         ]
         text["state"] = _expanded(about["state"]["nodes"], forms)
-        text["leafs"] = [described[k] for k in leafs["of"]]
+        text["leafs"] = [described[k] for k in leafs["of"].tolist()]
         text["states"] = _expanded(leafs["states"], forms)
     return json.dumps(text, separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
-def _expanded(nodes: list[int], forms: list[Any]) -> list[Any]:
+def _expanded(nodes: Numbers, forms: list[Any]) -> list[Any]:
     """Nodes with what they are in place of its number."""
-    return [node if node >= 0 else forms[-1 - node] for node in nodes]
+    return [node if node >= 0 else forms[-1 - node] for node in nodes.tolist()]
 
 
 def _form(form: Any) -> Any:

@@ -3,7 +3,10 @@
 mod draft;
 mod forms;
 mod inventory;
+mod numbers;
 mod outline;
+mod restore;
+mod texts;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -14,7 +17,9 @@ use safetensors::tensor::{Metadata, TensorInfo};
 pub use draft::Draft;
 pub use forms::build;
 pub use inventory::Inventory;
+pub use numbers::Numbers;
 pub use outline::{Outline, outline_of_file, outline_of_tree, place_in_file};
+pub use restore::States;
 
 /// What stands before the JSON text: its length, so long.
 const LENGTH: usize = 8;
@@ -55,7 +60,7 @@ pub fn file_header<'py>(
     } else {
         for i in inventory.file_order() {
             let kind = inventory.kind(i);
-            add(inventory.name(i), kind.code, kind.shape.clone(), kind.bytes)?;
+            add(inventory.name(i).to_owned(), kind.code, kind.shape.clone(), kind.bytes)?;
         }
     }
     let metadata = [(ABOUT.to_owned(), about)].into_iter().collect();

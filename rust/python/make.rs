@@ -152,17 +152,46 @@ pub fn restore(
 }
 
 /// What [`restore`] takes, without the state: rule, shape, strides, type, and whether frozen.
-type Described = (Py<PyAny>, Vec<isize>, Vec<isize>, String, bool);
+pub type Described = (Py<PyAny>, Vec<isize>, Vec<isize>, String, bool);
 
-/// Leaves of these kinds, `of` says which, with copies of the states. Small arrays lie together, as `setup` lays them.
-///
-/// Each state is taken out of the list once it is copied, so that it is not in memory twice for longer.
+/// The states of leaves that are restored.
+pub trait Source<'py> {
+    /// Copies the `i`-th state into these slots and counts, if it fits and there is no need of an object.
+    fn read(&mut self, i: usize, program: &Program, layout: &Layout, slots: &[Slot], counts: &mut [u64]) -> bool;
+
+    /// The `i`-th state as an object, which the source lets go of, so that it is not in memory twice for longer.
+    fn state(&mut self, i: usize) -> PyResult<Bound<'py, PyAny>>;
+}
+
+impl<'py> Source<'py> for &Bound<'py, PyList> {
+    fn read(&mut self, _: usize, _: &Program, _: &Layout, _: &[Slot], _: &mut [u64]) -> bool {
+        false
+    }
+
+    fn state(&mut self, i: usize) -> PyResult<Bound<'py, PyAny>> {
+        let state = self.get_item(i)?;
+        self.set_item(i, self.py().None())?;
+        Ok(state)
+    }
+}
+
+/// Leaves of these kinds, `of` says which, with copies of the states.
 #[pyfunction]
 pub fn restore_leaves(
     py: Python<'_>,
     kinds: Vec<Described>,
     of: Vec<usize>,
     states: &Bound<'_, PyList>,
+) -> PyResult<Vec<Leaf>> {
+    restored_leaves(py, kinds, of, &mut { states })
+}
+
+/// The same, of states from anywhere. Small arrays lie together, as `setup` lays them.
+pub fn restored_leaves<'py>(
+    py: Python<'py>,
+    kinds: Vec<Described>,
+    of: Vec<usize>,
+    states: &mut impl Source<'py>,
 ) -> PyResult<Vec<Leaf>> {
     let describe = |(rule, shape, strides, dtype, frozen): Described| {
         let (dtype, layout) = parameter(shape, strides, &dtype)?;
@@ -177,12 +206,28 @@ pub fn restore_leaves(
     let mut places = allocate(py, &requests)?.into_iter();
     let mut leaves = Vec::with_capacity(of.len());
     for (i, (rule, dtype, layout, program, frozen)) in of.into_iter().enumerate() {
-        let state = states.get_item(i)?;
-        states.set_item(i, py.None())?;
-        let (rule, layout, program) = (rule.clone_ref(py), layout.clone(), program.clone());
-        leaves.push(filled(py, rule, *dtype, layout, program, &mut places, &state)?.with_frozen(*frozen));
+        let (rule, dtype, layout, frozen) = (rule.clone_ref(py), *dtype, layout.clone(), *frozen);
+        let Some(program) = program else {
+            leaves.push(filled(py, rule, dtype, layout, None, &mut places, &states.state(i)?)?.with_frozen(frozen));
+            continue;
+        };
+        suits(program, dtype, || "the top".into())?;
+        let slots = slots(program, dtype, &mut places);
+        let mut counts: Counts = smallvec![0; program.counters()];
+        let program = program.clone();
+        leaves.push(if states.read(i, &program, &layout, &slots, &mut counts) {
+            Leaf::new(dtype, layout, Inner { rule, moments: Moments::Compiled { program, slots, counts }, frozen })
+        } else {
+            let mut places = slots.into_iter().map(|slot| slot.place);
+            filled(py, rule, dtype, layout, Some(program), &mut places, &states.state(i)?)?.with_frozen(frozen)
+        });
     }
     Ok(leaves)
+}
+
+/// The state arrays of a leaf, in the next of these places.
+fn slots(program: &Program, dtype: DType, places: &mut impl Iterator<Item = Place>) -> Slots {
+    program.slots(dtype).into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect()
 }
 
 fn parameter(shape: Vec<isize>, strides: Vec<isize>, dtype: &str) -> PyResult<(DType, Arc<Layout>)> {
@@ -225,8 +270,7 @@ fn filled(
         return Ok(Leaf::new(dtype, layout, Inner { rule, moments, frozen: false }));
     };
     suits(&program, dtype, || "the top".into())?;
-    let slots: Slots =
-        program.slots(dtype).into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect();
+    let slots = slots(&program, dtype, places);
     let counts = smallvec![0; program.counters()];
     let mut leaf = Leaf::new(
         dtype,

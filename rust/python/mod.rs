@@ -52,7 +52,8 @@ mod _core {
     use super::array::array_span;
     #[pymodule_export]
     use super::files::{
-        Draft, Header, Inventory, Outline, build, file_header, outline_of_file, outline_of_tree, place_in_file,
+        Draft, Header, Inventory, Numbers, Outline, States, build, file_header, outline_of_file, outline_of_tree,
+        place_in_file,
     };
     #[pymodule_export]
     use super::fit::Fit;

@@ -21,6 +21,10 @@ pub fn ties(objects: &[Bound<'_, PyAny>]) -> Ties {
     let mut found = Ties { index: Vec::with_capacity(objects.len()), first: Vec::new(), overlapping: Vec::new() };
     let mut known: FxHashMap<usize, (usize, bool)> = FxHashMap::default();
     let mut by_span: FxHashMap<(usize, usize), SmallVec<[usize; 1]>> = FxHashMap::default();
+    known.reserve(objects.len());
+    if objects.first().is_some_and(|object| View::of(object).is_some()) {
+        by_span.reserve(objects.len()); // which Leafs do not need
+    }
     let mut spans = Vec::new();
     for (place, object) in objects.iter().enumerate() {
         let at = *known.entry(object.as_ptr() as usize).or_insert_with(|| {

@@ -347,6 +347,28 @@ pub(super) fn integers(array: &Bound<'_, PyAny>) -> Option<Vec<i64>> {
     fits.then(|| unsafe { elements::<i64>(array, view.len()) }.to_vec())
 }
 
+/// Calls `f` with the bytes of an array; `None` if it is not one of so many bytes in C order.
+pub fn bytes<R>(array: &Bound<'_, PyAny>, len: usize, f: impl for<'a> FnOnce(&'a [u8]) -> R + Send) -> Option<R> {
+    // SAFETY: just looked at, and in C order; `f` holds no Python object.
+    in_c_order(array, len).map(|()| f(unsafe { elements(array, len) }))
+}
+
+/// Copies `from` to the bytes from `offset` on of an array of ours that nobody else has; `None` if it is not one of so many
+/// bytes in C order.
+pub fn fill_bytes(array: &Bound<'_, PyAny>, len: usize, offset: usize, from: &[u8]) -> Option<()> {
+    in_c_order(array, len)?;
+    let fields = Fields::of(array).filter(|_| from.len() <= len.saturating_sub(offset))?;
+    // SAFETY: just looked at; the bytes lie within the array, which the caller has for itself.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), fields.data.add(offset), from.len()) };
+    Some(())
+}
+
+fn in_c_order(array: &Bound<'_, PyAny>, len: usize) -> Option<()> {
+    let view = View::of(array)?;
+    let lengths = view.shape.iter().map(|&n| n as usize).try_fold(view.itemsize, usize::checked_mul);
+    (view.c_order && lengths == Some(len)).then_some(())
+}
+
 impl<A: Access> Access for &A {
     type Open<'a> = A::Open<'a>;
 

@@ -6,14 +6,17 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use rustc_hash::FxHashMap;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use super::super::array::{Layout, is_array};
-use super::super::leaf::Leaf;
+use super::super::leaf::{Leaf, Moments, Slot};
 use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
 use super::inventory::Inventory;
+use super::numbers::Numbers;
 use super::outline::{Outline, outline_to_write};
+use crate::chain::{Form, Program};
 use crate::dtype::DType;
 
 /// Levels of the state of one Leaf, so that every reader can follow.
@@ -32,13 +35,40 @@ pub struct Draft {
     /// The arrays.
     #[pyo3(get)]
     inventory: Py<Inventory>,
+    known: Known,
+}
+
+/// What was found of the states of compiled rules, of which most are alike.
+#[derive(Default)]
+struct Known {
+    /// The node of the state of each link, and the order of its children, by the program's address and the link's number.
+    links: FxHashMap<(usize, usize), Arc<State>>,
+    tuples: FxHashMap<usize, i64>,
+    counts: FxHashMap<u64, i64>,
+    /// An array like those of each layout, by its address, and type.
+    arrays: FxHashMap<(usize, DType), usize>,
+    /// What has those addresses.
+    programs: Vec<Arc<Program>>,
+    layouts: Vec<Arc<Layout>>,
+}
+
+/// The state of a link.
+struct State {
+    node: i64,
+    children: Vec<Child>,
+}
+
+enum Child {
+    /// The `i`-th state array of a Leaf, called so.
+    Slot(usize, &'static str),
+    Counter,
 }
 
 /// What Leafs have in common: rule, shape, strides, type, and whether frozen.
 type LeafKind<'py> = (Py<PyAny>, Bound<'py, PyList>, Bound<'py, PyList>, &'static str, bool);
 
 /// What [`Draft::kinds`] finds: kinds of Leafs, the first Leaf of each, and the kind of each Leaf.
-type Kinds<'py> = (Vec<LeafKind<'py>>, Vec<usize>, Vec<usize>);
+type Kinds<'py> = (Vec<LeafKind<'py>>, Vec<usize>, Numbers);
 
 #[pymethods]
 impl Draft {
@@ -46,7 +76,14 @@ impl Draft {
     #[new]
     fn new(py: Python<'_>, words: Py<PyAny>, layers: Py<PyDict>, canonical: bool) -> PyResult<Self> {
         let inventory = Bound::new(py, Inventory::empty())?.unbind();
-        Ok(Self { forms: Forms::new(py, words.clone_ref(py)), words, layers, canonical, inventory })
+        Ok(Self {
+            forms: Forms::new(py, words.clone_ref(py)),
+            words,
+            layers,
+            canonical,
+            inventory,
+            known: Known::default(),
+        })
     }
 
     /// Takes a tree apart.
@@ -57,11 +94,13 @@ impl Draft {
 
     /// What the Leafs of a state have in common, the first Leaf of each kind, and the kind of each Leaf.
     #[staticmethod]
-    fn kinds<'py>(py: Python<'py>, leafs: Vec<Bound<'py, Leaf>>) -> PyResult<Kinds<'py>> {
-        let (mut kinds, mut first, mut of) = (Vec::new(), Vec::new(), Vec::with_capacity(leafs.len()));
+    fn kinds<'py>(py: Python<'py>, outline: &Outline) -> PyResult<Kinds<'py>> {
+        let leafs = &outline.found;
+        let (mut kinds, mut first) = (Vec::new(), Vec::new());
+        let mut of: Vec<i64> = Vec::with_capacity(leafs.len());
         let mut known: FxHashMap<(usize, Arc<Layout>, DType, bool), usize> = FxHashMap::default();
         for (i, leaf) in leafs.iter().enumerate() {
-            let leaf = leaf.get();
+            let leaf = leaf.bind(py).cast_exact::<Leaf>()?.get();
             let guard = leaf.reading()?;
             let (rule, frozen) = (&guard.get().rule, guard.get().frozen);
             // The rules are kept in `kinds`, so that no other gets the address of one.
@@ -75,22 +114,32 @@ impl Draft {
                     *known.entry(key).or_insert(kinds.len() - 1)
                 }
             };
-            of.push(kind);
+            of.push(i64::try_from(kind)?);
         }
-        Ok((kinds, first, of))
+        Ok((kinds, first, of.into()))
     }
 
     /// Takes the states of all Leafs of a tree apart: their nodes, one state after the other.
-    fn states<'py>(&mut self, py: Python<'py>, outline: &Outline) -> PyResult<Bound<'py, PyList>> {
+    fn states(&mut self, py: Python<'_>, outline: &Outline) -> PyResult<Numbers> {
         let mut nodes = Vec::new();
-        let (leafs, first, places) = (outline.found.bind(py), outline.first.bind(py), outline.places.bind(py));
-        for (leaf, first) in leafs.iter().zip(first.iter()) {
-            let first: usize = first.extract()?;
-            let text: String = places.get_item(first)?.extract()?;
+        let inventory = self.inventory.clone_ref(py);
+        let mut own = false;
+        for (leaf, &first) in outline.found.iter().zip(&outline.first) {
+            let leaf = leaf.bind(py).cast_exact::<Leaf>()?;
+            let mut text = outline.places.get(first).to_owned();
+            let guard = leaf.get().reading()?;
+            if let Moments::Compiled { program, slots, counts } = &guard.get().moments {
+                let mut arrays = inventory.try_borrow_mut(py)?;
+                self.compiled(leaf, (program, slots, counts), &program.form, &mut text, &mut arrays, &mut nodes)?;
+                continue;
+            }
+            own = true;
+            drop(guard);
             let mut place = Place { leaf: text.len(), text, outline, first, keys: Vec::new() };
             self.state(&leaf.getattr(intern!(py, "state"))?, &mut place, &mut nodes)?;
         }
-        PyList::new(py, nodes)
+        inventory.try_borrow_mut(py)?.doubtful |= outline.doubtful || own;
+        Ok(nodes.into())
     }
 
     #[getter]
@@ -127,6 +176,124 @@ impl<'py> Place<'_, 'py> {
 }
 
 impl Draft {
+    /// As [`Self::state`] of what a Leaf shows, without making that.
+    fn compiled(
+        &mut self,
+        leaf: &Bound<'_, Leaf>,
+        moments: (&Arc<Program>, &[Slot], &[u64]),
+        form: &Form,
+        text: &mut String,
+        inventory: &mut Inventory,
+        nodes: &mut Vec<i64>,
+    ) -> PyResult<()> {
+        let (program, slots, counts) = moments;
+        let length = text.len();
+        match form {
+            Form::Chain(forms) => {
+                nodes.push(self.tuple(leaf.py(), forms.len())?);
+                for (i, form) in forms.iter().enumerate() {
+                    let _ = write!(text, "[{i}]"); // which never fails
+                    self.compiled(leaf, moments, form, text, inventory, nodes)?;
+                    text.truncate(length);
+                }
+            }
+            Form::Mixed(rule) => {
+                nodes.push(self.tuple(leaf.py(), 2)?);
+                text.push_str("[0]");
+                nodes.push(self.array(leaf, &slots[0], text, inventory)?);
+                text.truncate(length);
+                text.push_str("[1]");
+                self.compiled(leaf, moments, rule, text, inventory, nodes)?;
+            }
+            Form::Scheduled(timer, rule) => {
+                nodes.push(self.tuple(leaf.py(), 2)?);
+                nodes.push(self.count(leaf.py(), counts[program.counter_of(*timer)])?);
+                text.push_str("[1]");
+                self.compiled(leaf, moments, rule, text, inventory, nodes)?;
+            }
+            &Form::Link(i) => {
+                let known = self.known.links.get(&(Arc::as_ptr(program) as usize, i)).cloned();
+                let state = if let Some(state) = known { state } else { self.link(leaf, program, i)? };
+                nodes.push(state.node);
+                for child in &state.children {
+                    nodes.push(match *child {
+                        Child::Slot(slot, name) => {
+                            text.push('.');
+                            text.push_str(name);
+                            self.array(leaf, &slots[slot], text, inventory)?
+                        }
+                        Child::Counter => self.count(leaf.py(), counts[i])?,
+                    });
+                    text.truncate(length);
+                }
+            }
+        }
+        text.truncate(length);
+        Ok(())
+    }
+
+    /// The state of a link that was not met before.
+    fn link(&mut self, leaf: &Bound<'_, Leaf>, program: &Arc<Program>, i: usize) -> PyResult<Arc<State>> {
+        let py = leaf.py();
+        let link = &program.links[i];
+        let slots =
+            program.slots_of(i).zip(link.slots()).map(|(slot, named)| (named.name, Child::Slot(slot, named.name)));
+        let counter = link.counter().map(|counter| (counter, Child::Counter));
+        let mut named: Vec<_> = slots.chain(counter).collect();
+        if self.canonical {
+            named.sort_by_key(|(name, _)| *name);
+        }
+        let node = if named.is_empty() {
+            self.forms.plain(py.None().bind(py))?
+        } else {
+            self.forms.of_state(py, "dict", PyList::new(py, named.iter().map(|(name, _)| name))?.into_any(), true)?
+        };
+        let state = Arc::new(State { node, children: named.into_iter().map(|(_, child)| child).collect() });
+        self.known.programs.push(program.clone());
+        self.known.links.insert((Arc::as_ptr(program) as usize, i), state.clone());
+        Ok(state)
+    }
+
+    fn tuple(&mut self, py: Python<'_>, length: usize) -> PyResult<i64> {
+        if let Some(node) = self.known.tuples.get(&length) {
+            return Ok(*node);
+        }
+        let node = self.forms.of_state(py, "tuple", length.into_pyobject(py)?.into_any(), true)?;
+        self.known.tuples.insert(length, node);
+        Ok(node)
+    }
+
+    fn count(&mut self, py: Python<'_>, count: u64) -> PyResult<i64> {
+        if let Some(node) = self.known.counts.get(&count) {
+            return Ok(*node);
+        }
+        let value = count.into_pyobject(py)?.into_any();
+        let encoded =
+            if is_json(&value) { value } else { self.words.bind(py).call_method1("value", (value, (ROOT,)))? };
+        let node = self.forms.of_value(&encoded)?;
+        self.known.counts.insert(count, node);
+        Ok(node)
+    }
+
+    /// The node of a state array.
+    fn array(&mut self, leaf: &Bound<'_, Leaf>, slot: &Slot, text: &str, inventory: &mut Inventory) -> PyResult<i64> {
+        let py = leaf.py();
+        let layout = &leaf.get().layout;
+        let key = (Arc::as_ptr(layout) as usize, slot.dtype);
+        let number = match self.known.arrays.get(&key) {
+            Some(&like) if layout.c_order => inventory.push_like(like, slot.place.share(py), text),
+            _ => {
+                let view = leaf.get().view(py, slot)?;
+                let number = inventory.push(&view, text, &self.words.bind(py).getattr("state_dtype")?)?;
+                if self.known.arrays.insert(key, number).is_none() {
+                    self.known.layouts.push(layout.clone());
+                }
+                number
+            }
+        };
+        Ok(i64::try_from(number)?)
+    }
+
     fn state<'py>(&self, value: &Bound<'py, PyAny>, place: &mut Place<'_, 'py>, nodes: &mut Vec<i64>) -> PyResult<()> {
         let py = value.py();
         let words = self.words.bind(py);
@@ -153,7 +320,7 @@ impl Draft {
             self.forms.of_state(py, "tuple", children.len().into_pyobject(py)?.into_any(), true)?
         } else if is_array(value) {
             let mut inventory = self.inventory.try_borrow_mut(py)?;
-            let number = inventory.push(value, place.text.clone(), &words.getattr("state_dtype")?)?;
+            let number = inventory.push(value, &place.text, &words.getattr("state_dtype")?)?;
             nodes.push(i64::try_from(number)?);
             return Ok(());
         } else if value.is_none() {

@@ -22,7 +22,7 @@ use std::collections::hash_map::Entry;
 
 use super::super::path::{MAX_DEPTH, append};
 use super::super::tree::Node;
-use super::outline::{address, deep, nonsense};
+use super::outline::{Outline, address, deep, nonsense};
 
 /// Larger ints are not the same to every reader of JSON.
 const EXACT: i64 = 1 << 53;
@@ -253,6 +253,19 @@ pub struct Container<'py> {
     /// The keys of its children; `None`: positions.
     keys: Option<Vec<Key<'py>>>,
     count: usize,
+    /// What it is made again as, if Python need not be asked.
+    pub plain: Option<Plain>,
+}
+
+/// A container of Python's own class, all of whose keys could be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Plain {
+    /// See the module.
+    Dict,
+    /// See the module.
+    List,
+    /// See the module.
+    Tuple,
 }
 
 enum Key<'py> {
@@ -287,9 +300,13 @@ impl<'py> Container<'py> {
         Ok(())
     }
 
-    /// Whether all of its keys could be written.
-    pub fn has_keys(&self) -> bool {
-        self.keys.as_ref().is_none_or(|keys| keys.iter().all(|key| matches!(key, Key::Object(_))))
+    /// Whether its keys are these `count` names.
+    pub fn has_keys<'a>(&self, count: usize, mut names: impl Iterator<Item = &'a str>) -> bool {
+        count == self.count
+            && self.keys.iter().flatten().all(|key| {
+                let Key::Object(key) = key else { return false };
+                key.cast_exact::<PyString>().is_ok_and(|key| key.to_str().ok() == names.next())
+            })
     }
 }
 
@@ -311,11 +328,7 @@ impl<'py> Read<'py> {
     }
 
     /// What stands at a node.
-    pub fn at(&self, node: &Object<'py>) -> PyResult<Form<'_, 'py>> {
-        if !node.is_exact_instance_of::<PyInt>() {
-            return Err(nonsense("a node is no number"));
-        }
-        let number: i64 = node.extract()?;
+    pub fn at(&self, number: i64) -> PyResult<Form<'_, 'py>> {
         let Ok(form) = usize::try_from(-1 - number) else { return Ok(Form::Array(usize::try_from(number)?)) };
         Ok(match self.0.get(form).ok_or_else(|| nonsense("there are not so many forms"))? {
             Kept::Transposed(array) => Form::Transposed(*array),
@@ -339,27 +352,30 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
         let keys = list.iter().map(|name| Ok(Key::Object(name.cast_into::<PyString>()?.into_any())));
         Ok((keys.collect::<PyResult<_>>()?, list.to_tuple()))
     };
-    let container = |kind, keys: Option<Vec<Key<'py>>>, count: Option<usize>| {
+    let classed = form.contains(intern!(py, "class"))?;
+    let container = |kind, keys: Option<Vec<Key<'py>>>, count: Option<usize>, plain: Option<Plain>| {
         let count = count.unwrap_or_else(|| keys.as_ref().map_or(0, Vec::len));
-        Ok(Kept::Container(Container { kind, form: form.clone(), keys, count }))
+        let written = keys.iter().flatten().all(|key: &Key| matches!(key, Key::Object(_)));
+        let plain = plain.filter(|_| written && !classed);
+        Ok(Kept::Container(Container { kind, form: form.clone(), keys, count, plain }))
     };
     if let Some(keys) = item(intern!(py, "dict"))? {
         let keys = keys.cast_into::<PyList>().map_err(|_| nonsense("keys are no list"))?;
         let keys = keys.iter().map(|key| read_key(key, decode)).collect::<PyResult<_>>()?;
-        return container(PyTuple::new(py, [intern!(py, "dict")])?, Some(keys), None);
+        return container(PyTuple::new(py, [intern!(py, "dict")])?, Some(keys), None, Some(Plain::Dict));
     }
-    for what in [intern!(py, "list"), intern!(py, "tuple")] {
+    for (what, plain) in [(intern!(py, "list"), Plain::List), (intern!(py, "tuple"), Plain::Tuple)] {
         if let Some(count) = item(what)? {
-            return container(PyTuple::new(py, [what])?, None, Some(count.extract()?));
+            return container(PyTuple::new(py, [what])?, None, Some(count.extract()?), Some(plain));
         }
     }
     if let Some(fields) = item(intern!(py, "namedtuple"))? {
         let (keys, fields) = names(&fields)?;
-        return container(PyTuple::new(py, [intern!(py, "namedtuple").as_any(), &fields])?, Some(keys), None);
+        return container(PyTuple::new(py, [intern!(py, "namedtuple").as_any(), &fields])?, Some(keys), None, None);
     }
     if let Some(children) = item(intern!(py, "object"))? {
         let (keys, children) = names(&children)?;
-        return container(PyTuple::new(py, [intern!(py, "class").as_any(), &children])?, Some(keys), None);
+        return container(PyTuple::new(py, [intern!(py, "class").as_any(), &children])?, Some(keys), None, None);
     }
     if let Some(layer) = item(intern!(py, "layer"))? {
         let children = item(intern!(py, "children"))?.ok_or_else(|| nonsense("a layer has no children"))?;
@@ -372,7 +388,8 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
             _ => None,
         };
         let value = value.unwrap_or_else(|| py.None().into_bound(py));
-        return container(PyTuple::new(py, [intern!(py, "layer").as_any(), layer.as_any(), &value])?, Some(keys), None);
+        let kind = PyTuple::new(py, [intern!(py, "layer").as_any(), layer.as_any(), &value])?;
+        return container(kind, Some(keys), None, None);
     }
     if let Some(array) = item(intern!(py, "transposed"))? {
         return Ok(Kept::Transposed(array.extract()?));
@@ -399,95 +416,113 @@ fn read_key<'py>(key: Object<'py>, decode: &Object<'py>) -> PyResult<Key<'py>> {
     decode.call1((key,)).map(Key::Object)
 }
 
-/// The trees that stand one after the other in `nodes`, made of the file's `values`, arrays or Leafs.
+/// The tree of an outline of a file, made of the file's `values`, arrays or Leafs.
 ///
 /// `same` are pairs of nodes that are one object. Python's `decode(value)` makes plain values, `make(form, children, node)`
 /// what JSON has not, or refuses it.
 #[pyfunction]
 pub fn build<'py>(
-    nodes: &Bound<'py, PyList>,
+    outline: &Outline,
     forms: &Bound<'py, PyList>,
     same: Vec<(usize, usize)>,
     values: &Bound<'py, PyList>,
     decode: &Object<'py>,
     make: &Object<'py>,
-) -> PyResult<Bound<'py, PyList>> {
-    let py = nodes.py();
-    let forms = Read::all(forms, decode)?;
-    // Which object each of these nodes is, and the objects with their levels, once they are made.
-    let mut shared: FxHashMap<usize, usize> = FxHashMap::default();
-    let mut objects: Vec<Option<(Object<'py>, usize)>> = vec![None; same.len()];
-    for (i, (later, first)) in same.into_iter().enumerate() {
-        let object = *shared.entry(first).or_insert(i);
-        shared.insert(later, object);
-    }
-    let mut transposes: FxHashMap<usize, Object<'py>> = FxHashMap::default();
-    // From the last node to the first: what is made of the children of a node lies on the stack, the first one on top, each
-    // with its levels.
-    let mut stack: Vec<(Object<'py>, usize)> = Vec::new();
-    for i in (0..nodes.len()).rev() {
-        let value = |array: usize| values.get_item(array).map_err(|_| nonsense("there are not so many arrays"));
-        let mut levels = 0;
-        let object = match forms.at(&nodes.get_item(i)?)? {
-            Form::Array(array) => value(array)?,
-            Form::Transposed(array) => match transposes.entry(array) {
-                Entry::Occupied(known) => known.get().clone(),
-                Entry::Vacant(new) => new.insert(value(array)?.getattr(intern!(py, "T"))?).clone(),
-            },
-            Form::None => py.None().into_bound(py),
-            Form::Value(encoded) if is_json(encoded) => encoded.clone(),
-            Form::Value(encoded) => decode.call1((encoded,))?,
-            Form::Unknown(class) => make.call1((class, py.None(), i))?,
-            Form::Container(container) => {
-                let count = container.len();
-                if count > stack.len() {
-                    return Err(nonsense("the structure ends too early"));
-                }
-                let children = stack.split_off(stack.len() - count);
-                levels = 1 + children.iter().map(|(_, levels)| *levels).max().unwrap_or(0);
-                if levels > MAX_DEPTH {
-                    return Err(deep());
-                }
-                let children = children.into_iter().rev().map(|(child, _)| child).collect();
-                let known = shared.get(&i).copied();
-                if let Some((object, made)) = known.and_then(|k| objects[k].clone()) {
-                    levels = made;
-                    object
-                } else {
-                    let object = join(py, container, children, make, i)?;
-                    if let Some(k) = known {
-                        objects[k] = Some((object.clone(), levels));
-                    }
-                    object
-                }
-            }
-        };
-        stack.push((object, levels));
-    }
-    PyList::new(py, stack.into_iter().rev().map(|(tree, _)| tree))
+) -> PyResult<Object<'py>> {
+    let value = |array: usize| values.get_item(array).map_err(|_| nonsense("there are not so many arrays"));
+    Builder { py: forms.py(), forms: &Read::all(forms, decode)?, decode, make }.tree(&outline.nodes, same, value)
 }
 
-/// A node of these children.
-fn join<'py>(
-    py: Python<'py>,
-    container: &Container<'py>,
-    children: Vec<Object<'py>>,
-    make: &Object<'py>,
-    node: usize,
-) -> PyResult<Object<'py>> {
-    let kind = container.kind.get_item(0)?;
-    let plain = !container.form.contains(intern!(py, "class"))? && container.has_keys();
-    if plain && kind.eq(intern!(py, "dict"))? {
-        let dict = PyDict::new(py);
-        for (i, child) in children.into_iter().enumerate() {
-            dict.set_item(container.key(py, i)?, child)?;
+/// What makes trees again.
+pub struct Builder<'a, 'py> {
+    /// The interpreter.
+    pub py: Python<'py>,
+    /// The forms of the file.
+    pub forms: &'a Read<'py>,
+    /// See [`build`].
+    pub decode: &'a Object<'py>,
+    /// See [`build`].
+    pub make: &'a Object<'py>,
+}
+
+impl<'py> Builder<'_, 'py> {
+    /// The tree of these nodes, of the arrays or Leafs that `value` has.
+    pub fn tree(
+        &self,
+        nodes: &[i64],
+        same: Vec<(usize, usize)>,
+        mut value: impl FnMut(usize) -> PyResult<Object<'py>>,
+    ) -> PyResult<Object<'py>> {
+        let py = self.py;
+        // Which object each of these nodes is, and the objects with their levels, once they are made.
+        let mut shared: FxHashMap<usize, usize> = FxHashMap::default();
+        let mut objects: Vec<Option<(Object<'py>, usize)>> = vec![None; same.len()];
+        for (i, (later, first)) in same.into_iter().enumerate() {
+            let object = *shared.entry(first).or_insert(i);
+            shared.insert(later, object);
         }
-        Ok(dict.into_any())
-    } else if plain && kind.eq(intern!(py, "list"))? {
-        Ok(PyList::new(py, children)?.into_any())
-    } else if plain && kind.eq(intern!(py, "tuple"))? {
-        Ok(PyTuple::new(py, children)?.into_any())
-    } else {
-        make.call1((&container.form, PyList::new(py, children)?, node))
+        let mut transposes: FxHashMap<usize, Object<'py>> = FxHashMap::default();
+        // From the last node to the first: what is made of the children of a node lies on the stack, the first one on top,
+        // each with its levels.
+        let mut stack: Vec<(Object<'py>, usize)> = Vec::new();
+        for (i, &node) in nodes.iter().enumerate().rev() {
+            let mut levels = 0;
+            let object = match self.forms.at(node)? {
+                Form::Array(array) => value(array)?,
+                Form::Transposed(array) => match transposes.entry(array) {
+                    Entry::Occupied(known) => known.get().clone(),
+                    Entry::Vacant(new) => new.insert(value(array)?.getattr(intern!(py, "T"))?).clone(),
+                },
+                Form::None => py.None().into_bound(py),
+                Form::Value(encoded) if is_json(encoded) => encoded.clone(),
+                Form::Value(encoded) => self.decode.call1((encoded,))?,
+                Form::Unknown(class) => self.make.call1((class, py.None(), i))?,
+                Form::Container(container) => {
+                    let count = container.len();
+                    if count > stack.len() {
+                        return Err(nonsense("the structure ends too early"));
+                    }
+                    let children = stack.split_off(stack.len() - count);
+                    levels = 1 + children.iter().map(|(_, levels)| *levels).max().unwrap_or(0);
+                    if levels > MAX_DEPTH {
+                        return Err(deep());
+                    }
+                    let children = children.into_iter().rev().map(|(child, _)| child).collect();
+                    let known = shared.get(&i).copied();
+                    if let Some((object, made)) = known.and_then(|k| objects[k].clone()) {
+                        levels = made;
+                        object
+                    } else {
+                        let object = self.join(container, children, i)?;
+                        if let Some(k) = known {
+                            objects[k] = Some((object.clone(), levels));
+                        }
+                        object
+                    }
+                }
+            };
+            stack.push((object, levels));
+        }
+        match stack.pop() {
+            Some((tree, _)) if stack.is_empty() => Ok(tree),
+            _ => Err(nonsense("a tree goes on behind its end")),
+        }
+    }
+
+    /// A node of these children.
+    fn join(&self, container: &Container<'py>, children: Vec<Object<'py>>, node: usize) -> PyResult<Object<'py>> {
+        let py = self.py;
+        match container.plain {
+            Some(Plain::Dict) => {
+                let dict = PyDict::new(py);
+                for (i, child) in children.into_iter().enumerate() {
+                    dict.set_item(container.key(py, i)?, child)?;
+                }
+                Ok(dict.into_any())
+            }
+            Some(Plain::List) => Ok(PyList::new(py, children)?.into_any()),
+            Some(Plain::Tuple) => Ok(PyTuple::new(py, children)?.into_any()),
+            None => self.make.call1((&container.form, PyList::new(py, children)?, node)),
+        }
     }
 }

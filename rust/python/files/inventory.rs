@@ -3,10 +3,7 @@
 //! Bytes are copied once, a chunk at a time, into or out of memory that nobody else has: what is summed is what is written,
 //! whatever another thread does to an array meanwhile.
 
-use numpy::npyffi::{
-    NPY_ARRAY_F_CONTIGUOUS, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr, PyArrayObject, PyDataType_ELSIZE,
-    get_type_object,
-};
+use numpy::npyffi::{NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr, get_type_object};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -17,8 +14,12 @@ use safetensors::Dtype;
 use std::hash::{Hash, Hasher};
 use std::os::raw::c_int;
 
-use super::super::array::{View, copy_into};
-use super::type_named;
+use super::super::array::access::{bytes, fill_bytes};
+use super::super::array::{Place, View, copy_into, is_exact};
+use super::numbers::Numbers;
+use super::outline::Outline;
+use super::texts::Texts;
+use super::{type_named, wrong};
 use crate::dtype::DType;
 
 /// Bytes that are copied, summed and written at a time: they stay in the cache.
@@ -48,9 +49,11 @@ pub struct Inventory {
     known: FxHashMap<Kind, usize>,
     /// The kind of each array.
     of: Vec<usize>,
-    arrays: Vec<Option<Py<PyAny>>>,
+    arrays: Vec<Bytes>,
     /// How each is called; empty when reading.
-    pub names: Vec<String>,
+    names: Texts,
+    /// Whether two of the names may be one.
+    pub doubtful: bool,
     /// Whether the file has them in the order in which they are counted, as those of format 1.
     counted: bool,
     /// Reading or writing: which arrays in which order, how far, and what lies in the file for the one at hand.
@@ -58,6 +61,16 @@ pub struct Inventory {
     at: usize,
     offset: usize,
     plain: Option<Py<PyAny>>,
+}
+
+/// Where the bytes of an array are.
+enum Bytes {
+    /// In an array.
+    Array(Py<PyAny>),
+    /// In memory of ours, as many as its kind says, in C order.
+    Ours(Place),
+    /// Nowhere yet.
+    None,
 }
 
 #[pymethods]
@@ -71,7 +84,7 @@ impl Inventory {
             return Err(PyValueError::new_err("an array is of a kind that is not there"));
         }
         let mut made = Self::empty();
-        made.arrays.resize_with(of.len(), || None);
+        made.arrays.resize_with(of.len(), || Bytes::None);
         (made.kinds, made.of, made.counted) = (kinds, of, counted);
         made.order = made.file_order();
         Ok(made)
@@ -79,7 +92,20 @@ impl Inventory {
 
     /// Adds arrays. `dtype(array, name)` gives the name of a type that the format lacks, or refuses the array.
     fn add(&mut self, arrays: Vec<Bound<'_, PyAny>>, names: Vec<String>, dtype: &Bound<'_, PyAny>) -> PyResult<()> {
-        arrays.iter().zip(names).try_for_each(|(array, name)| self.push(array, name, dtype).map(|_| ()))
+        self.doubtful = true;
+        arrays.iter().zip(names).try_for_each(|(array, name)| self.push(array, &name, dtype).map(|_| ()))
+    }
+
+    /// The same, of the arrays of a tree.
+    fn add_tree(&mut self, py: Python<'_>, outline: &Outline, dtype: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.doubtful |= outline.doubtful;
+        let mut each = outline.found.iter().zip(&outline.first);
+        each.try_for_each(|(array, &i)| self.push(array.bind(py), outline.places.get(i), dtype).map(|_| ()))
+    }
+
+    /// A name that two arrays have.
+    fn repeated(&self) -> Option<&str> {
+        if self.doubtful { self.names.repeated() } else { None }
     }
 
     /// The kinds, as a file says them.
@@ -94,19 +120,22 @@ impl Inventory {
 
     // No `__clear__`: an array that can be in a cycle has one.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.arrays.iter().try_for_each(|array| visit.call(array))?;
+        for bytes in &self.arrays {
+            if let Bytes::Array(array) = bytes {
+                visit.call(array)?;
+            }
+        }
         visit.call(&self.plain)
     }
 
     #[getter]
-    fn of<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.of)
+    fn of(&self) -> Numbers {
+        self.of.as_slice().into()
     }
 
-    /// The names of the arrays, in the order in which they are counted.
-    #[getter]
-    fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.names)
+    /// The names of the arrays in JSON, in the order in which they are counted.
+    fn names(&self) -> PyResult<String> {
+        self.names.json().map_err(wrong)
     }
 
     /// New arrays for what the file has, one after the other: of the type and shape that is given for each kind.
@@ -129,7 +158,7 @@ impl Inventory {
             }
         }
         let arrays = self.of.iter().map(|&k| new_array(&forms[k].0, &forms[k].1)).collect::<PyResult<Vec<_>>>()?;
-        self.arrays = arrays.iter().map(|x| Some(x.clone().unbind())).collect();
+        self.arrays = arrays.iter().map(|x| Bytes::Array(x.clone().unbind())).collect();
         PyList::new(py, arrays)
     }
 
@@ -152,14 +181,24 @@ impl Inventory {
             }
             let start = chunk.len();
             if take > 0 {
-                let plain = match self.plain.take() {
-                    Some(plain) => plain.into_bound(py),
-                    None => laid_out(self.arrays[i].as_ref().ok_or_else(|| self.gone(i))?.bind(py))?,
-                };
-                let bytes = contents(&plain, kind.bytes).ok_or_else(|| self.gone(i))?;
-                // SAFETY: `contents` has just found so many bytes there, and no Python code has run since; the array is alive.
-                chunk.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes.add(self.offset), take) });
-                self.plain = Some(plain.unbind());
+                match &self.arrays[i] {
+                    // SAFETY: memory of ours, which has so many bytes as its kind says, and of which no part is ever given back
+                    // alone.
+                    Bytes::Ours(place) => chunk.extend_from_slice(unsafe {
+                        std::slice::from_raw_parts(place.ptr.add(self.offset).cast_const(), take)
+                    }),
+                    Bytes::None => return Err(self.gone(i)),
+                    Bytes::Array(array) => {
+                        let plain = match self.plain.take() {
+                            Some(plain) => plain.into_bound(py),
+                            None => laid_out(array.bind(py))?,
+                        };
+                        let part = self.offset..self.offset + take;
+                        let read = bytes(&plain, kind.bytes, |all| chunk.extend_from_slice(&all[part]));
+                        read.filter(|()| is_little(&plain)).ok_or_else(|| self.gone(i))?;
+                        self.plain = Some(plain.unbind());
+                    }
+                }
             }
             if canonical {
                 one_nan(&mut chunk[start..], kind);
@@ -184,11 +223,11 @@ impl Inventory {
             let kind = &self.kinds[self.of[i]];
             let take = data.len().min(kind.bytes - self.offset);
             if take > 0 {
-                let array = self.arrays[i].as_ref().ok_or_else(|| self.gone(i))?;
-                let bytes = contents(array.bind(py), kind.bytes).ok_or_else(|| self.gone(i))?;
-                // SAFETY: `contents` has just found so many bytes there; they belong to an array of our own, which nobody else
-                // has seen.
-                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), bytes.add(self.offset), take) };
+                let Bytes::Array(array) = &self.arrays[i] else { return Err(self.gone(i)) };
+                let array = array.bind(py);
+                let filled =
+                    if is_little(array) { fill_bytes(array, kind.bytes, self.offset, &data[..take]) } else { None };
+                filled.ok_or_else(|| self.gone(i))?;
             }
             data = &data[take..];
             self.offset += take;
@@ -208,7 +247,8 @@ impl Inventory {
             known: FxHashMap::default(),
             of: Vec::new(),
             arrays: Vec::new(),
-            names: Vec::new(),
+            names: Texts::default(),
+            doubtful: false,
             counted: false,
             order: Vec::new(),
             at: 0,
@@ -218,16 +258,28 @@ impl Inventory {
     }
 
     /// Adds an array; its number.
-    pub fn push(&mut self, array: &Bound<'_, PyAny>, name: String, dtype: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let kind = Kind::of(array, &name, dtype)?;
-        let k = *self.known.entry(kind).or_insert_with_key(|kind| {
-            self.kinds.push(kind.clone());
-            self.kinds.len() - 1
-        });
-        self.of.push(k);
-        self.arrays.push(Some(array.clone().unbind()));
+    pub fn push(&mut self, array: &Bound<'_, PyAny>, name: &str, dtype: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let kind = Kind::of(array, name, dtype)?;
+        let k = match self.known.get(&kind) {
+            Some(k) => *k,
+            None => {
+                self.kinds.push(kind.clone());
+                *self.known.entry(kind).or_insert(self.kinds.len() - 1)
+            }
+        };
+        Ok(self.put(k, Bytes::Array(array.clone().unbind()), name))
+    }
+
+    /// Adds an array in memory of ours that is just like another one, which was pushed.
+    pub fn push_like(&mut self, other: usize, place: Place, name: &str) -> usize {
+        self.put(self.of[other], Bytes::Ours(place), name)
+    }
+
+    fn put(&mut self, kind: usize, bytes: Bytes, name: &str) -> usize {
+        self.of.push(kind);
+        self.arrays.push(bytes);
         self.names.push(name);
-        Ok(self.of.len() - 1)
+        self.of.len() - 1
     }
 
     /// How many arrays there are.
@@ -241,8 +293,8 @@ impl Inventory {
     }
 
     /// How an array is called.
-    pub fn name(&self, array: usize) -> String {
-        self.names.get(array).cloned().unwrap_or_default()
+    pub fn name(&self, array: usize) -> &str {
+        self.names.get(array)
     }
 
     /// The types of elements, in the order of the file, and the bytes of all arrays of each.
@@ -277,7 +329,7 @@ impl Inventory {
     }
 
     fn gone(&self, i: usize) -> PyErr {
-        let name = self.names.get(i).map_or("an array", String::as_str);
+        let name = if i < self.names.len() { self.names.get(i) } else { "an array" };
         PyRuntimeError::new_err(format!("{name} was changed while it was copied"))
     }
 }
@@ -295,11 +347,9 @@ impl Kind {
     }
 
     fn of(x: &Bound<'_, PyAny>, name: &str, dtype: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = x.py();
         let view = View::of(x).ok_or_else(|| PyTypeError::new_err(format!("{name} is not an array")))?;
-        let Element { number, size, little, fortran } = element(x, &view);
-        // SAFETY: the type object lives as long as NumPy does.
-        let exact = unsafe { get_type_object(py, NpyTypes::PyArray_Type) } == x.get_type_ptr();
+        let Element { number, size, little, fortran } = element(&view);
+        let exact = is_exact(x);
         let (code, named) = match (number, size) {
             (Some(b'b'), _) => (Some(Dtype::BOOL), None),
             (Some(b'i'), 1) => (Some(Dtype::I8), None),
@@ -381,21 +431,12 @@ struct Element {
     fortran: bool,
 }
 
-fn element(x: &Bound<'_, PyAny>, view: &View) -> Element {
-    // SAFETY: `x` is an array, of which there is a view, and its descriptor is a live object.
-    unsafe {
-        let array = &(*x.as_ptr().cast::<PyArrayObject>()).fields;
-        let fields = &(*array.descr).fields;
-        let size = PyDataType_ELSIZE(x.py(), array.descr) as usize;
-        let little = match fields.byteorder as u8 {
-            b'<' | b'|' => true,
-            b'>' => size <= 1,
-            _ => cfg!(target_endian = "little"),
-        };
-        let builtin = fields.type_num < NPY_TYPES::NPY_USERDEF as c_int && b"biufc".contains(&(fields.kind as u8));
-        let number = if view.dtype == Some(DType::BF16) { Some(b'B') } else { builtin.then_some(fields.kind as u8) };
-        Element { number, size, little, fortran: array.flags & NPY_ARRAY_F_CONTIGUOUS != 0 }
-    }
+fn element(view: &View) -> Element {
+    let (number, kind) = view.code;
+    let little = view.itemsize <= 1 || view.swapped != cfg!(target_endian = "little");
+    let builtin = number < NPY_TYPES::NPY_USERDEF as c_int && b"biufc".contains(&kind);
+    let number = if view.dtype == Some(DType::BF16) { Some(b'B') } else { builtin.then_some(kind) };
+    Element { number, size: view.itemsize, little, fortran: view.fortran_order }
 }
 
 /// The order of an array's axes; see [`Kind`].
@@ -429,7 +470,7 @@ fn volume(shape: &[isize], itemsize: usize) -> Option<usize> {
 fn laid_out<'py>(x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = x.py();
     let view = View::of(x).ok_or_else(|| PyTypeError::new_err("not an array"))?;
-    let element = element(x, &view);
+    let element = element(&view);
     if view.c_order && element.little && element.number.is_some() {
         return Ok(x.clone());
     }
@@ -468,12 +509,9 @@ fn new_array<'py>(descr: &Bound<'py, PyAny>, shape: &[isize]) -> PyResult<Bound<
     }
 }
 
-/// The first of the bytes of an array that lies in C order and has just so many; `None` if it has not.
-fn contents(x: &Bound<'_, PyAny>, bytes: usize) -> Option<*mut u8> {
-    let view = View::of(x)?;
-    let element = element(x, &view);
-    (view.c_order && element.little && volume(&view.shape, element.size) == Some(bytes))
-        .then_some(view.address as *mut u8)
+/// Whether the numbers of an array begin with their lowest byte.
+fn is_little(x: &Bound<'_, PyAny>) -> bool {
+    View::of(x).is_some_and(|view| element(&view).little)
 }
 
 /// Gives all NaNs among these elements the same bytes.

@@ -4,7 +4,7 @@ use pyo3::exceptions::{PyIndexError, PyRecursionError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
 use super::super::array::View;
@@ -13,50 +13,43 @@ use super::super::path::{MAX_DEPTH, Path, append};
 use super::super::ties::{Ties, ties};
 use super::super::tree::{Node, children, node, trained};
 use super::forms::{Container, Form, Forms, Read};
+use super::numbers::Numbers;
+use super::texts::Texts;
 
-/// See the module. The lists `at`, `places`, `index` and `transposed` have an entry for each place where an array or a Leaf
-/// stands.
+/// See the module. `at`, `places`, `index`, `transposed` and `ends` have an entry for each place where an array or a Leaf
+/// stands. Python gets lists of them where it asks, which it does where something differs, or is wrong.
 #[pyclass(frozen, module = "optirs._core")]
 pub struct Outline {
     /// All leaves; empty for a file.
-    #[pyo3(get)]
-    pub leaves: Py<PyList>,
+    leaves: Vec<Py<PyAny>>,
     /// Which of the leaves stand at the places.
-    #[pyo3(get)]
-    pub at: Py<PyList>,
+    at: Vec<usize>,
     /// The places as text.
-    #[pyo3(get)]
-    pub places: Py<PyList>,
+    pub places: Texts,
     /// Which array or Leaf stands there, counted in the order of their first places.
-    #[pyo3(get)]
-    pub index: Py<PyList>,
+    index: Vec<usize>,
     /// Whether transposed.
-    #[pyo3(get)]
-    pub transposed: Py<PyList>,
+    transposed: Vec<bool>,
     /// The arrays or Leafs; empty for a file.
-    #[pyo3(get)]
-    pub found: Py<PyList>,
+    pub found: Vec<Py<PyAny>>,
     /// Which of the places is the first one of each of them.
-    #[pyo3(get)]
-    pub first: Py<PyList>,
+    pub first: Vec<usize>,
     /// Those that may share some elements with another one without being tied.
-    #[pyo3(get)]
-    pub overlapping: Py<PyList>,
+    overlapping: Vec<usize>,
     /// The places where None stands.
-    #[pyo3(get)]
-    pub none: Py<PyList>,
+    none: Texts,
     /// The nodes that are no leaves: place and kind.
-    #[pyo3(get)]
-    pub containers: Py<PyList>,
+    containers: Texts,
+    kinds: Vec<Py<PyTuple>>,
     /// The tree as a file has it; see [`Forms`].
-    #[pyo3(get)]
-    pub nodes: Py<PyList>,
+    pub nodes: Vec<i64>,
     /// Pairs of nodes that are one object, the later one first.
-    #[pyo3(get)]
-    pub same: Py<PyList>,
+    same: Vec<(usize, usize)>,
     keys: Keys,
     /// The key of each place.
     ends: Vec<usize>,
+    /// Whether there are keys of which two may print alike.
+    pub doubtful: bool,
 }
 
 #[pymethods]
@@ -74,11 +67,121 @@ impl Outline {
         places.into_iter().map(|place| new.call1((&class_, self.path(py, place)?))).collect()
     }
 
-    // No `__clear__`: a cycle leads through a list or a key, which have one.
+    /// How many arrays or Leafs there are.
+    fn __len__(&self) -> usize {
+        self.first.len()
+    }
+
+    /// Whether the places of another tree are the same, and stand for the same arrays; those of Leafs have no transposes.
+    fn agrees(&self, other: &Self, leafs: bool) -> bool {
+        self.index == other.index
+            && self.first == other.first
+            && (leafs || self.transposed == other.transposed)
+            && self.places == other.places
+    }
+
+    /// Whether another tree has the same nodes that are no leaves.
+    fn has_containers_of(&self, py: Python<'_>, other: &Self) -> PyResult<bool> {
+        if self.containers != other.containers {
+            return Ok(false);
+        }
+        for (a, b) in self.kinds.iter().zip(&other.kinds) {
+            if !a.is(b) && !a.bind(py).eq(b.bind(py))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first place where a Leaf stands.
+    fn leaf_place(&self, py: Python<'_>) -> Option<&str> {
+        let is_leaf = |object: &Py<PyAny>| object.bind(py).is_exact_instance_of::<Leaf>();
+        self.found.iter().position(is_leaf).map(|i| self.places.get(self.first[i]))
+    }
+
+    /// Whether each leaf is a Leaf or None.
+    fn is_state(&self, py: Python<'_>) -> bool {
+        self.at.len() + self.none.len() == self.leaves.len()
+            && self.found.iter().all(|object| object.bind(py).is_exact_instance_of::<Leaf>())
+    }
+
+    /// A place that two arrays or Leafs have.
+    fn repeated(&self) -> Option<&str> {
+        if self.doubtful { self.places.repeated() } else { None }
+    }
+
+    /// A tree's leaves, with other arrays or Leafs. There is one transpose of each, as what stands twice is one object.
+    fn filled<'py>(&self, py: Python<'py>, values: Vec<Bound<'py, PyAny>>, bare: bool) -> PyResult<Bound<'py, PyList>> {
+        let none = py.None();
+        let mut leaves: Vec<_> = if bare { vec![&none; self.leaves.len()] } else { self.leaves.iter().collect() };
+        let mut transposes: FxHashMap<usize, Py<PyAny>> = FxHashMap::default();
+        if !bare {
+            for (&i, _) in self.index.iter().zip(&self.transposed).filter(|(_, transposed)| **transposed) {
+                let x = values.get(i).ok_or_else(|| PyIndexError::new_err("there are not so many arrays"))?;
+                transposes.insert(i, x.getattr(intern!(py, "T"))?.unbind());
+            }
+        }
+        for ((&at, i), &transposed) in self.at.iter().zip(&self.index).zip(&self.transposed) {
+            let found = if transposed && !bare { transposes.get(i) } else { values.get(*i).map(Bound::as_unbound) };
+            leaves[at] = found.ok_or_else(|| PyIndexError::new_err("there are not so many arrays"))?;
+        }
+        PyList::new(py, leaves)
+    }
+
+    #[getter]
+    fn places<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.places.list(py)
+    }
+
+    #[getter]
+    fn index<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, &self.index)
+    }
+
+    #[getter]
+    fn transposed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, &self.transposed)
+    }
+
+    #[getter]
+    fn found<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, &self.found)
+    }
+
+    #[getter]
+    fn first<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, &self.first)
+    }
+
+    #[getter]
+    fn overlapping<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, &self.overlapping)
+    }
+
+    #[getter]
+    fn none<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        self.none.list(py)
+    }
+
+    #[getter]
+    fn containers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.containers.iter().zip(&self.kinds))
+    }
+
+    #[getter]
+    fn nodes(&self) -> Numbers {
+        self.nodes.clone().into()
+    }
+
+    #[getter]
+    fn same<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, &self.same)
+    }
+
+    // No `__clear__`: a cycle leads through an object in a tree or a key, which have one.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let lists = [&self.leaves, &self.at, &self.places, &self.index, &self.transposed, &self.found, &self.first];
-        let more = [&self.overlapping, &self.none, &self.containers, &self.nodes, &self.same];
-        lists.into_iter().chain(more).try_for_each(|list| visit.call(list))?;
+        self.leaves.iter().chain(&self.found).try_for_each(|object| visit.call(object))?;
+        self.kinds.iter().try_for_each(|kind| visit.call(kind))?;
         self.keys.0.iter().try_for_each(|(_, key)| visit.call(key))
     }
 }
@@ -152,14 +255,18 @@ struct Walk<'a, 'py> {
     text: String,
     /// How many keys on the way here print as their address, which differs from run to run.
     nameless: usize,
-    leaves: Vec<Bound<'py, PyAny>>,
+    leaves: Vec<Py<PyAny>>,
     at: Vec<usize>,
     wanted: Vec<Bound<'py, PyAny>>,
-    places: Vec<Bound<'py, PyString>>,
+    places: Texts,
     keys: Keys,
     ends: Vec<usize>,
-    none: Vec<Bound<'py, PyString>>,
-    containers: Vec<(Bound<'py, PyString>, Bound<'py, PyTuple>)>,
+    doubtful: bool,
+    none: Texts,
+    containers: Texts,
+    kinds: Vec<Py<PyTuple>>,
+    /// The kinds that depend on nothing but the type of node, or on the class that is registered, by its address.
+    known: FxHashMap<(&'static str, usize), Bound<'py, PyTuple>>,
     nodes: Vec<i64>,
     /// The nodes of the places.
     slots: Vec<usize>,
@@ -182,11 +289,14 @@ impl<'a, 'py> Walk<'a, 'py> {
             leaves: Vec::new(),
             at: Vec::new(),
             wanted: Vec::new(),
-            places: Vec::new(),
+            places: Texts::default(),
             keys: Keys::new(),
             ends: Vec::new(),
-            none: Vec::new(),
-            containers: Vec::new(),
+            doubtful: false,
+            none: Texts::default(),
+            containers: Texts::default(),
+            kinds: Vec::new(),
+            known: FxHashMap::default(),
             nodes: Vec::new(),
             slots: Vec::new(),
             met: FxHashMap::default(),
@@ -214,7 +324,9 @@ impl<'a, 'py> Walk<'a, 'py> {
         for ((key, child), trains) in children.iter().zip(trains) {
             append(&mut self.text, key);
             self.path.push(key)?;
-            let nameless = matches!(kind, Node::Dict(_)) && is_nameless(key);
+            let plain = key.is_exact_instance_of::<PyString>() || key.is_exact_instance_of::<PyInt>();
+            let nameless = !plain && matches!(kind, Node::Dict(_)) && is_nameless(key);
+            self.doubtful |= !plain;
             self.nameless += usize::from(nameless);
             let below = self.keys.push(end, key);
             self.visit(child, trains, below)?;
@@ -226,7 +338,7 @@ impl<'a, 'py> Walk<'a, 'py> {
     }
 
     fn leaf(&mut self, object: &Bound<'py, PyAny>, trains: bool, end: usize) -> PyResult<()> {
-        self.leaves.push(object.clone());
+        self.leaves.push(object.clone().unbind());
         let wanted = match View::of(object) {
             Some(view) => self.whole || (trains && view.dtype.is_some()),
             None => object.is_exact_instance_of::<Leaf>(),
@@ -237,14 +349,14 @@ impl<'a, 'py> Walk<'a, 'py> {
             }
             self.at.push(self.leaves.len() - 1);
             self.wanted.push(object.clone());
-            self.places.push(PyString::new(self.py, &self.text));
+            self.places.push(&self.text);
             self.ends.push(end);
             self.slots.push(self.nodes.len());
             self.nodes.push(0);
             return Ok(());
         }
         if object.is_none() {
-            self.none.push(PyString::new(self.py, &self.text));
+            self.none.push(&self.text);
         }
         if let Some(forms) = &mut self.forms {
             self.nodes.push(forms.plain(object)?);
@@ -264,8 +376,9 @@ impl<'a, 'py> Walk<'a, 'py> {
             Node::Object(_) => self.layers.get_item(&class)?,
             _ => None,
         };
-        let what = kind_of(object, kind, layer.as_ref())?;
-        self.containers.push((PyString::new(self.py, &self.text), what));
+        let what = self.kind_of(object, kind, layer.as_ref())?;
+        self.containers.push(&self.text);
+        self.kinds.push(what.unbind());
         let Some(forms) = &mut self.forms else { return Ok(()) };
         if !children.is_empty() || !matches!(kind, Node::Tuple(..)) {
             let (first, _) = self.met.entry(object.as_ptr() as usize).or_insert((self.nodes.len(), object.clone()));
@@ -285,22 +398,64 @@ impl<'a, 'py> Walk<'a, 'py> {
                 self.nodes[slot] = if transposed { forms.transposed(py, i)? } else { i as i64 };
             }
         }
+        let (index, transposed) = index.into_iter().unzip();
         Ok(Outline {
-            leaves: list(py, self.leaves)?,
-            at: list(py, self.at)?,
-            found: list(py, first.iter().map(|&i| &self.wanted[i]))?,
-            first: list(py, first)?,
-            places: list(py, self.places)?,
-            index: list(py, index.iter().map(|(i, _)| *i))?,
-            transposed: list(py, index.iter().map(|(_, transposed)| *transposed))?,
-            overlapping: list(py, overlapping)?,
-            none: list(py, self.none)?,
-            containers: list(py, self.containers)?,
-            nodes: list(py, self.nodes)?,
-            same: list(py, self.same)?,
+            leaves: self.leaves,
+            at: self.at,
+            found: first.iter().map(|&i| self.wanted[i].clone().unbind()).collect(),
+            first,
+            places: self.places,
+            index,
+            transposed,
+            overlapping,
+            none: self.none,
+            containers: self.containers,
+            kinds: self.kinds,
+            nodes: self.nodes,
+            same: self.same,
             keys: self.keys,
             ends: self.ends,
+            doubtful: self.doubtful,
         })
+    }
+
+    /// What two trees compare of a node: what it is, and what its children or its activation are called.
+    fn kind_of(
+        &mut self,
+        object: &Bound<'py, PyAny>,
+        kind: &Node<'_, 'py>,
+        layer: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let py = self.py;
+        let (what, class) = match kind {
+            Node::Leaf => ("leaf", 0),
+            Node::Dict(_) => ("dict", 0),
+            Node::List(_) => ("list", 0),
+            Node::Tuple(_, None) => ("tuple", 0),
+            Node::Tuple(_, Some(fields)) => {
+                return PyTuple::new(py, [intern!(py, "namedtuple").as_any(), fields]);
+            }
+            Node::Object(_) if layer.is_some() => ("layer", 0),
+            Node::Object(class) => ("class", class.as_ptr() as usize), // which lives as long as the tree
+        };
+        if let Some(name) = layer {
+            let activation = object.getattr_opt(intern!(py, "activation"))?;
+            let activation = activation.unwrap_or_else(|| py.None().into_bound(py));
+            return PyTuple::new(py, [intern!(py, "layer").as_any(), name, &activation]);
+        }
+        if let Some(known) = self.known.get(&(what, class)) {
+            return Ok(known.clone());
+        }
+        let name = PyString::intern(py, what).into_any();
+        let made = match kind {
+            Node::Object(class) => {
+                let children = PyTuple::new(py, class.get().children.iter().map(|c| c.bind(py)))?;
+                PyTuple::new(py, [&name, children.as_any()])?
+            }
+            _ => PyTuple::new(py, [name])?,
+        };
+        self.known.insert((what, class), made.clone());
+        Ok(made)
     }
 }
 
@@ -309,13 +464,6 @@ pub fn unnamed(place: &str) -> PyErr {
     PyValueError::new_err(format!(
         "{place} cannot be saved under this name: a key prints like another, or differs by run"
     ))
-}
-
-fn list<'py, T: IntoPyObject<'py>>(
-    py: Python<'py>,
-    items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
-) -> PyResult<Py<PyList>> {
-    PyList::new(py, items).map(Bound::unbind)
 }
 
 /// Whether a key prints as its address.
@@ -329,33 +477,6 @@ fn is_nameless(key: &Bound<'_, PyAny>) -> bool {
     plain.is_ok_and(|plain| key.get_type().getattr(repr).is_ok_and(|own| own.is(&plain)))
 }
 
-/// What two trees compare of a node: what it is, and what its children or its activation are called.
-fn kind_of<'py>(
-    object: &Bound<'py, PyAny>,
-    kind: &Node<'_, 'py>,
-    layer: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyTuple>> {
-    let py = object.py();
-    match kind {
-        Node::Leaf => PyTuple::new(py, [intern!(py, "leaf")]),
-        Node::Dict(_) => PyTuple::new(py, [intern!(py, "dict")]),
-        Node::List(_) => PyTuple::new(py, [intern!(py, "list")]),
-        Node::Tuple(_, None) => PyTuple::new(py, [intern!(py, "tuple")]),
-        Node::Tuple(_, Some(fields)) => PyTuple::new(py, [intern!(py, "namedtuple").as_any(), fields]),
-        Node::Object(class) => match layer {
-            Some(name) => {
-                let activation = object.getattr_opt(intern!(py, "activation"))?;
-                let activation = activation.unwrap_or_else(|| py.None().into_bound(py));
-                PyTuple::new(py, [intern!(py, "layer").as_any(), name, &activation])
-            }
-            None => {
-                let children = PyTuple::new(py, class.get().children.iter().map(|c| c.bind(py)))?;
-                PyTuple::new(py, [intern!(py, "class").as_any(), &children])
-            }
-        },
-    }
-}
-
 /// The outline of a tree that a file has; `key` decodes the key of a dict.
 #[pyfunction]
 pub fn outline_of_file<'py>(
@@ -366,21 +487,24 @@ pub fn outline_of_file<'py>(
 ) -> PyResult<Outline> {
     let py = nodes.py();
     let forms = Read::all(forms, key)?;
+    let nodes = numbers(nodes)?;
     let mut at = Descent::new(root);
-    let (mut places, mut ends, mut none, mut containers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut places, mut none, mut containers) = (Texts::default(), Texts::default(), Texts::default());
+    let (mut ends, mut kinds) = (Vec::new(), Vec::new());
     let (mut index, mut transposed, mut first): (Vec<usize>, Vec<bool>, Vec<usize>) = Default::default();
-    for node in nodes.iter() {
-        let form = forms.at(&node)?;
+    for &node in &nodes {
+        let form = forms.at(node)?;
         at.go(py, &form)?;
         let (array, is_transposed) = match form {
             Form::Array(array) => (array, false),
             Form::Transposed(array) => (array, true),
             Form::Container(container) => {
-                containers.push((PyString::new(py, &at.text), container.kind.clone()));
+                containers.push(&at.text);
+                kinds.push(container.kind.clone().unbind());
                 continue;
             }
             Form::None => {
-                none.push(PyString::new(py, &at.text));
+                none.push(&at.text);
                 continue;
             }
             Form::Value(_) | Form::Unknown(_) => continue,
@@ -390,44 +514,55 @@ pub fn outline_of_file<'py>(
         } else if array > first.len() {
             return Err(nonsense("arrays are not counted in the order of their first places"));
         }
-        places.push(PyString::new(py, &at.text));
+        places.push(&at.text);
         ends.push(at.end);
         index.push(array);
         transposed.push(is_transposed);
     }
     at.check_end()?;
-    let empty = || PyList::empty(py).unbind();
     Ok(Outline {
-        leaves: empty(),
-        at: empty(),
-        found: empty(),
-        first: list(py, first)?,
-        places: list(py, places)?,
-        index: list(py, index)?,
-        transposed: list(py, transposed)?,
-        overlapping: empty(),
-        none: list(py, none)?,
-        containers: list(py, containers)?,
-        nodes: nodes.clone().unbind(),
-        same: empty(),
+        leaves: Vec::new(),
+        at: Vec::new(),
+        found: Vec::new(),
+        first,
+        places,
+        index,
+        transposed,
+        overlapping: Vec::new(),
+        none,
+        containers,
+        kinds,
+        nodes,
+        same: Vec::new(),
         keys: at.keys,
         ends,
+        doubtful: true,
     })
+}
+
+/// The nodes that a file has.
+pub fn numbers(nodes: &Bound<'_, PyList>) -> PyResult<Vec<i64>> {
+    let number = |node: Bound<'_, PyAny>| {
+        let node = node.cast_into_exact::<PyInt>().map_err(|_| nonsense("a node is no number"))?;
+        node.extract()
+    };
+    nodes.iter().map(number).collect()
 }
 
 /// Where the `i`-th node of a file's tree stands, as text.
 #[pyfunction]
 pub fn place_in_file<'py>(
-    nodes: &Bound<'py, PyList>,
+    outline: &Outline,
     forms: &Bound<'py, PyList>,
     root: &str,
     key: &Bound<'py, PyAny>,
     i: usize,
 ) -> PyResult<String> {
+    let py = forms.py();
     let forms = Read::all(forms, key)?;
     let mut at = Descent::new(root);
-    for node in nodes.iter().take(i.saturating_add(1)) {
-        at.go(nodes.py(), &forms.at(&node)?)?;
+    for &node in outline.nodes.iter().take(i.saturating_add(1)) {
+        at.go(py, &forms.at(node)?)?;
     }
     Ok(at.text)
 }

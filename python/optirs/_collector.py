@@ -1,0 +1,42 @@
+"""No collection of cycles while very many objects are made at once, none of which is one."""
+
+import gc
+import os
+import threading
+
+
+class _Pause:
+    """The collector looks at new objects every so often, and at all others the more there are: several times at each.
+
+    Blocks may nest, and run in several threads: the first one stops the collector, if it runs, the last one starts it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._ran = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._blocks == 0:
+                self._ran = gc.isenabled()
+                gc.disable()
+            self._blocks += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0 and self._ran:
+                gc.enable()
+
+    def _forked(self) -> None:
+        """In a child of a fork there is but the thread that forked; what others had begun does not end."""
+        self._lock = threading.Lock()
+        if self._blocks > 0 and self._ran:
+            gc.enable()
+        self._blocks = 0
+
+
+no_collections = _Pause()
