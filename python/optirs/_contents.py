@@ -37,7 +37,8 @@ class Contents:
         self.path, self._file = path, file
         self._decoder = Decoder(self._encoded_array)
         self.model = self.state = None
-        self.moved, self._trees = {}, {}
+        self.moved = {}
+        self._trees: dict[str, Tree] = {}
         with self._sense():
             about = file.about
             self.metadata = {name: self._decoder.value(value) for name, value in about["metadata"].items()}

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use std::collections::BTreeMap;
 
 pub use draft::Draft;
 pub use forms::build;
@@ -84,7 +85,10 @@ impl Header {
     /// Reads a header, without its length, with all of the format's checks.
     #[new]
     fn new(header: &[u8]) -> PyResult<Self> {
-        serde_json::from_slice(header).map(Self).map_err(wrong)
+        match ours(header) {
+            Some(found) => Ok(Self(found)),
+            None => serde_json::from_slice(header).map(Self).map_err(wrong),
+        }
     }
 
     /// The text of ours, if there is one.
@@ -136,6 +140,21 @@ impl Header {
         let expected = inventory.file_order().into_iter().map(|i| inventory.kind(i)).filter(|kind| kind.bytes > 0);
         same_entries(&found, expected.map(|kind| (kind.code, kind.shape.as_slice())).collect())
     }
+}
+
+/// What a header says that [`file_header`] wrote, whose metadata come first; `None` for all others, right or wrong.
+///
+/// The crate's own reader keeps all entries in between in a form that would do for any JSON, which takes some 1 µs each.
+fn ours(header: &[u8]) -> Option<Metadata> {
+    let rest = header.strip_prefix(b"{\"__metadata__\":")?;
+    let mut metadata = serde_json::Deserializer::from_slice(rest).into_iter();
+    let found = metadata.next()?.ok()?;
+    let rest = rest.get(metadata.byte_offset()..)?;
+    let entries = [b"{", rest.strip_prefix(b",").unwrap_or(rest)].concat();
+    let mut entries: Vec<_> =
+        serde_json::from_slice::<BTreeMap<String, TensorInfo>>(&entries).ok()?.into_iter().collect();
+    entries.sort_by_key(|(_, info)| info.data_offsets);
+    Metadata::new(Some(found), entries).ok()
 }
 
 /// Raises unless the entries that were found are those expected.
