@@ -106,23 +106,13 @@ impl Objective<'_> {
     /// # Panics
     /// As [`Self::loss`].
     #[inline(always)]
-    pub fn pullback<P: Real, D: Real>(
-        self,
-        rows: Rows,
-        yhat: &[P],
-        dyhat: &mut [D],
-    ) -> Result<f64, OutOfMemory> {
+    pub fn pullback<P: Real, D: Real>(self, rows: Rows, yhat: &[P], dyhat: &mut [D]) -> Result<f64, OutOfMemory> {
         assert_eq!(yhat.len(), dyhat.len());
         self.evaluate(rows, yhat, Some(dyhat))
     }
 
     #[inline(always)]
-    fn evaluate<P: Real, D: Real>(
-        self,
-        rows: Rows,
-        yhat: &[P],
-        dyhat: Option<&mut [D]>,
-    ) -> Result<f64, OutOfMemory> {
+    fn evaluate<P: Real, D: Real>(self, rows: Rows, yhat: &[P], dyhat: Option<&mut [D]>) -> Result<f64, OutOfMemory> {
         let Rows { batch, n } = rows;
         assert_eq!(yhat.len(), batch * n);
         if yhat.is_empty() {

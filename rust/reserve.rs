@@ -69,6 +69,13 @@ impl<T> Put<T> for Vec<T> {
     }
 }
 
+/// Whether there are `bytes` just now: asked before calls of other crates that take so much without asking.
+pub fn probe(bytes: usize) -> Result<(), OutOfMemory> {
+    let room = list::<u8>(bytes)?;
+    drop(std::hint::black_box(room));
+    Ok(())
+}
+
 /// An empty list with room for just `n` entries.
 pub fn list<T>(n: usize) -> Result<Vec<T>, OutOfMemory> {
     let mut list = Vec::new();
@@ -111,6 +118,7 @@ mod tests {
         assert_eq!(HashMap::<u64, u64>::new().make_room(usize::MAX), refused(usize::MAX));
         assert_eq!(list::<u16>(usize::MAX / 2).map(|_| ()), refused(usize::MAX - 1));
         assert_eq!(repeated(0_u8, usize::MAX).map(|_| ()), refused(usize::MAX));
+        assert_eq!((probe(1), probe(usize::MAX)), (Ok(()), refused(usize::MAX)));
     }
 
     #[test]

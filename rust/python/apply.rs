@@ -12,6 +12,7 @@ use super::arrays::{View, array, descriptor};
 use super::entry::{Names, entries};
 use super::layout::Layout;
 use super::leaf::Moments;
+use super::lists::Items;
 use super::make::{check_held, make_leaves, restored};
 use super::memory::allocate;
 use super::schedules::schedule;
@@ -34,7 +35,7 @@ pub fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// The state of a built-in rule for the array `x`.
 #[pyfunction]
 pub fn init<'py>(py: Python<'py>, rule: Bound<'py, PyAny>, x: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let leaf = make_leaves(py, vec![(rule, x, None)])?.remove(0);
+    let leaf = make_leaves(py, Items(vec![(rule, x, None)]))?.0.remove(0);
     Bound::new(py, leaf)?.getattr(intern!(py, "state"))
 }
 
@@ -66,7 +67,7 @@ pub fn apply<'py>(
     let compute = entry.working().compute().dtype();
     let place = allocate(py, &[(0, layout.len * compute.size())])?.remove(0);
     let output = Output::direction(py, entry, place.ptr)?;
-    let mut steps = Steps::new(&arena, py, &names, true, 1);
+    let mut steps = Steps::new(&arena, py, &names, true, 1)?;
     let reach = steps.add(entry, gradient.as_ref(), &output)?;
     steps.run()?;
     let stepped = steps.steps_last();

@@ -5,9 +5,11 @@ mod forms;
 mod inventory;
 mod outline;
 
+use super::lists::{Int, Items, text, tuple};
+use crate::reserve::{Put, Reserve, collected, listed, probe};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
@@ -36,7 +38,7 @@ const INDEX: &str = "optirs.index";
 pub fn file_header<'py>(
     py: Python<'py>,
     inventory: &Inventory,
-    about: String,
+    about: &str,
     index: Option<usize>,
 ) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let mut end = 0_usize;
@@ -44,7 +46,7 @@ pub fn file_header<'py>(
     let mut add = |name: String, dtype: Dtype, shape: Vec<usize>, bytes: usize| -> PyResult<()> {
         let start = end;
         end = start.checked_add(bytes).ok_or_else(|| wrong("too many bytes"))?;
-        infos.push((name, TensorInfo { dtype, shape, data_offsets: (start, end) }));
+        infos.put((name, TensorInfo { dtype, shape, data_offsets: (start, end) }))?;
         Ok(())
     };
     if let Some(bytes) = index {
@@ -53,21 +55,27 @@ pub fn file_header<'py>(
             add(format!("{OURS}{code}"), code, vec![bytes / (code.bitsize() / 8)], bytes)?;
         }
     } else {
-        for i in inventory.file_order() {
+        for i in inventory.file_order()? {
             let kind = inventory.kind(i);
             add(inventory.name(i), kind.code, kind.shape.clone(), kind.bytes)?;
         }
     }
-    let metadata = [(ABOUT.to_owned(), about)].into_iter().collect();
+    // The text is copied, and written as JSON, which may double it; a list that grows is there twice.
+    probe(about.len().saturating_mul(6).saturating_add(infos.len().saturating_mul(1024)))?;
+    let metadata = [(ABOUT.to_owned(), about.to_owned())].into_iter().collect();
     let header = Metadata::new(Some(metadata), infos).map_err(wrong)?;
     let mut text = serde_json::to_vec(&header).map_err(wrong)?;
+    text.make_room(LENGTH)?;
     text.resize(text.len().next_multiple_of(LENGTH), b' '); // so that the arrays are aligned
     if text.len() > MAX_TEXT {
         return Ok(None);
     }
-    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
-    bytes.append(&mut text);
-    Ok(Some(PyBytes::new(py, &bytes)))
+    let bytes = |bytes: &mut [u8]| {
+        bytes[..LENGTH].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes[LENGTH..].copy_from_slice(&text);
+        Ok(())
+    };
+    PyBytes::new_with(py, LENGTH + text.len(), bytes).map(Some)
 }
 
 /// What the header of a file says.
@@ -79,13 +87,14 @@ impl Header {
     /// Reads a header, without its length, with all of the format's checks.
     #[new]
     fn new(header: &[u8]) -> PyResult<Self> {
+        probe(header.len().saturating_mul(6))?; // for texts, names and lists that grow
         serde_json::from_slice(header).map(Self).map_err(wrong)
     }
 
     /// The text of ours, if there is one.
     #[getter]
-    fn about(&self) -> Option<String> {
-        self.0.metadata().as_ref().and_then(|m| m.get(ABOUT).cloned())
+    fn about<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
+        self.0.metadata().as_ref().and_then(|m| m.get(ABOUT)).map(|about| text(py, about)).transpose()
     }
 
     /// How many bytes of arrays follow.
@@ -102,12 +111,16 @@ impl Header {
     }
 
     /// Name, type and shape of each entry, in the order of the file.
-    fn entries<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, String, Bound<'py, PyTuple>)>> {
+    fn entries<'py>(&self, py: Python<'py>) -> PyResult<Items<Bound<'py, PyTuple>>> {
         let described = |name: String| {
             let info = self.0.info(&name)?;
-            Some(PyTuple::new(py, &info.shape).map(|shape| (name.clone(), info.dtype.to_string(), shape)))
+            let shape = || tuple(py, info.shape.iter().map(|&n| Int::from(n)));
+            let parts = || {
+                Ok([text(py, &name)?.into_any(), text(py, &info.dtype.to_string())?.into_any(), shape()?.into_any()])
+            };
+            Some(parts().and_then(|parts| tuple(py, parts)))
         };
-        self.0.offset_keys().into_iter().filter_map(described).collect()
+        collected(self.0.offset_keys().into_iter().filter_map(described)).map(Items)
     }
 
     /// Raises unless the entries are the arrays of `inventory`, as [`file_header`] describes them.
@@ -116,7 +129,7 @@ impl Header {
         let infos = entries.iter().filter_map(|name| Some((name, self.0.info(name)?)));
         // Of entries without a byte the file has no order.
         let infos = infos.filter(|(_, info)| info.data_offsets.0 < info.data_offsets.1);
-        let found: Vec<_> = infos.map(|(name, info)| (name.as_str(), info.dtype, info.shape.as_slice())).collect();
+        let found = listed(infos.map(|(name, info)| (name.as_str(), info.dtype, info.shape.as_slice())))?;
         if self.index().is_some() {
             let blocks = inventory.blocks()?;
             let blocks: Vec<_> =
@@ -128,8 +141,8 @@ impl Header {
         if entries.len() != inventory.len() {
             return Err(wrong(format!("there are {} arrays, the text speaks of {}", entries.len(), inventory.len())));
         }
-        let expected = inventory.file_order().into_iter().map(|i| inventory.kind(i)).filter(|kind| kind.bytes > 0);
-        same_entries(&found, expected.map(|kind| (kind.code, kind.shape.as_slice())).collect())
+        let expected = inventory.file_order()?.into_iter().map(|i| inventory.kind(i)).filter(|kind| kind.bytes > 0);
+        same_entries(&found, listed(expected.map(|kind| (kind.code, kind.shape.as_slice())))?)
     }
 }
 

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use std::time::Duration;
 
 use super::entry::Names;
-use super::inputs::{Float32, KeptReals, Reals};
+use super::inputs::{Float32, KeptReals, Reals, new_array};
 use super::leaf::busy;
 use super::losses::Targets;
 use super::network::{Input, Model, workspace};
@@ -19,6 +19,7 @@ use crate::fit::{Arrays, End, Origin, Progress};
 use crate::layers::network::Network;
 use crate::layers::workspace::Workspace;
 use crate::losses::{Objective, Pointwise, Target, Values};
+use crate::reserve::{OutOfMemory, collected, list, listed};
 
 /// Targets that outlive a call.
 enum Kept {
@@ -136,12 +137,14 @@ impl Fit {
                 self.failed = Some(loss);
                 Ok(false)
             }
+            End::OutOfMemory(none) => Err(none.into()),
             End::Refused(why) => {
                 let held = self.held.as_ref().ok_or_else(ended)?;
                 let place = Names(held.state.bind(py)).of(held.parameters[why.parameter].place);
                 Err(match why.reason {
                     Reason::Norm(reason) => refused(&place, &reason),
                     Reason::Value(reason) => unusable(&place, &reason),
+                    Reason::OutOfMemory(none) => none.into(),
                 })
             }
         }
@@ -172,8 +175,8 @@ impl Fit {
     }
 
     /// The losses of the steps from number `start` on.
-    fn losses<'py>(&self, py: Python<'py>, start: usize) -> Bound<'py, PyArray1<f64>> {
-        PyArray1::from_slice(py, &self.progress.losses[start.min(self.progress.losses.len())..])
+    fn losses<'py>(&self, py: Python<'py>, start: usize) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+        new_array(py, &self.progress.losses[start.min(self.progress.losses.len())..])
     }
 
     /// Says that the loss of the current model was found finite.
@@ -196,11 +199,11 @@ fn is_about_arguments(py: Python<'_>, error: &PyErr) -> bool {
 
 /// Row numbers from Python.
 fn row_numbers(order: &Bound<'_, PyArray1<i64>>, rows: usize) -> PyResult<Vec<usize>> {
-    let numbers: Option<Vec<usize>> =
-        order.to_vec()?.into_iter().map(|i| usize::try_from(i).ok().filter(|&i| i < rows)).collect();
-    numbers
-        .filter(|n| n.len() == rows)
-        .ok_or_else(|| PyValueError::new_err(format!("the order of the rows must be {rows} numbers below {rows}")))
+    let wrong = || PyValueError::new_err(format!("the order of the rows must be {rows} numbers below {rows}"));
+    // SAFETY: the array is read under the GIL and copied; whatever it holds, the numbers are checked.
+    let numbers = unsafe { order.as_slice() }?.iter();
+    let row = |&i: &i64| usize::try_from(i).ok().filter(|&i| i < rows).ok_or_else(wrong);
+    if numbers.len() == rows { collected(numbers.map(row)) } else { Err(wrong()) }
 }
 
 fn prepare<'py>(
@@ -239,7 +242,7 @@ fn prepare<'py>(
 
 /// Memory for the gradients and copies of these parameters.
 fn memory(network: &Network, parameters: &[Trained]) -> PyResult<Arrays> {
-    let shapes: Vec<_> = parameters.iter().map(|p| (p.leaves[0].get().dtype, p.leaves[0].get().layout.len)).collect();
+    let shapes = listed(parameters.iter().map(|p| (p.leaves[0].get().dtype, p.leaves[0].get().layout.len)))?;
     Arrays::new(network, &shapes).ok_or_else(|| PyMemoryError::new_err("no memory for the gradients"))
 }
 
@@ -255,10 +258,10 @@ fn resized() -> PyErr {
 
 impl Objects {
     /// Gradients that are added to another one: from, to, length.
-    fn ties(&self, arrays: &Arrays) -> Vec<(*const f32, *mut f32, usize)> {
+    fn ties(&self, arrays: &Arrays) -> Result<Vec<(*const f32, *mut f32, usize)>, OutOfMemory> {
         let gradient = |(layer, array): (usize, usize)| arrays.gradient(layer, array);
         let of = |p: &Trained, from| (gradient(from).cast_const(), gradient(p.gradient), p.leaves[0].get().layout.len);
-        self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))).collect()
+        listed(self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))))
     }
 
     /// Where the network's arrays are.
@@ -272,7 +275,7 @@ impl Objects {
             }
         };
         let layers = self.origins.chunks(2).zip(network.layers());
-        layers.map(|(pair, l)| Ok([origin(&pair[0], l.n_out * l.n_in)?, origin(&pair[1], l.n_out)?])).collect()
+        collected(layers.map(|(pair, l)| Ok([origin(&pair[0], l.n_out * l.n_in)?, origin(&pair[1], l.n_out)?])))
     }
 }
 
@@ -292,21 +295,20 @@ impl Fit {
 
     fn go(&mut self, py: Python<'_>, epochs: usize, order: Option<&[usize]>, time: Duration) -> PyResult<End> {
         let held = self.held.as_ref().ok_or_else(ended)?;
-        let mut guards = Vec::with_capacity(held.parameters.len());
+        let mut guards = list(held.parameters.len())?;
         for p in &held.parameters {
             let [a, b] = [0, 1].map(|side| p.leaves[side].get().write().ok_or_else(busy));
             guards.push([a?, b?]);
         }
         let side = self.progress.side;
-        let programs = guards.iter().map(|g| program(&g[side])).collect::<PyResult<Vec<_>>>()?;
+        let programs = collected(guards.iter().map(|g: &[_; 2]| program(&g[side])))?;
         let parameters = held.parameters.iter().zip(&guards).zip(&programs);
-        let parameters = parameters
-            .map(|((p, g), program)| parameter(py, p, g, program, side, &self.arrays))
-            .collect::<PyResult<_>>()?;
+        let parameters =
+            collected(parameters.map(|((p, g), program)| parameter(py, p, g, program, side, &self.arrays)))?;
         let Some(stepper) = Stepper::new(parameters) else {
             return Err(PyMemoryError::new_err("no memory for a step"));
         };
-        let (ties, origins) = (held.ties(&self.arrays), held.origins(py, &self.network)?);
+        let (ties, origins) = (held.ties(&self.arrays)?, held.origins(py, &self.network)?);
         let (x, y) = (Float32::kept(&held.x, py), held.y.rows().map(|y| Reals::kept(y, py)));
         let y = y.as_ref().map_or(Ok(Values::Single(&[])), Reals::values)?;
         let data = Data { rows: self.rows, x: x.as_slice()?, objective: held.y.objective(y), order };
@@ -316,7 +318,7 @@ impl Fit {
         }
         let mut fit = crate::fit::Fit {
             network: &self.network,
-            starts: self.arrays.starts(&origins, &stepper),
+            starts: self.arrays.starts(&origins, &stepper)?,
             stepper,
             ties: &ties,
             arrays: &mut self.arrays,
@@ -329,7 +331,7 @@ impl Fit {
         // SAFETY: all arrays were checked when the training started and are kept alive by it; those that are written are
         // its own, and the guards keep updates of the leaves out.
         let end = py.detach(|| unsafe { fit.run(&data, progress, epochs, time) });
-        let counts: Vec<_> = fit.stepper.parameters.into_iter().map(|p| (p.counts, p.before)).collect();
+        let counts = fit.stepper.parameters.into_iter().map(|p| (p.counts, p.before));
         if progress.losses.len() > steps {
             for (guards, (now, before)) in guards.iter_mut().zip(counts) {
                 set_counts(&mut guards[progress.side], &now);

@@ -12,6 +12,7 @@ use super::masked::{as_plain, refuse};
 use super::memory::{OWN, own};
 use crate::element::Real;
 use crate::losses::Values;
+use crate::reserve::listed;
 
 /// A C-contiguous, aligned array of float32 or float64 that can be read as a slice.
 pub struct Numbers<'py, T>(Bound<'py, PyArrayDyn<T>>);
@@ -182,7 +183,7 @@ fn numbers<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, P
 pub fn int64<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Vec<i64>> {
     let converted = convert::<i64>(array)?;
     // SAFETY: the array is new, so nobody else writes to it.
-    Ok(unsafe { converted.as_slice() }?.to_vec())
+    Ok(listed(unsafe { converted.as_slice() }?.iter().copied())?)
 }
 
 /// `numpy.asarray(value)`; `what` names it in errors.
@@ -232,6 +233,14 @@ pub fn empty<'py, T: Element>(py: Python<'py>, shape: &[usize]) -> PyResult<Boun
         }
         Ok(array.cast_into_unchecked())
     }
+}
+
+/// A new array of these `values`.
+pub fn new_array<'py, T: Element + Copy>(py: Python<'py>, values: &[T]) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+    let array = empty::<T>(py, &[values.len()])?;
+    // SAFETY: the array is new, so this is the only reference to its elements.
+    unsafe { array.as_slice_mut() }?.copy_from_slice(values);
+    Ok(array)
 }
 
 /// `(2, 3)`, as Python writes a shape.

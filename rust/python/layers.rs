@@ -6,9 +6,11 @@ use pyo3::types::PyString;
 
 use super::affine::{Array, mismatch, shape_of, with_columns};
 use super::inputs::{Float32, empty, shape_error, shape_text};
+use super::memory::too_large;
 use crate::affine::{Gradient, Shape};
 use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
+use crate::layers::workspace::Floats;
 
 /// The names of all activations.
 #[pyfunction]
@@ -86,11 +88,11 @@ pub fn dense_gradient<'py>(
     let (dw, db, dx) = (empty(py, w.shape())?, empty(py, &[shape.n_out])?, empty(py, x.shape())?);
     // SAFETY: the arrays are new, so these are the only references to their elements.
     let out = unsafe { Gradient { dw: dw.as_slice_mut()?, db: db.as_slice_mut()?, dx: dx.as_slice_mut()? } };
-    let (w, x, z, mut d) = (w.as_slice()?, x.as_slice()?, z.as_slice()?, dy.as_slice()?.to_vec());
+    let (w, x, z, dy) = (w.as_slice()?, x.as_slice()?, z.as_slice()?, dy.as_slice()?);
+    let mut d = Floats::new(dy.len()).ok_or_else(|| too_large(size_of_val(dy)))?;
     py.detach(|| {
-        let mut y = z.to_vec();
-        layer.activation.forward(&mut y);
-        layer.backward(shape.batch, w, x, [z, &y], &mut d, out);
+        d.copy_from_slice(dy);
+        layer.backward_from_input(shape.batch, w, x, z, &mut d, out);
     });
     Ok((dw, db, dx))
 }

@@ -7,6 +7,7 @@ use super::inputs::{Numbers, Precision, Reals, as_array, empty, int64, rows, sha
 use super::masked::refuse;
 use crate::element::Real;
 use crate::losses::{Objective, Pointwise, Rows, Target, Values};
+use crate::reserve::collected;
 
 /// Rows of probabilities may sum to 1 within this, whatever their type: they may have been written down in three digits.
 const LEAST_TOLERANCE: f64 = 1e-3;
@@ -27,7 +28,7 @@ pub fn loss(py: Python<'_>, name: &str, yhat: &Bound<'_, PyAny>, y: &Bound<'_, P
 
 fn value<T: Real + Element>(py: Python<'_>, rows: Rows, yhat: &Numbers<'_, T>, targets: &Targets<'_>) -> PyResult<f64> {
     let (yhat, objective) = (yhat.as_slice()?, targets.objective()?);
-    Ok(py.detach(|| objective.loss(rows, yhat)))
+    Ok(py.detach(|| objective.loss(rows, yhat))?)
 }
 
 /// The loss called `name`, and its gradient by `yhat`: float64 if one of both is, else float32.
@@ -57,7 +58,7 @@ fn pullback<'py, T: Real + Element>(
     // SAFETY: the array is new, so this is the only reference to its elements.
     let out = unsafe { dyhat.as_slice_mut() }?;
     let (yhat, objective) = (yhat.as_slice()?, targets.objective()?);
-    let loss = py.detach(|| objective.pullback(rows, yhat, out));
+    let loss = py.detach(|| objective.pullback(rows, yhat, out))?;
     Ok((loss, dyhat.into_any()))
 }
 
@@ -160,7 +161,7 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
             PyValueError::new_err(format!("{name}: class number {class}{at} is not in 0 <= class < {columns}"))
         })
     };
-    classes.into_iter().enumerate().map(class).collect::<PyResult<_>>().map(Targets::Classes)
+    collected(classes.into_iter().enumerate().map(class)).map(Targets::Classes)
 }
 
 /// Where in targets of this shape element `i` stands.

@@ -12,6 +12,7 @@ use smallvec::smallvec;
 use super::arrays::{View, copy_into, is_exact, numpy, shape_text};
 use super::layout::Layout;
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
+use super::lists::Items;
 use super::masked::{refuse, refuse_other};
 use super::memory::{Place, allocate};
 use super::path::place_text;
@@ -20,14 +21,16 @@ use super::update::{at, copied, placeless};
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
 use crate::job::fill;
+use crate::reserve::{Reserve, collected, list, listed};
 
 /// A rule, an array, and the key path at which it stands, if it does.
 type Parameter<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyTuple>>);
 
 /// The leaves of these parameters.
 #[pyfunction]
-pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult<Vec<Leaf>> {
-    let mut drafts = Vec::with_capacity(items.len());
+pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResult<Items<Leaf>> {
+    let Items(items) = items;
+    let mut drafts = list(items.len())?;
     // Parameters of one layout share it, so that a walk finds it in the cache.
     let mut layouts: FxHashMap<Layout, Arc<Layout>> = FxHashMap::default();
     let mut requests = Vec::new();
@@ -39,6 +42,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
             return Err(PyTypeError::new_err(format!("{} is not a trainable array", named(path.as_ref()))));
         };
+        layouts.make_room(1)?;
         let layout = layouts.entry(Layout::of(&view)).or_insert_with_key(|l| Arc::new(l.clone())).clone();
         let slots = match &compiled {
             Some(program) => {
@@ -48,11 +52,12 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
             }
             None => Vec::new(),
         };
+        requests.make_room(slots.len())?;
         requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len.saturating_mul(dtype.size()))));
         drafts.push((compiled, dtype, layout, slots));
     }
     let mut places = allocate(py, &requests)?.into_iter();
-    let mut leaves = Vec::with_capacity(items.len());
+    let mut leaves = list(items.len())?;
     for ((rule, x, path), (compiled, dtype, layout, slots)) in items.iter().zip(drafts) {
         let moments = match compiled {
             None => {
@@ -77,7 +82,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
         leaf.copy_master(py, x)?;
         leaves.push(leaf);
     }
-    Ok(leaves)
+    Ok(Items(leaves))
 }
 
 fn own_state(py: Python<'_>, rule: &Bound<'_, PyAny>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
@@ -162,29 +167,29 @@ type Described = (Py<PyAny>, Vec<isize>, Vec<isize>, String, bool);
 #[pyfunction]
 pub fn restore_leaves(
     py: Python<'_>,
-    kinds: Vec<Described>,
-    of: Vec<usize>,
+    kinds: Items<Described>,
+    of: Items<usize>,
     states: &Bound<'_, PyList>,
-) -> PyResult<Vec<Leaf>> {
+) -> PyResult<Items<Leaf>> {
     let describe = |(rule, shape, strides, dtype, frozen): Described| {
         let (dtype, layout) = parameter(shape, strides, &dtype)?;
         let program = program(py, rule.bind(py))?;
         PyResult::Ok((rule, dtype, layout, program, frozen))
     };
-    let kinds = kinds.into_iter().map(describe).collect::<PyResult<Vec<_>>>()?;
-    let of = of.into_iter().map(|k| kinds.get(k)).collect::<Option<Vec<_>>>();
-    let of = of.ok_or_else(|| PyValueError::new_err("there is no such kind of Leaf"))?;
+    let kinds = collected(kinds.0.into_iter().map(describe))?;
+    let kind = |k| kinds.get(k).ok_or_else(|| PyValueError::new_err("there is no such kind of Leaf"));
+    let of = collected(of.0.into_iter().map(kind))?;
     let programs = of.iter().filter_map(|(_, dtype, layout, program, _)| Some((program.as_ref()?, *dtype, layout.len)));
-    let requests: Vec<_> = programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len)).collect();
+    let requests = listed(programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len)))?;
     let mut places = allocate(py, &requests)?.into_iter();
-    let mut leaves = Vec::with_capacity(of.len());
+    let mut leaves = list(of.len())?;
     for (i, (rule, dtype, layout, program, frozen)) in of.into_iter().enumerate() {
         let state = states.get_item(i)?;
         states.set_item(i, py.None())?;
         let (rule, layout, program) = (rule.clone_ref(py), layout.clone(), program.clone());
         leaves.push(filled(py, rule, *dtype, layout, program, &mut places, &state)?.with_frozen(*frozen));
     }
-    Ok(leaves)
+    Ok(Items(leaves))
 }
 
 fn parameter(shape: Vec<isize>, strides: Vec<isize>, dtype: &str) -> PyResult<(DType, Arc<Layout>)> {

@@ -16,6 +16,7 @@ mod inputs;
 mod layers;
 mod layout;
 mod leaf;
+mod lists;
 mod lookalike;
 mod losses;
 mod make;
@@ -88,7 +89,7 @@ mod _core {
     #[pymodule_export]
     use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]
-    use super::tree::{flatten, register, registered, unflatten};
+    use super::tree::{flat_tree, register, registered, unflatten};
     #[pymodule_export]
     use super::update::{gradients, update};
     #[pymodule_export]

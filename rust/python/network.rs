@@ -15,6 +15,7 @@ use super::arrays::{View, array, descriptor};
 use super::inputs::{Float32, empty, rows, shape_error, shape_text};
 use super::layers::activation;
 use super::layout::Layout;
+use super::lists::Items;
 use super::losses::Targets;
 use super::memory::allocate;
 use super::tree::unflatten;
@@ -23,6 +24,7 @@ use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
 use crate::layers::network::{Gradients, Network, Weights};
 use crate::layers::workspace::Workspace;
+use crate::reserve::{OutOfMemory, Put, collected, list, listed};
 
 /// Chains in chains up to this depth are built in.
 const MAX_DEPTH: usize = 100;
@@ -62,11 +64,11 @@ pub fn supervised<'py>(
     let (arrays, mut gradients) = gradients(py, &model.network)?;
     let (weights, x, objective) = (model.weights()?, input.x.as_slice()?, targets.objective()?);
     let loss = py.detach(|| {
-        let loss = model.network.pullback(&weights, input.batch, x, objective, &mut work);
+        let loss = model.network.pullback(&weights, input.batch, x, objective, &mut work)?;
         model.network.backward(&weights, input.batch, x, &mut work, &mut gradients);
-        loss
-    });
-    Ok(Some((loss, unflatten(tree, arrays, true, false)?)))
+        Ok::<_, OutOfMemory>(loss)
+    })?;
+    Ok(Some((loss, unflatten(tree, Items(arrays), true, false)?)))
 }
 
 /// The loss called `name` of `model(x)` against `y`; None unless it is made of built-in layers.
@@ -84,7 +86,7 @@ pub fn supervised_loss<'py>(
     let targets = Targets::new(name, &input.output, y)?;
     let mut work = workspace(&model.network, input.batch)?;
     let (weights, x, objective) = (model.weights()?, input.x.as_slice()?, targets.objective()?);
-    Ok(Some(py.detach(|| model.network.loss(&weights, input.batch, x, objective, &mut work))))
+    Ok(Some(py.detach(|| model.network.loss(&weights, input.batch, x, objective, &mut work))?))
 }
 
 /// A model of built-in layers: what it is, and its arrays.
@@ -122,7 +124,7 @@ impl<'py> Model<'py> {
 
     /// The numbers.
     pub fn weights(&self) -> PyResult<Slices<'_>> {
-        self.arrays.iter().map(|[w, b]| Ok((w.as_slice()?, b.as_slice()?))).collect::<PyResult<_>>().map(Slices)
+        collected(self.arrays.iter().map(|[w, b]| Ok((w.as_slice()?, b.as_slice()?)))).map(Slices)
     }
 }
 
@@ -186,8 +188,8 @@ impl<'py> Reader<'py> {
             let (place, columns) = (at(place, "W"), before.n_out);
             return Err(shape_error(format!("{place} has shape {found}, the layer before gives rows of {columns}")));
         }
-        self.layers.push(Dense { n_in, n_out, activation });
-        self.arrays.push([w, b]);
+        self.layers.put(Dense { n_in, n_out, activation })?;
+        self.arrays.put([w, b])?;
         Ok(())
     }
 }
@@ -257,9 +259,9 @@ impl Gradients for Parts<'_> {
 fn gradients<'py, 'a>(py: Python<'py>, network: &Network) -> PyResult<(Vec<Bound<'py, PyAny>>, Parts<'a>)> {
     const SIZE: usize = size_of::<f32>();
     let layers = network.layers();
-    let requests: Vec<_> = layers.iter().flat_map(|l| [(0, l.n_out * l.n_in * SIZE), (0, l.n_out * SIZE)]).collect();
+    let requests = listed(layers.iter().flat_map(|l| [(0, l.n_out * l.n_in * SIZE), (0, l.n_out * SIZE)]))?;
     let mut places = allocate(py, &requests)?.into_iter();
-    let (mut arrays, mut parts) = (Vec::with_capacity(requests.len()), Vec::with_capacity(layers.len()));
+    let (mut arrays, mut parts) = (list(requests.len())?, list(layers.len())?);
     let float32 = descriptor(py, DType::F32)?;
     let mut part = |shape: &[isize]| -> PyResult<&'a mut [f32]> {
         let layout = Layout::row_major(shape);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use numpy::{PyArray1, PyArrayMethods};
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -11,11 +11,14 @@ use smallvec::SmallVec;
 
 use super::entry::{Entry, Names};
 use super::gradient::Gradient;
+use super::inputs::empty;
 use super::leaf::{Counts, Inner, Moments};
+use super::lists::Items;
 use super::program::compiled;
 use super::update::{at, placeless};
 use crate::chain::Program;
 use crate::dtype::Compute;
+use crate::reserve::collected;
 use crate::schedules::Schedule;
 
 /// The value of a schedule, as its `_spec` describes it, at `step`.
@@ -30,10 +33,15 @@ pub fn schedule_of<'py>(
     py: Python<'py>,
     described: &Bound<'py, PyAny>,
     steps: &Bound<'py, PyArray1<u64>>,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
+) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
     let schedule = read(described)?;
-    let values = steps.to_vec()?.into_iter().map(|step| schedule.at(step));
-    Ok(PyArray1::from_iter(py, values))
+    // SAFETY: the steps are copied under the GIL.
+    let steps = unsafe { steps.as_slice() }?;
+    let values = empty::<f64>(py, &[steps.len()])?;
+    // SAFETY: the array is new, so this is the only reference to its elements.
+    let out = unsafe { values.as_slice_mut() }?;
+    out.iter_mut().zip(steps).for_each(|(value, &step)| *value = schedule.at(step));
+    Ok(values)
 }
 
 /// Reads what `_spec` of a schedule returned: its name and its fields.
@@ -44,7 +52,7 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
     let field = |name: &str| fields.as_any().get_item(name);
     let float = |name: &str| field(name)?.extract::<f64>();
     let whole = |name: &str| field(name)?.extract::<u64>();
-    let boundaries = || field("boundaries")?.extract::<Vec<u64>>();
+    let boundaries = || field("boundaries")?.extract::<Items<u64>>().map(|items| items.0);
     Ok(match name.as_str() {
         "Constant" => Schedule::Constant { value: float("value")? },
         "Step" => Schedule::Step { start: float("start")?, factor: float("factor")?, every: whole("every")? },
@@ -74,12 +82,12 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
             final_div_factor: float("final_div_factor")?,
         },
         "Piecewise" => {
-            let (values, boundaries) = (field("values")?.extract::<Vec<f64>>()?, boundaries()?);
+            let (values, boundaries) = (field("values")?.extract::<Items<f64>>()?.0, boundaries()?);
             one_more(values.len(), &boundaries)?;
             Schedule::Piecewise { values, boundaries }
         }
         "Sequence" => {
-            let schedules = field("schedules")?.try_iter()?.map(|s| read(&s?)).collect::<PyResult<Vec<_>>>()?;
+            let schedules = collected(field("schedules")?.try_iter()?.map(|s| read(&s?)))?;
             let boundaries = boundaries()?;
             one_more(schedules.len(), &boundaries)?;
             Schedule::Sequence { schedules, boundaries }

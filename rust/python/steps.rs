@@ -8,7 +8,7 @@ use std::ops::Range;
 use bumpalo::Bump;
 use pyo3::prelude::*;
 
-use super::arena::List;
+use super::arena::{List, list_in};
 use super::course::{Course, Courses, Rule, scalars, slots_of};
 use super::entry::{Entry, Names};
 use super::gradient::Gradient;
@@ -21,6 +21,7 @@ use crate::drive::{Copy, Plan};
 use crate::dtype::{Compute, DType};
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
+use crate::reserve::{Put, Reserve, listed};
 use crate::rule::{Rounding, Scalars};
 
 /// A step whose first link waits for the norm of its gradient.
@@ -50,19 +51,25 @@ pub struct Steps<'b, 'a, 'py> {
 
 impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
     /// No steps yet; room for those of `n` entries.
-    pub fn new(arena: &'b Bump, py: Python<'py>, names: &'a Names<'a, 'py>, in_place: bool, n: usize) -> Self {
-        Self {
+    pub fn new(
+        arena: &'b Bump,
+        py: Python<'py>,
+        names: &'a Names<'a, 'py>,
+        in_place: bool,
+        n: usize,
+    ) -> PyResult<Self> {
+        Ok(Self {
             py,
             names,
             in_place,
-            jobs: List::with_capacity_in(n, arena),
+            jobs: list_in(n, arena)?,
             scalars: List::new_in(arena),
-            states: List::with_capacity_in(2 * n, arena),
+            states: list_in(2 * n, arena)?,
             copies: List::new_in(arena),
             pending: List::new_in(arena),
             kept: Vec::new(),
             courses: Courses::default(),
-        }
+        })
     }
 
     /// Adds the step of `entry`; without a gradient its values are carried over.
@@ -74,6 +81,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         gradient: Option<&Gradient>,
         output: &Output,
     ) -> PyResult<Option<usize>> {
+        self.make_room(entry)?;
         let Moments::Compiled { program, slots, counts } = &entry.guard.get().moments else {
             self.carry_x(entry, output);
             return Ok(None);
@@ -101,6 +109,19 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         }
         self.last_segment(&rule, course, links, entry, output, source);
         Ok(Some(course.reach))
+    }
+
+    /// Makes room for whatever the step of `entry` adds to the lists.
+    fn make_room(&mut self, entry: &Entry) -> PyResult<()> {
+        let (slots, links) = match &entry.guard.get().moments {
+            Moments::Compiled { program, slots, .. } => (slots.len(), program.links.len()),
+            Moments::Own(_) => (0, 0),
+        };
+        self.jobs.make_room(1)?;
+        self.scalars.make_room(links)?;
+        self.states.make_room(slots)?;
+        self.copies.make_room(slots + 1)?;
+        Ok(self.pending.make_room(1)?)
     }
 
     /// The course of a step in the type `working`: that of an entry before, if it has the same rule and counts.
@@ -155,7 +176,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         // No Python object: making one may run the collector, and with it anybody's code.
         let buffer = Buffer::new(bytes).ok_or_else(|| too_large(bytes))?;
         let ptr = buffer.ptr();
-        self.kept.push(buffer);
+        self.kept.put(buffer)?;
         Ok(ptr)
     }
 
@@ -208,7 +229,7 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
         let compute = entry.working().compute();
         let wanted = Measure { norm: reduction.norm(), of: gradient, n: entry.leaf().layout.len, compute };
         // SAFETY: the gradient is kept alive by its array or in `kept`, and nothing writes to it before the plan runs.
-        let norm = self.py.detach(|| unsafe { Norms::default().measure(&[wanted])[0] });
+        let norm = self.py.detach(|| unsafe { Norms::default().measure(&[wanted]).map(|norms| norms[0]) })?;
         self.check(rule.program, links.start, norm, entry.place)?;
         Ok(Some(norm))
     }
@@ -287,9 +308,9 @@ impl<'b, 'a, 'py> Steps<'b, 'a, 'py> {
 
     fn measure(&mut self) -> PyResult<()> {
         let (measures, mut norms): (Vec<Measure>, _) =
-            (self.pending.iter().map(|p| p.measure).collect(), Norms::default());
+            (listed(self.pending.iter().map(|p| p.measure))?, Norms::default());
         // SAFETY: the gradients are kept alive by their arrays or in `kept`; nothing has been written yet.
-        let norms = self.py.detach(|| unsafe { norms.measure(&measures) });
+        let norms = self.py.detach(|| unsafe { norms.measure(&measures) })?;
         for (pending, &norm) in self.pending.iter().zip(norms) {
             self.check(pending.program, pending.link, norm, pending.place)?;
             if let Some(reduction) = pending.program.links[pending.link].reduction() {

@@ -13,6 +13,7 @@ use crate::chain::Program;
 use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
+use crate::reserve::{Put, list};
 
 /// Where an array of the network comes from.
 pub enum Array {
@@ -48,7 +49,7 @@ pub fn arrays<'py>(
     if states.iter().chain(&models).any(|leaves| leaves.len() != len) {
         return Ok(None);
     }
-    let (mut parameters, mut origins, mut place) = (Vec::<Trained>::new(), Vec::with_capacity(len), 0);
+    let (mut parameters, mut origins, mut place) = (Vec::<Trained>::new(), list(len)?, 0);
     for i in 0..len {
         let at = (i / 2, i % 2);
         let Ok(leaf) = states[0][i].1.cast_exact::<Leaf>() else {
@@ -73,15 +74,15 @@ pub fn arrays<'py>(
             if (0..2).any(|side| !same_data(parameters[p].arrays[side].bind(py), arrays[side])) {
                 return Ok(None);
             }
-            parameters[p].ties.push(at);
+            parameters[p].ties.put(at)?;
         } else {
-            parameters.push(Trained {
+            parameters.put(Trained {
                 leaves: [leaf.clone().unbind(), other.clone().unbind()],
                 arrays: arrays.map(|a| a.clone().unbind()),
                 place: place - 1,
                 gradient: at,
                 ties: Vec::new(),
-            });
+            })?;
         }
         origins.push(Array::Trained(known.unwrap_or(parameters.len() - 1)));
     }

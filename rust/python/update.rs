@@ -7,17 +7,19 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use std::collections::hash_map;
 
-use super::arena::{List, with_arena};
+use super::arena::{List, list_in, with_arena};
 use super::arrays::{View, array, copy_into, native, numpy};
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::{Gradient, Held};
 use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
+use super::lists::Items;
 use super::memory::{Place as Part, allocate};
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
 use super::steps::Steps;
 use super::walk::walk;
+use crate::reserve::{Put, Reserve, collected};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one.
 type Made<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
@@ -45,7 +47,7 @@ fn update_in<'py>(
     let found = walk(arena, state, model, gradient)?;
     let names = Names(state);
     let (mut entries, origins) = entries(arena, py, &found.places, &names, in_place)?;
-    let mut gradients = List::with_capacity_in(entries.len(), arena);
+    let mut gradients = list_in(entries.len(), arena)?;
     let mut disturbed = false;
     for entry in &entries {
         let gradient = entry.gradient(py, &names)?;
@@ -56,7 +58,7 @@ fn update_in<'py>(
     if entries.iter().any(|e| matches!(e.guard.get().moments, Moments::Own(_))) {
         disturbed = true;
         for (entry, gradient) in entries.iter().zip(&gradients) {
-            made.push(own_step(py, entry, gradient.as_ref(), &names)?);
+            made.put(own_step(py, entry, gradient.as_ref(), &names)?)?;
         }
     }
     disturbed |= schedule(py, &mut entries, &gradients, &names)?;
@@ -72,15 +74,15 @@ fn update_in<'py>(
             entry.look_again(gradient.as_ref(), &names, in_place)?;
         }
     }
-    let mut reached = List::with_capacity_in(entries.len(), arena);
-    let mut steps = Steps::new(arena, py, &names, in_place, entries.len());
+    let mut reached = list_in(entries.len(), arena)?;
+    let mut steps = Steps::new(arena, py, &names, in_place, entries.len())?;
+    let mut old = list_in(if in_place { made.len() } else { 0 }, arena)?; // before anything is written
     for ((entry, gradient), output) in entries.iter().zip(&gradients).zip(&outputs) {
         reached.push(steps.add(entry, gradient.as_ref(), output)?);
     }
     steps.run()?;
     drop(steps);
     if in_place {
-        let mut old = List::new_in(arena);
         for (i, ((entry, output), reach)) in entries.iter_mut().zip(&outputs).zip(reached).enumerate() {
             let made = made.get_mut(i).and_then(Option::take);
             if let Some(state) = commit(entry, output, made, reach)? {
@@ -90,7 +92,7 @@ fn update_in<'py>(
         drop((entries, old));
         return Ok((state.clone(), model.clone()));
     }
-    let mut fresh = List::with_capacity_in(entries.len(), arena);
+    let mut fresh = list_in(entries.len(), arena)?;
     for (i, ((entry, output), reach)) in entries.iter().zip(&outputs).zip(reached).enumerate() {
         fresh.push(hand_out(py, entry, output, made.get_mut(i).and_then(Option::take), reach)?);
     }
@@ -98,10 +100,13 @@ fn update_in<'py>(
     let mut fresh = Fresh { pairs: fresh, transposes: FxHashMap::default() };
     let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
         let new = fresh.at(py, origin)?.1;
-        Ok((i, (found.bystanders[i].clone(), new)))
+        PyResult::Ok((i, (found.bystanders[i].clone(), new)))
     });
-    let elsewhere = elsewhere.collect::<PyResult<_>>()?;
-    replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), elsewhere)
+    let elsewhere = collected(elsewhere)?;
+    let mut moved = FxHashMap::default();
+    moved.make_room(elsewhere.len())?;
+    moved.extend(elsewhere);
+    replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), moved)
 }
 
 /// The gradient of each parameter, summed over its places; None where there is none.
@@ -111,12 +116,12 @@ pub fn gradients<'py>(
     state: &Bound<'py, PyAny>,
     model: &Bound<'py, PyAny>,
     gradient: &Bound<'py, PyAny>,
-) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
+) -> PyResult<Items<Option<Bound<'py, PyAny>>>> {
     with_arena(|arena| {
         let found = walk(arena, state, model, gradient)?;
         let names = Names(state);
         let (entries, _) = entries(arena, py, &found.places, &names, false)?;
-        entries.iter().map(|e| Ok(e.gradient(py, &names)?.and_then(|g| g.array.array().cloned()))).collect()
+        collected(entries.iter().map(|e| Ok(e.gradient(py, &names)?.and_then(|g| g.array.array().cloned())))).map(Items)
     })
 }
 
@@ -137,6 +142,7 @@ impl<'py> Fresh<'_, 'py> {
         if !origin.transposed {
             return Ok((leaf.clone(), array.clone()));
         }
+        self.transposes.make_room(1)?;
         let transpose = match self.transposes.entry(origin.entry) {
             hash_map::Entry::Occupied(known) => known.get().clone(),
             hash_map::Entry::Vacant(new) => new.insert(array.getattr(intern!(py, "T"))?).clone(),
@@ -213,9 +219,10 @@ fn fresh_parts(arena: &Bump, py: Python<'_>, entries: &[Entry]) -> PyResult<Vec<
     for entry in entries {
         let len = entry.leaf().layout.len;
         if entry.direct {
-            requests.push((0, len * entry.leaf().dtype.size()));
+            requests.put((0, len * entry.leaf().dtype.size()))?;
         }
         if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
+            requests.make_room(slots.len())?;
             requests.extend(slots.iter().enumerate().map(|(i, s)| (i + 1, len * s.dtype.size())));
         }
     }
@@ -229,7 +236,7 @@ fn outputs<'b, 'p, 'py>(
     mut parts: &'p [Part],
     in_place: bool,
 ) -> PyResult<List<'b, Output<'p, 'py>>> {
-    let mut outputs = List::with_capacity_in(entries.len(), arena);
+    let mut outputs = list_in(entries.len(), arena)?;
     for entry in entries {
         outputs.push(output(py, entry, in_place, &mut parts)?);
     }

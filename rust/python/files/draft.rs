@@ -11,11 +11,13 @@ use std::sync::Arc;
 use super::super::arrays::View;
 use super::super::layout::Layout;
 use super::super::leaf::Leaf;
+use super::super::lists::{Int, Items, ints, list, tuple};
 use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
 use super::inventory::Inventory;
-use super::outline::{Outline, outline_to_write};
+use super::outline::{Outline, by_text, outline_to_write};
 use crate::dtype::DType;
+use crate::reserve::{Put, Reserve, collected, list as room, listed};
 
 /// Levels of the state of one Leaf, so that every reader can follow.
 const DEEPEST: usize = 200;
@@ -39,7 +41,7 @@ pub struct Draft {
 type LeafKind<'py> = (Py<PyAny>, Bound<'py, PyList>, Bound<'py, PyList>, &'static str, bool);
 
 /// What [`Draft::kinds`] finds: kinds of Leafs, the first Leaf of each, and the kind of each Leaf.
-type Kinds<'py> = (Vec<LeafKind<'py>>, Vec<usize>, Vec<usize>);
+type Kinds<'py> = (Items<LeafKind<'py>>, Bound<'py, PyList>, Bound<'py, PyList>);
 
 #[pymethods]
 impl Draft {
@@ -58,8 +60,9 @@ impl Draft {
 
     /// What the Leafs of a state have in common, the first Leaf of each kind, and the kind of each Leaf.
     #[staticmethod]
-    fn kinds<'py>(py: Python<'py>, leafs: Vec<Bound<'py, Leaf>>) -> PyResult<Kinds<'py>> {
-        let (mut kinds, mut first, mut of) = (Vec::new(), Vec::new(), Vec::with_capacity(leafs.len()));
+    fn kinds<'py>(py: Python<'py>, leafs: Items<Bound<'py, Leaf>>) -> PyResult<Kinds<'py>> {
+        let Items(leafs) = leafs;
+        let (mut kinds, mut first, mut of) = (Vec::new(), Vec::new(), room(leafs.len())?);
         let mut known: FxHashMap<(usize, Arc<Layout>, DType, bool), usize> = FxHashMap::default();
         for (i, leaf) in leafs.iter().enumerate() {
             let leaf = leaf.get();
@@ -70,15 +73,16 @@ impl Draft {
             let kind = match known.get(&key) {
                 Some(kind) => *kind,
                 None => {
-                    let (shape, strides) = (PyList::new(py, &key.1.shape)?, PyList::new(py, &key.1.strides)?);
-                    kinds.push((rule.clone_ref(py), shape, strides, leaf.dtype.name(), frozen));
-                    first.push(i);
+                    let (shape, strides) = (list(py, &key.1.shape)?, list(py, &key.1.strides)?);
+                    kinds.put((rule.clone_ref(py), shape, strides, leaf.dtype.name(), frozen))?;
+                    first.put(i)?;
+                    known.make_room(1)?;
                     *known.entry(key).or_insert(kinds.len() - 1)
                 }
             };
             of.push(kind);
         }
-        Ok((kinds, first, of))
+        Ok((Items(kinds), ints(py, first)?, ints(py, of)?))
     }
 
     /// Takes the states of all Leafs of a tree apart: their nodes, one state after the other.
@@ -91,7 +95,7 @@ impl Draft {
             let mut place = Place { leaf: text.len(), text, outline, first, keys: Vec::new() };
             self.state(&leaf.getattr(intern!(py, "state"))?, &mut place, &mut nodes)?;
         }
-        PyList::new(py, nodes)
+        ints(py, nodes)
     }
 
     #[getter]
@@ -122,8 +126,7 @@ impl<'py> Place<'_, 'py> {
     fn path(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let root = PyString::new(py, ROOT).into_any();
         let leaf = self.outline.path(py, self.first)?;
-        let keys: Vec<_> = std::iter::once(root).chain(leaf.iter()).chain(self.keys.iter().cloned()).collect();
-        PyTuple::new(py, keys)
+        tuple(py, listed(std::iter::once(root).chain(leaf.iter()).chain(self.keys.iter().cloned()))?)
     }
 }
 
@@ -133,14 +136,14 @@ impl Draft {
         let words = self.words.bind(py);
         let mut children: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
         let node = if let Ok(dict) = value.cast_exact::<PyDict>() {
-            children = dict.iter().collect();
+            children = listed(dict.iter())?;
             if self.canonical {
-                children.sort_by_cached_key(|(key, _)| text_of(key));
+                children = by_text(children)?;
             }
             let plain = children.iter().all(|(key, _)| key.is_exact_instance_of::<PyString>());
             let keys = PyList::empty(py);
             for (key, _) in &children {
-                place.keys.push(key.clone());
+                place.keys.put(key.clone())?;
                 let plain = key.is_exact_instance_of::<PyString>();
                 keys.append(if plain { key.clone() } else { words.call_method1("value", (key, place.path(py)?))? })?;
                 place.keys.pop();
@@ -155,18 +158,18 @@ impl Draft {
         } else if View::of(value).is_some() {
             let mut inventory = self.inventory.try_borrow_mut(py)?;
             let number = inventory.push(value, place.text.clone(), &words.getattr("state_dtype")?)?;
-            nodes.push(i64::try_from(number)?);
+            nodes.put(i64::try_from(number)?)?;
             return Ok(());
         } else if value.is_none() {
-            nodes.push(self.forms.plain(value)?);
+            nodes.put(self.forms.plain(value)?)?;
             return Ok(());
         } else {
             let encoded =
                 if is_json(value) { value.clone() } else { words.call_method1("value", (value, place.path(py)?))? };
-            nodes.push(self.forms.of_value(&encoded)?);
+            nodes.put(self.forms.of_value(&encoded)?)?;
             return Ok(());
         };
-        nodes.push(node);
+        nodes.put(node)?;
         if place.keys.len() >= DEEPEST || too_deep(place.keys.len()) {
             let levels = place.keys.len();
             let leaf = &place.text[..place.leaf];
@@ -177,7 +180,7 @@ impl Draft {
         let length = place.text.len();
         for (key, child) in children {
             append(&mut place.text, &key);
-            place.keys.push(key);
+            place.keys.put(key)?;
             self.state(&child, place, nodes)?;
             place.keys.pop();
             place.text.truncate(length);
@@ -186,16 +189,10 @@ impl Draft {
     }
 }
 
-fn text_of(key: &Bound<'_, PyAny>) -> String {
-    let mut text = String::new();
-    append(&mut text, key);
-    text
-}
-
 /// Children by their positions.
 fn numbered<'py>(
     py: Python<'py>,
     children: impl Iterator<Item = Bound<'py, PyAny>>,
 ) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
-    children.enumerate().map(|(i, child)| Ok((i.into_pyobject(py)?.into_any(), child))).collect()
+    collected(children.enumerate().map(|(i, child)| Ok((Int::from(i).into_pyobject(py)?.into_any(), child))))
 }

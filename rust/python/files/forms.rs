@@ -20,9 +20,11 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 
+use super::super::lists::{Items, list, tuple};
 use super::super::path::{MAX_DEPTH, append};
 use super::super::tree::Node;
 use super::outline::{address, deep, nonsense};
+use crate::reserve::{Put, Reserve, collected, listed, repeated};
 
 /// Larger ints are not the same to every reader of JSON.
 const EXACT: i64 = 1 << 53;
@@ -104,12 +106,12 @@ impl Forms {
             Node::Dict(_) => {
                 // Other keys may be equal without being the same, as 1 and True are.
                 let texts = keys.clone().all(|key| key.is_exact_instance_of::<PyString>());
-                let key = if texts { Some(("dict", here, PyTuple::new(py, keys)?).into_pyobject(py)?) } else { None };
+                let key = if texts { Some(("dict", here, tuple(py, keys)?).into_pyobject(py)?) } else { None };
                 let written = || {
-                    let keys = children.iter().map(|(key, _)| self.key(key)).collect::<PyResult<Vec<_>>>()?;
+                    let keys = collected(children.iter().map(|(key, _)| self.key(key)))?;
                     self.with_class(
                         object,
-                        single(py, "dict", PyList::new(py, keys)?)?,
+                        single(py, "dict", list(py, keys)?)?,
                         object.is_exact_instance_of::<PyDict>(),
                     )
                 };
@@ -307,7 +309,7 @@ enum Kept<'py> {
 impl<'py> Read<'py> {
     /// All of them; `key` decodes the key of a dict.
     pub fn all(forms: &Bound<'py, PyList>, key: &Object<'py>) -> PyResult<Self> {
-        forms.iter().map(|form| kept(form, key)).collect::<PyResult<_>>().map(Self)
+        collected(forms.iter().map(|form| kept(form, key))).map(Self)
     }
 
     /// What stands at a node.
@@ -336,8 +338,8 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
     let item = |name: &Bound<'py, PyString>| form.get_item(name);
     let names = |list: &Object<'py>| -> PyResult<(Vec<Key<'py>>, Bound<'py, PyTuple>)> {
         let list = list.cast::<PyList>().map_err(|_| nonsense("names are no list"))?;
-        let keys = list.iter().map(|name| Ok(Key::Object(name.cast_into::<PyString>()?.into_any())));
-        Ok((keys.collect::<PyResult<_>>()?, list.to_tuple()))
+        let keys = list.iter().map(|name| PyResult::Ok(Key::Object(name.cast_into::<PyString>()?.into_any())));
+        Ok((collected(keys)?, list.to_tuple()))
     };
     let container = |kind, keys: Option<Vec<Key<'py>>>, count: Option<usize>| {
         let count = count.unwrap_or_else(|| keys.as_ref().map_or(0, Vec::len));
@@ -345,7 +347,7 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
     };
     if let Some(keys) = item(intern!(py, "dict"))? {
         let keys = keys.cast_into::<PyList>().map_err(|_| nonsense("keys are no list"))?;
-        let keys = keys.iter().map(|key| read_key(key, decode)).collect::<PyResult<_>>()?;
+        let keys = collected(keys.iter().map(|key| read_key(key, decode)))?;
         return container(PyTuple::new(py, [intern!(py, "dict")])?, Some(keys), None);
     }
     for what in [intern!(py, "list"), intern!(py, "tuple")] {
@@ -407,7 +409,7 @@ fn read_key<'py>(key: Object<'py>, decode: &Object<'py>) -> PyResult<Key<'py>> {
 pub fn build<'py>(
     nodes: &Bound<'py, PyList>,
     forms: &Bound<'py, PyList>,
-    same: Vec<(usize, usize)>,
+    same: Items<(usize, usize)>,
     values: &Bound<'py, PyList>,
     decode: &Object<'py>,
     make: &Object<'py>,
@@ -416,8 +418,9 @@ pub fn build<'py>(
     let forms = Read::all(forms, decode)?;
     // Which object each of these nodes is, and the objects with their levels, once they are made.
     let mut shared: FxHashMap<usize, usize> = FxHashMap::default();
-    let mut objects: Vec<Option<(Object<'py>, usize)>> = vec![None; same.len()];
-    for (i, (later, first)) in same.into_iter().enumerate() {
+    let mut objects: Vec<Option<(Object<'py>, usize)>> = repeated(None, same.0.len())?;
+    shared.make_room(2 * same.0.len())?;
+    for (i, (later, first)) in same.0.into_iter().enumerate() {
         let object = *shared.entry(first).or_insert(i);
         shared.insert(later, object);
     }
@@ -430,10 +433,13 @@ pub fn build<'py>(
         let mut levels = 0;
         let object = match forms.at(&nodes.get_item(i)?)? {
             Form::Array(array) => value(array)?,
-            Form::Transposed(array) => match transposes.entry(array) {
-                Entry::Occupied(known) => known.get().clone(),
-                Entry::Vacant(new) => new.insert(value(array)?.getattr(intern!(py, "T"))?).clone(),
-            },
+            Form::Transposed(array) => {
+                transposes.make_room(1)?;
+                match transposes.entry(array) {
+                    Entry::Occupied(known) => known.get().clone(),
+                    Entry::Vacant(new) => new.insert(value(array)?.getattr(intern!(py, "T"))?).clone(),
+                }
+            }
             Form::None => py.None().into_bound(py),
             Form::Value(encoded) if is_json(encoded) => encoded.clone(),
             Form::Value(encoded) => decode.call1((encoded,))?,
@@ -443,12 +449,12 @@ pub fn build<'py>(
                 if count > stack.len() {
                     return Err(nonsense("the structure ends too early"));
                 }
-                let children = stack.split_off(stack.len() - count);
-                levels = 1 + children.iter().map(|(_, levels)| *levels).max().unwrap_or(0);
+                let first = stack.len() - count;
+                levels = 1 + stack[first..].iter().map(|(_, levels)| *levels).max().unwrap_or(0);
                 if levels > MAX_DEPTH {
                     return Err(deep());
                 }
-                let children = children.into_iter().rev().map(|(child, _)| child).collect();
+                let children = listed(stack.drain(first..).rev().map(|(child, _)| child))?;
                 let known = shared.get(&i).copied();
                 if let Some((object, made)) = known.and_then(|k| objects[k].clone()) {
                     levels = made;
@@ -462,9 +468,9 @@ pub fn build<'py>(
                 }
             }
         };
-        stack.push((object, levels));
+        stack.put((object, levels))?;
     }
-    PyList::new(py, stack.into_iter().rev().map(|(tree, _)| tree))
+    list(py, stack.into_iter().rev().map(|(tree, _)| tree))
 }
 
 /// A node of these children.
@@ -484,10 +490,10 @@ fn join<'py>(
         }
         Ok(dict.into_any())
     } else if plain && kind.eq(intern!(py, "list"))? {
-        Ok(PyList::new(py, children)?.into_any())
+        Ok(list(py, children)?.into_any())
     } else if plain && kind.eq(intern!(py, "tuple"))? {
-        Ok(PyTuple::new(py, children)?.into_any())
+        Ok(tuple(py, children)?.into_any())
     } else {
-        make.call1((&container.form, PyList::new(py, children)?, node))
+        make.call1((&container.form, list(py, children)?, node))
     }
 }

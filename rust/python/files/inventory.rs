@@ -18,8 +18,10 @@ use std::hash::{Hash, Hasher};
 use std::os::raw::c_int;
 
 use super::super::arrays::{View, copy_into};
+use super::super::lists::{Items, bytes as new_bytes, ints, list, text};
 use super::type_named;
 use crate::dtype::DType;
+use crate::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
 
 /// Bytes that are copied, summed and written at a time: they stay in the cache.
 const CHUNK: usize = 1 << 20;
@@ -64,28 +66,29 @@ pub struct Inventory {
 impl Inventory {
     /// An inventory of what a file says: kinds of arrays, and the kind of each array; or of nothing, to be added to.
     #[new]
-    #[pyo3(signature = (kinds = Vec::new(), of = Vec::new(), counted = false))]
-    fn new(kinds: Vec<Bound<'_, PyDict>>, of: Vec<usize>, counted: bool) -> PyResult<Self> {
-        let kinds = kinds.iter().map(Kind::read).collect::<PyResult<Vec<_>>>()?;
+    #[pyo3(signature = (kinds = Items(Vec::new()), of = Items(Vec::new()), counted = false))]
+    fn new(kinds: Items<Bound<'_, PyDict>>, of: Items<usize>, counted: bool) -> PyResult<Self> {
+        let (kinds, of) = (collected(kinds.0.iter().map(Kind::read))?, of.0);
         if of.iter().any(|&k| k >= kinds.len()) {
             return Err(PyValueError::new_err("an array is of a kind that is not there"));
         }
         let mut made = Self::empty();
+        made.arrays.make_room(of.len())?;
         made.arrays.resize_with(of.len(), || None);
         (made.kinds, made.of, made.counted) = (kinds, of, counted);
-        made.order = made.file_order();
+        made.order = made.file_order()?;
         Ok(made)
     }
 
     /// Adds arrays. `dtype(array, name)` gives the name of a type that the format lacks, or refuses the array.
-    fn add(&mut self, arrays: Vec<Bound<'_, PyAny>>, names: Vec<String>, dtype: &Bound<'_, PyAny>) -> PyResult<()> {
-        arrays.iter().zip(names).try_for_each(|(array, name)| self.push(array, name, dtype).map(|_| ()))
+    fn add(&mut self, arrays: Items<Bound<'_, PyAny>>, names: Items<String>, dtype: &Bound<'_, PyAny>) -> PyResult<()> {
+        arrays.0.iter().zip(names.0).try_for_each(|(array, name)| self.push(array, name, dtype).map(|_| ()))
     }
 
     /// The kinds, as a file says them.
     #[getter]
-    fn kinds<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        self.kinds.iter().map(|kind| kind.write(py)).collect()
+    fn kinds<'py>(&self, py: Python<'py>) -> PyResult<Items<Bound<'py, PyDict>>> {
+        collected(self.kinds.iter().map(|kind| kind.write(py))).map(Items)
     }
 
     fn __len__(&self) -> usize {
@@ -100,21 +103,22 @@ impl Inventory {
 
     #[getter]
     fn of<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.of)
+        ints(py, self.of.iter().copied())
     }
 
     /// The names of the arrays, in the order in which they are counted.
     #[getter]
     fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.names)
+        list(py, collected(self.names.iter().map(|name| text(py, name)))?)
     }
 
     /// New arrays for what the file has, one after the other: of the type and shape that is given for each kind.
     fn allocate<'py>(
         &mut self,
         py: Python<'py>,
-        forms: Vec<(Bound<'py, PyAny>, Vec<isize>)>,
+        forms: Items<(Bound<'py, PyAny>, Vec<isize>)>,
     ) -> PyResult<Bound<'py, PyList>> {
+        let Items(forms) = forms;
         let fits = |kind: &Kind, form: &(Bound<'py, PyAny>, Vec<isize>)| -> PyResult<bool> {
             let itemsize: usize = form.0.getattr(intern!(py, "itemsize"))?.extract()?;
             let plain = !form.0.getattr(intern!(py, "hasobject"))?.is_truthy()?;
@@ -128,9 +132,9 @@ impl Inventory {
                 return Err(PyValueError::new_err("an array takes more or less than the file has for it"));
             }
         }
-        let arrays = self.of.iter().map(|&k| new_array(&forms[k].0, &forms[k].1)).collect::<PyResult<Vec<_>>>()?;
-        self.arrays = arrays.iter().map(|x| Some(x.clone().unbind())).collect();
-        PyList::new(py, arrays)
+        let arrays = collected(self.of.iter().map(|&k| new_array(&forms[k].0, &forms[k].1)))?;
+        self.arrays = listed(arrays.iter().map(|x| Some(x.clone().unbind())))?;
+        list(py, arrays)
     }
 
     /// The next bytes of the arrays, in the order of the file; none at the end. With `canonical` it is the order in which
@@ -138,9 +142,9 @@ impl Inventory {
     #[pyo3(signature = (canonical = false))]
     fn chunk<'py>(&mut self, py: Python<'py>, canonical: bool) -> PyResult<Bound<'py, PyBytes>> {
         if self.at == 0 && self.offset == 0 {
-            self.order = if canonical { (0..self.of.len()).collect() } else { self.file_order() };
+            self.order = if canonical { listed(0..self.of.len())? } else { self.file_order()? };
         }
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = room(CHUNK)?;
         while self.at < self.order.len() && chunk.len() < CHUNK {
             let i = self.order[self.at];
             let kind = &self.kinds[self.of[i]];
@@ -172,7 +176,7 @@ impl Inventory {
         if chunk.is_empty() {
             (self.at, self.offset) = (0, 0);
         }
-        Ok(PyBytes::new(py, &chunk))
+        new_bytes(py, &chunk)
     }
 
     /// Copies the next bytes of the file into the arrays that were allocated.
@@ -220,11 +224,15 @@ impl Inventory {
     /// Adds an array; its number.
     pub fn push(&mut self, array: &Bound<'_, PyAny>, name: String, dtype: &Bound<'_, PyAny>) -> PyResult<usize> {
         let kind = Kind::of(array, &name, dtype)?;
+        self.known.make_room(1)?;
+        self.kinds.make_room(1)?;
         let k = *self.known.entry(kind).or_insert_with_key(|kind| {
             self.kinds.push(kind.clone());
             self.kinds.len() - 1
         });
-        self.of.push(k);
+        self.arrays.make_room(1)?;
+        self.names.make_room(1)?;
+        self.of.put(k)?;
         self.arrays.push(Some(array.clone().unbind()));
         self.names.push(name);
         Ok(self.of.len() - 1)
@@ -248,32 +256,31 @@ impl Inventory {
     /// The types of elements, in the order of the file, and the bytes of all arrays of each.
     pub fn blocks(&self) -> PyResult<Vec<(Dtype, usize)>> {
         let mut blocks: Vec<(Dtype, usize)> = Vec::new();
-        for i in self.file_order() {
+        for i in self.file_order()? {
             let kind = self.kind(i);
             match blocks.last_mut() {
                 Some((code, bytes)) if *code == kind.code => {
                     *bytes = bytes.checked_add(kind.bytes).ok_or_else(|| PyValueError::new_err("too many bytes"))?;
                 }
-                _ => blocks.push((kind.code, kind.bytes)),
+                _ => blocks.put((kind.code, kind.bytes))?,
             }
         }
         Ok(blocks)
     }
 
     /// The arrays in the order of the file: those of one type together, larger elements first, so that all are aligned.
-    pub fn file_order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.of.len()).collect();
+    pub fn file_order(&self) -> Result<Vec<usize>, OutOfMemory> {
+        let mut order = listed(0..self.of.len())?;
         if self.counted {
-            return order;
+            return Ok(order);
         }
-        let names: Vec<_> =
-            self.kinds.iter().map(|k| (std::cmp::Reverse(k.code.bitsize()), k.code.to_string())).collect();
-        let mut sorted: Vec<_> = names.iter().collect();
+        let names = listed(self.kinds.iter().map(|k| (std::cmp::Reverse(k.code.bitsize()), k.code.to_string())))?;
+        let mut sorted = listed(&names)?;
         sorted.sort_unstable();
         sorted.dedup();
-        let ranks: Vec<_> = names.iter().map(|name| sorted.binary_search(&name)).collect();
-        order.sort_by_key(|&i| ranks[self.of[i]]);
-        order
+        let ranks = listed(names.iter().map(|name| sorted.binary_search(&name)))?;
+        order.sort_unstable_by_key(|&i| (ranks[self.of[i]], i));
+        Ok(order)
     }
 
     fn gone(&self, i: usize) -> PyErr {

@@ -9,10 +9,12 @@ use rustc_hash::FxHashMap;
 
 use super::super::arrays::View;
 use super::super::leaf::Leaf;
+use super::super::lists::{Int, Items, ints, list, text, tuple};
 use super::super::path::{MAX_DEPTH, Path, append};
 use super::super::ties::{Ties, ties};
-use super::super::tree::{Node, children, node, trained};
+use super::super::tree::{Children, Node, children, node, trained};
 use super::forms::{Container, Form, Forms, Read};
+use crate::reserve::{OutOfMemory, Put, Reserve, collected, list as room, repeated};
 
 /// See the module. The lists `at`, `places`, `index` and `transposed` have an entry for each place where an array or a Leaf
 /// stands.
@@ -68,10 +70,10 @@ impl Outline {
     }
 
     /// The key paths of some places, as tuples of a class derived from `tuple`.
-    fn paths<'py>(&self, class_: Bound<'py, PyType>, places: Vec<usize>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    fn paths<'py>(&self, class_: Bound<'py, PyType>, places: Items<usize>) -> PyResult<Items<Bound<'py, PyAny>>> {
         let py = class_.py();
         let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
-        places.into_iter().map(|place| new.call1((&class_, self.path(py, place)?))).collect()
+        collected(places.0.into_iter().map(|place| new.call1((&class_, self.path(py, place)?)))).map(Items)
     }
 
     // No `__clear__`: a cycle leads through a list or a key, which have one.
@@ -95,19 +97,19 @@ impl Keys {
     }
 
     /// Adds a key below another one; its number.
-    fn push(&mut self, above: usize, key: &Bound<'_, PyAny>) -> usize {
-        self.0.push((above, Some(key.clone().unbind())));
-        self.0.len() - 1
+    fn push(&mut self, above: usize, key: &Bound<'_, PyAny>) -> Result<usize, OutOfMemory> {
+        self.0.put((above, Some(key.clone().unbind())))?;
+        Ok(self.0.len() - 1)
     }
 
     fn path<'py>(&self, py: Python<'py>, mut end: usize) -> PyResult<Bound<'py, PyTuple>> {
         let mut keys = Vec::new();
         while let (above, Some(key)) = &self.0[end] {
-            keys.push(key.bind(py).clone());
+            keys.put(key.bind(py).clone())?;
             end = *above;
         }
         keys.reverse();
-        PyTuple::new(py, keys)
+        tuple(py, keys)
     }
 }
 
@@ -199,15 +201,11 @@ impl<'a, 'py> Walk<'a, 'py> {
         let kind = if trains || self.whole { node(object)? } else { Node::Leaf };
         let Some(mut children) = children(object, &kind, &self.path)? else { return self.leaf(object, trains, end) };
         if self.canonical && matches!(kind, Node::Dict(_)) {
-            children.sort_by_cached_key(|(key, _)| {
-                let mut text = String::new();
-                append(&mut text, key);
-                text
-            });
+            children = by_text(children)?;
         }
         let trains = match &kind {
             Node::Object(class) if !self.whole => trained(object, class.get(), &self.path)?,
-            _ => vec![true; children.len()],
+            _ => repeated(true, children.len())?,
         };
         self.container(object, &kind, &children)?;
         let length = self.text.len();
@@ -216,7 +214,7 @@ impl<'a, 'py> Walk<'a, 'py> {
             self.path.push(key)?;
             let nameless = matches!(kind, Node::Dict(_)) && is_nameless(key);
             self.nameless += usize::from(nameless);
-            let below = self.keys.push(end, key);
+            let below = self.keys.push(end, key)?;
             self.visit(child, trains, below)?;
             self.nameless -= usize::from(nameless);
             self.path.pop();
@@ -226,7 +224,7 @@ impl<'a, 'py> Walk<'a, 'py> {
     }
 
     fn leaf(&mut self, object: &Bound<'py, PyAny>, trains: bool, end: usize) -> PyResult<()> {
-        self.leaves.push(object.clone());
+        self.leaves.put(object.clone())?;
         let wanted = match View::of(object) {
             Some(view) => self.whole || (trains && view.dtype.is_some()),
             None => object.is_exact_instance_of::<Leaf>(),
@@ -235,19 +233,19 @@ impl<'a, 'py> Walk<'a, 'py> {
             if self.nameless > 0 && self.forms.is_some() {
                 return Err(unnamed(&self.text));
             }
-            self.at.push(self.leaves.len() - 1);
-            self.wanted.push(object.clone());
-            self.places.push(PyString::new(self.py, &self.text));
-            self.ends.push(end);
-            self.slots.push(self.nodes.len());
-            self.nodes.push(0);
+            self.at.put(self.leaves.len() - 1)?;
+            self.wanted.put(object.clone())?;
+            self.places.put(text(self.py, &self.text)?)?;
+            self.ends.put(end)?;
+            self.slots.put(self.nodes.len())?;
+            self.nodes.put(0)?;
             return Ok(());
         }
         if object.is_none() {
-            self.none.push(PyString::new(self.py, &self.text));
+            self.none.put(text(self.py, &self.text)?)?;
         }
         if let Some(forms) = &mut self.forms {
-            self.nodes.push(forms.plain(object)?);
+            self.nodes.put(forms.plain(object)?)?;
         }
         Ok(())
     }
@@ -265,39 +263,40 @@ impl<'a, 'py> Walk<'a, 'py> {
             _ => None,
         };
         let what = kind_of(object, kind, layer.as_ref())?;
-        self.containers.push((PyString::new(self.py, &self.text), what));
+        self.containers.put((text(self.py, &self.text)?, what))?;
         let Some(forms) = &mut self.forms else { return Ok(()) };
         if !children.is_empty() || !matches!(kind, Node::Tuple(..)) {
+            self.met.make_room(1)?;
             let (first, _) = self.met.entry(object.as_ptr() as usize).or_insert((self.nodes.len(), object.clone()));
             if *first != self.nodes.len() {
-                self.same.push((self.nodes.len(), *first));
+                self.same.put((self.nodes.len(), *first))?;
             }
         }
-        self.nodes.push(forms.container(object, kind, layer.as_ref(), children)?);
+        self.nodes.put(forms.container(object, kind, layer.as_ref(), children)?)?;
         Ok(())
     }
 
     fn outline(mut self) -> PyResult<Outline> {
         let py = self.py;
-        let Ties { index, first, overlapping } = ties(&self.wanted);
+        let Ties { index, first, overlapping } = ties(&self.wanted)?;
         if let Some(forms) = &mut self.forms {
             for (&slot, &(i, transposed)) in self.slots.iter().zip(&index) {
                 self.nodes[slot] = if transposed { forms.transposed(py, i)? } else { i as i64 };
             }
         }
         Ok(Outline {
-            leaves: list(py, self.leaves)?,
-            at: list(py, self.at)?,
-            found: list(py, first.iter().map(|&i| &self.wanted[i]))?,
-            first: list(py, first)?,
-            places: list(py, self.places)?,
-            index: list(py, index.iter().map(|(i, _)| *i))?,
-            transposed: list(py, index.iter().map(|(_, transposed)| *transposed))?,
-            overlapping: list(py, overlapping)?,
-            none: list(py, self.none)?,
-            containers: list(py, self.containers)?,
-            nodes: list(py, self.nodes)?,
-            same: list(py, self.same)?,
+            leaves: list(py, self.leaves)?.unbind(),
+            at: ints(py, self.at)?.unbind(),
+            found: list(py, first.iter().map(|&i| &self.wanted[i]))?.unbind(),
+            first: ints(py, first)?.unbind(),
+            places: list(py, self.places)?.unbind(),
+            index: ints(py, index.iter().map(|(i, _)| *i))?.unbind(),
+            transposed: list(py, index.iter().map(|(_, transposed)| *transposed))?.unbind(),
+            overlapping: ints(py, overlapping)?.unbind(),
+            none: list(py, self.none)?.unbind(),
+            containers: pairs(py, self.containers.iter().map(|(place, kind)| [place.as_any(), kind.as_any()]))?,
+            nodes: ints(py, self.nodes)?.unbind(),
+            same: pairs(py, self.same.iter().map(|&(later, first)| [Int::from(later), Int::from(first)]))?,
             keys: self.keys,
             ends: self.ends,
         })
@@ -311,11 +310,25 @@ pub fn unnamed(place: &str) -> PyErr {
     ))
 }
 
-fn list<'py, T: IntoPyObject<'py>>(
-    py: Python<'py>,
-    items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
-) -> PyResult<Py<PyList>> {
-    PyList::new(py, items).map(Bound::unbind)
+/// A list of pairs.
+fn pairs<'py, T: IntoPyObject<'py>>(py: Python<'py>, pairs: impl Iterator<Item = [T; 2]>) -> PyResult<Py<PyList>> {
+    let pairs = collected(pairs.map(|pair| tuple(py, pair)))?;
+    list(py, pairs).map(Bound::unbind)
+}
+
+/// Children in the order of their keys' texts.
+pub fn by_text<'py>(children: Children<'py>) -> PyResult<Children<'py>> {
+    let text_of = |key: &Bound<'py, PyAny>| {
+        let mut text = String::new();
+        append(&mut text, key);
+        text
+    };
+    let mut texts = room(children.len())?;
+    texts.extend(children.into_iter().enumerate().map(|(i, (key, child))| (text_of(&key), i, key, child)));
+    texts.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    let mut children = room(texts.len())?;
+    children.extend(texts.into_iter().map(|(.., key, child)| (key, child)));
+    Ok(children)
 }
 
 /// Whether a key prints as its address.
@@ -376,24 +389,24 @@ pub fn outline_of_file<'py>(
             Form::Array(array) => (array, false),
             Form::Transposed(array) => (array, true),
             Form::Container(container) => {
-                containers.push((PyString::new(py, &at.text), container.kind.clone()));
+                containers.put((text(py, &at.text)?, container.kind.clone()))?;
                 continue;
             }
             Form::None => {
-                none.push(PyString::new(py, &at.text));
+                none.put(text(py, &at.text)?)?;
                 continue;
             }
             Form::Value(_) | Form::Unknown(_) => continue,
         };
         if array == first.len() {
-            first.push(places.len());
+            first.put(places.len())?;
         } else if array > first.len() {
             return Err(nonsense("arrays are not counted in the order of their first places"));
         }
-        places.push(PyString::new(py, &at.text));
-        ends.push(at.end);
-        index.push(array);
-        transposed.push(is_transposed);
+        places.put(text(py, &at.text)?)?;
+        ends.put(at.end)?;
+        index.put(array)?;
+        transposed.put(is_transposed)?;
     }
     at.check_end()?;
     let empty = || PyList::empty(py).unbind();
@@ -401,13 +414,13 @@ pub fn outline_of_file<'py>(
         leaves: empty(),
         at: empty(),
         found: empty(),
-        first: list(py, first)?,
-        places: list(py, places)?,
-        index: list(py, index)?,
-        transposed: list(py, transposed)?,
+        first: ints(py, first)?.unbind(),
+        places: list(py, places)?.unbind(),
+        index: ints(py, index)?.unbind(),
+        transposed: list(py, transposed)?.unbind(),
         overlapping: empty(),
-        none: list(py, none)?,
-        containers: list(py, containers)?,
+        none: list(py, none)?.unbind(),
+        containers: pairs(py, containers.iter().map(|(place, kind)| [place.as_any(), kind.as_any()]))?,
         nodes: nodes.clone().unbind(),
         same: empty(),
         keys: at.keys,
@@ -466,7 +479,7 @@ impl<'a, 'py> Descent<'a, 'py> {
             let Some(parent) = self.open.last_mut() else { return Err(nonsense("a tree goes on behind its end")) };
             self.text.truncate(parent.text);
             parent.container.append_key(py, parent.next, &mut self.text)?;
-            self.end = self.keys.push(parent.end, &parent.container.key(py, parent.next)?);
+            self.end = self.keys.push(parent.end, &parent.container.key(py, parent.next)?)?;
             parent.next += 1;
         }
         self.began = true;
