@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Memory that the system does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,28 @@ impl OutOfMemory {
     }
 }
 
+/// Whether the system has refused a request that could not be, so that it was met from elsewhere: then no collection grows.
+pub static LOW: AtomicBool = AtomicBool::new(false);
+
+/// Whether memory is still so low. Once there is some again, it is not.
+#[inline]
+fn is_low() -> bool {
+    LOW.load(Ordering::Relaxed) && stays_low()
+}
+
+#[cold]
+fn stays_low() -> bool {
+    let low = Vec::<u8>::new().try_reserve_exact(1 << 20).is_err();
+    LOW.store(low, Ordering::Relaxed);
+    low
+}
+
+/// An error while memory is low, for loops whose every turn asks for a little that cannot be refused.
+#[inline]
+pub fn check<T>(n: usize) -> Result<(), OutOfMemory> {
+    if is_low() { Err(OutOfMemory::of::<T>(n)) } else { Ok(()) }
+}
+
 /// A collection that can be given room for more.
 pub trait Reserve {
     /// Makes room for `more` entries, which then go in without asking for memory.
@@ -31,6 +54,7 @@ pub trait Reserve {
 impl<T> Reserve for Vec<T> {
     #[inline]
     fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        check::<T>(self.len().saturating_add(more))?;
         self.try_reserve(more).map_err(|_| OutOfMemory::of::<T>(self.len().saturating_add(more)))
     }
 }
@@ -50,6 +74,7 @@ impl Reserve for String {
 impl<K: Eq + Hash, V, S: BuildHasher> Reserve for HashMap<K, V, S> {
     #[inline]
     fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        check::<(K, V)>(self.len().saturating_add(more))?;
         self.try_reserve(more).map_err(|_| OutOfMemory::of::<(K, V)>(self.len().saturating_add(more)))
     }
 }
@@ -78,6 +103,7 @@ pub fn probe(bytes: usize) -> Result<(), OutOfMemory> {
 
 /// An empty list with room for just `n` entries.
 pub fn list<T>(n: usize) -> Result<Vec<T>, OutOfMemory> {
+    check::<T>(n)?;
     let mut list = Vec::new();
     list.try_reserve_exact(n).map_err(|_| OutOfMemory::of::<T>(n))?;
     Ok(list)

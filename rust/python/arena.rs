@@ -3,7 +3,7 @@
 //! The lists of a thousand leaves are larger than what the system's allocator keeps at hand: taken anew each time, their
 //! pages alone cost as much as the walk.
 
-use crate::reserve::{OutOfMemory, Put, Reserve};
+use crate::reserve::{OutOfMemory, Put, Reserve, check};
 use bumpalo::Bump;
 use std::cell::Cell;
 
@@ -20,6 +20,7 @@ pub fn list_in<T>(n: usize, arena: &Bump) -> Result<List<'_, T>, OutOfMemory> {
 impl<T> Reserve for List<'_, T> {
     #[inline]
     fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        check::<T>(self.len().saturating_add(more))?;
         self.try_reserve(more).map_err(|_| OutOfMemory::of::<T>(self.len().saturating_add(more)))
     }
 }

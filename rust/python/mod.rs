@@ -31,6 +31,7 @@ mod refit;
 mod replace;
 mod schedules;
 mod setup;
+mod spare;
 mod stack;
 mod steps;
 mod threads;
@@ -43,6 +44,9 @@ mod walk;
 mod xoshiro;
 
 use pyo3::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: spare::Spare = spare::Spare;
 
 #[pymodule(gil_used = false)]
 mod _core {

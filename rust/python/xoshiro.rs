@@ -187,7 +187,8 @@ fn seed_bytes<'py>(seed: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         return Err(not_integer());
     }
     let number = py.import("operator")?.call_method1("index", (seed,));
-    let number = number.map_err(|error| if error.is_instance_of::<PyMemoryError>(py) { error } else { not_integer() })?;
+    let number =
+        number.map_err(|error| if error.is_instance_of::<PyMemoryError>(py) { error } else { not_integer() })?;
     if number.lt(0)? {
         return Err(PyValueError::new_err(format!("the seed must not be negative, got {}", number.str()?)));
     }

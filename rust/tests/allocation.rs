@@ -1,5 +1,7 @@
 //! A training in its steady state asks the allocator for nothing, on any of its threads, whatever its layers, loss and rule.
 
+#![cfg(not(feature = "python"))] // the module has an allocator of its own, too
+
 use optirs::affine::{self, Shape};
 use optirs::buffer::release;
 use optirs::chain::{Program, Spec};
