@@ -30,8 +30,10 @@ impl Room {
             let bytes = p.n * p.working().compute().dtype().size();
             scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
         }
+        let most = |of: fn(&Parameter<'_>) -> usize| parameters.iter().map(of).max().unwrap_or(0);
+        let staged = (list(most(|p| p.program.links.len())).ok()?, list(most(|p| p.slots.len())).ok()?);
         let is_staged = scratch.iter().any(Option::is_some);
-        Some(Self { norms: Norms::default(), staged: (Vec::new(), Vec::new()), scratch, is_staged })
+        Some(Self { norms: Norms::default(), staged, scratch, is_staged })
     }
 
     /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to the scratch.

@@ -141,7 +141,7 @@ impl Draft {
                 children = by_text(children)?;
             }
             let plain = children.iter().all(|(key, _)| key.is_exact_instance_of::<PyString>());
-            let keys = PyList::empty(py);
+            let keys = list(py, [(); 0])?;
             for (key, _) in &children {
                 place.keys.put(key.clone())?;
                 let plain = key.is_exact_instance_of::<PyString>();
@@ -151,10 +151,10 @@ impl Draft {
             self.forms.of_state(py, "dict", keys.into_any(), plain)?
         } else if let Ok(list) = value.cast_exact::<PyList>() {
             children = numbered(py, list.iter())?;
-            self.forms.of_state(py, "list", children.len().into_pyobject(py)?.into_any(), true)?
+            self.forms.of_state(py, "list", Int::from(children.len()).into_pyobject(py)?.into_any(), true)?
         } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
             children = numbered(py, tuple.iter())?;
-            self.forms.of_state(py, "tuple", children.len().into_pyobject(py)?.into_any(), true)?
+            self.forms.of_state(py, "tuple", Int::from(children.len()).into_pyobject(py)?.into_any(), true)?
         } else if View::of(value).is_some() {
             let mut inventory = self.inventory.try_borrow_mut(py)?;
             let number = inventory.push(value, place.text.clone(), &words.getattr("state_dtype")?)?;

@@ -13,6 +13,7 @@
 //! | `null`, `{"value": encoded}` | None, and another plain value |
 //! | `{"unknown": class}` | what cannot be written |
 
+use pyo3::IntoPyObjectExt;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -20,7 +21,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 
-use super::super::lists::{Items, list, tuple};
+use super::super::lists::{Int, Items, dict, list, text, tuple};
 use super::super::path::{MAX_DEPTH, append};
 use super::super::tree::Node;
 use super::outline::{address, deep, nonsense};
@@ -60,24 +61,25 @@ impl Forms {
 
     /// The node of the transpose of an array.
     pub fn transposed(&self, py: Python<'_>, array: usize) -> PyResult<i64> {
-        self.intern(py, Some(("transposed", array).into_pyobject(py)?), || single(py, "transposed", array))
+        let array = Int::from(array);
+        self.intern(py, Some(key(py, "transposed", [array.into_pyobject(py)?])?), || single(py, "transposed", array))
     }
 
     /// The node of a plain value.
     pub fn plain(&self, value: &Object<'_>) -> PyResult<i64> {
         let py = value.py();
-        let key = if value.is_none() {
-            Some(("none",).into_pyobject(py)?)
+        let known = if value.is_none() {
+            Some(key(py, "none", [value])?)
         } else if value.is_exact_instance_of::<PyString>() {
-            Some(("value", value).into_pyobject(py)?)
+            Some(key(py, "value", [value])?)
         } else if value.is_exact_instance_of::<PyInt>() {
-            Some(("int", value).into_pyobject(py)?)
+            Some(key(py, "int", [value])?)
         } else if value.is_exact_instance_of::<PyBool>() {
-            Some(("bool", value).into_pyobject(py)?)
+            Some(key(py, "bool", [value])?)
         } else {
             None
         };
-        self.intern(py, key, || self.written(value))
+        self.intern(py, known, || self.written(value))
     }
 
     /// The form of a plain value.
@@ -99,14 +101,16 @@ impl Forms {
     ) -> PyResult<i64> {
         let py = object.py();
         let class = object.get_type();
-        let here = address(&class);
-        let (count, keys) = (children.len(), children.iter().map(|(key, _)| key));
+        let here = Int::from(address(&class)).into_pyobject(py)?.into_any();
+        let count = Int::from(children.len());
+        let number = || PyResult::Ok(count.into_pyobject(py)?.into_any());
+        let keys = children.iter().map(|(key, _)| key);
         match kind {
             Node::Leaf => Err(nonsense("a leaf has no children")),
             Node::Dict(_) => {
                 // Other keys may be equal without being the same, as 1 and True are.
                 let texts = keys.clone().all(|key| key.is_exact_instance_of::<PyString>());
-                let key = if texts { Some(("dict", here, tuple(py, keys)?).into_pyobject(py)?) } else { None };
+                let known = if texts { Some(key(py, "dict", [here, tuple(py, keys)?.into_any()])?) } else { None };
                 let written = || {
                     let keys = collected(children.iter().map(|(key, _)| self.key(key)))?;
                     self.with_class(
@@ -115,27 +119,27 @@ impl Forms {
                         object.is_exact_instance_of::<PyDict>(),
                     )
                 };
-                self.intern(py, key, written)
+                self.intern(py, known, written)
             }
             Node::List(_) => {
                 let written =
                     || self.with_class(object, single(py, "list", count)?, object.is_exact_instance_of::<PyList>());
-                self.intern(py, Some(("list", here, count).into_pyobject(py)?), written)
+                self.intern(py, Some(key(py, "list", [here, number()?])?), written)
             }
             Node::Tuple(_, None) => {
-                self.intern(py, Some(("tuple", here, count).into_pyobject(py)?), || single(py, "tuple", count))
+                self.intern(py, Some(key(py, "tuple", [here, number()?])?), || single(py, "tuple", count))
             }
             Node::Tuple(_, Some(fields)) => {
                 let written = || self.with_class(object, single(py, "namedtuple", fields)?, false);
-                self.intern(py, Some(("namedtuple", here, fields).into_pyobject(py)?), written)
+                self.intern(py, Some(key(py, "namedtuple", [here, fields.clone().into_any()])?), written)
             }
             Node::Object(class) => {
                 let names = class.get().children.iter().map(|name| name.bind(py));
                 let Some(layer) = layer else {
-                    let written = || self.with_class(object, single(py, "object", PyList::new(py, names)?)?, false);
-                    return self.intern(py, Some(("object", here).into_pyobject(py)?), written);
+                    let written = || self.with_class(object, single(py, "object", list(py, names)?)?, false);
+                    return self.intern(py, Some(key(py, "object", [here])?), written);
                 };
-                let plain = PyDict::new(py);
+                let plain = dict(py)?;
                 let mut same = vec![layer.clone()]; // as another one, if all of these are
                 for (name, value) in object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?.iter() {
                     let is_child = names.clone().any(|child| child.as_any().eq(&name).unwrap_or(false));
@@ -145,11 +149,11 @@ impl Forms {
                     }
                 }
                 let texts = same.iter().all(|x| x.is_none() || x.is_exact_instance_of::<PyString>());
-                let key = if texts { Some(("layer", PyTuple::new(py, same)?).into_pyobject(py)?) } else { None };
-                self.intern(py, key, || {
-                    let form = PyDict::new(py);
+                let known = if texts { Some(key(py, "layer", [tuple(py, same)?])?) } else { None };
+                self.intern(py, known, || {
+                    let form = dict(py)?;
                     form.set_item("layer", layer)?;
-                    form.set_item("children", PyList::new(py, names)?)?;
+                    form.set_item("children", list(py, names)?)?;
                     form.set_item("plain", plain)?;
                     Ok(form.into_any())
                 })
@@ -159,20 +163,19 @@ impl Forms {
 
     /// The node of a list, tuple or dict in the state of a Leaf.
     pub fn of_state<'py>(&self, py: Python<'py>, what: &str, keys: Object<'py>, plain: bool) -> PyResult<i64> {
-        let key = match keys.cast::<PyList>() {
-            Ok(list) if plain => Some((what, list.to_tuple()).into_pyobject(py)?),
+        let known = match keys.cast::<PyList>() {
+            Ok(list) if plain => Some(key(py, what, [tuple(py, listed(list.iter())?)?.into_any()])?),
             Ok(_) => None,
-            Err(_) => Some((what, &keys).into_pyobject(py)?),
+            Err(_) => Some(key(py, what, [keys.clone()])?),
         };
-        self.intern(py, key, || single(py, what, &keys))
+        self.intern(py, known, || single(py, what, &keys))
     }
 
     /// The node of a value in the state of a Leaf, which is encoded already.
     pub fn of_value(&self, encoded: &Object<'_>) -> PyResult<i64> {
         let py = encoded.py();
-        let key =
-            if encoded.is_exact_instance_of::<PyInt>() { Some(("int", encoded).into_pyobject(py)?) } else { None };
-        self.intern(py, key, || single(py, "value", encoded))
+        let known = if encoded.is_exact_instance_of::<PyInt>() { Some(key(py, "int", [encoded])?) } else { None };
+        self.intern(py, known, || single(py, "value", encoded))
     }
 
     /// The number of a form; it is made if it was not met before.
@@ -193,7 +196,7 @@ impl Forms {
         list.append(form)?;
         let number = -i64::try_from(list.len())?;
         if let Some(key) = key {
-            known.set_item(key, number)?;
+            known.set_item(key, Int::from(number))?;
         }
         Ok(number)
     }
@@ -215,10 +218,23 @@ impl Forms {
     }
 }
 
+/// What makes a form that one.
+fn key<'py, T: IntoPyObject<'py>, const N: usize>(
+    py: Python<'py>,
+    what: &str,
+    parts: [T; N],
+) -> PyResult<Bound<'py, PyTuple>> {
+    let mut all = listed([text(py, what)?.into_any()])?;
+    for part in parts {
+        all.put(part.into_bound_py_any(py)?)?;
+    }
+    tuple(py, all)
+}
+
 /// `{name: value}`.
 fn single<'py>(py: Python<'py>, name: &str, value: impl IntoPyObject<'py>) -> PyResult<Object<'py>> {
-    let form = PyDict::new(py);
-    form.set_item(name, value)?;
+    let form = dict(py)?;
+    form.set_item(text(py, name)?, value)?;
     Ok(form.into_any())
 }
 

@@ -350,20 +350,20 @@ fn kind_of<'py>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let py = object.py();
     match kind {
-        Node::Leaf => PyTuple::new(py, [intern!(py, "leaf")]),
-        Node::Dict(_) => PyTuple::new(py, [intern!(py, "dict")]),
-        Node::List(_) => PyTuple::new(py, [intern!(py, "list")]),
-        Node::Tuple(_, None) => PyTuple::new(py, [intern!(py, "tuple")]),
-        Node::Tuple(_, Some(fields)) => PyTuple::new(py, [intern!(py, "namedtuple").as_any(), fields]),
+        Node::Leaf => tuple(py, [intern!(py, "leaf")]),
+        Node::Dict(_) => tuple(py, [intern!(py, "dict")]),
+        Node::List(_) => tuple(py, [intern!(py, "list")]),
+        Node::Tuple(_, None) => tuple(py, [intern!(py, "tuple")]),
+        Node::Tuple(_, Some(fields)) => tuple(py, [intern!(py, "namedtuple").as_any(), fields]),
         Node::Object(class) => match layer {
             Some(name) => {
                 let activation = object.getattr_opt(intern!(py, "activation"))?;
                 let activation = activation.unwrap_or_else(|| py.None().into_bound(py));
-                PyTuple::new(py, [intern!(py, "layer").as_any(), name, &activation])
+                tuple(py, [intern!(py, "layer").as_any(), name, &activation])
             }
             None => {
-                let children = PyTuple::new(py, class.get().children.iter().map(|c| c.bind(py)))?;
-                PyTuple::new(py, [intern!(py, "class").as_any(), &children])
+                let children = tuple(py, class.get().children.iter().map(|c| c.bind(py)))?;
+                tuple(py, [intern!(py, "class").as_any(), &children])
             }
         },
     }
