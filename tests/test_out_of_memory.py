@@ -1,7 +1,7 @@
 """Where the system has no memory, a call ends with `MemoryError`: never by a signal or a panic, and never half done.
 
-Each road is taken again and again in processes that fork from this one, with more and more memory left to them: so each of
-its requests is the one that is refused once.
+Each road is taken again and again in processes that fork from this one, with more and more memory left to them: so each
+of its requests is the one that is refused once.
 """
 
 import os

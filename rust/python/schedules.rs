@@ -84,13 +84,13 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
         "Piecewise" => {
             let (values, boundaries) = (field("values")?.extract::<Items<f64>>()?.0, boundaries()?);
             one_more(values.len(), &boundaries)?;
-            Schedule::Piecewise { values, boundaries }
+            Schedule::Piecewise { values: values.into(), boundaries: boundaries.into() }
         }
         "Sequence" => {
             let schedules = collected(field("schedules")?.try_iter()?.map(|s| read(&s?)))?;
             let boundaries = boundaries()?;
             one_more(schedules.len(), &boundaries)?;
-            Schedule::Sequence { schedules, boundaries }
+            Schedule::Sequence { schedules: schedules.into(), boundaries: boundaries.into() }
         }
         _ => return Err(PyValueError::new_err(format!("no schedule {name}"))),
     })
