@@ -105,7 +105,7 @@ impl Problem {
             };
             let measures: Vec<Measure> = self.arrays.iter().map(norm).collect();
             // SAFETY: the arrays hold `n` float32 and nobody writes to them.
-            let norm = unsafe { Norms::default().measure(&measures)[0] };
+            let norm = unsafe { Norms::default().measure(&measures).unwrap()[0] };
             self.scalars[0] = reduction.scalars(norm, Rounding::of(Compute::F32));
         }
         let in_place = |b: &Buffer| State { from: b.ptr(), to: b.ptr(), size: 4 };

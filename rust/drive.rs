@@ -2,10 +2,12 @@
 //!
 //! The [`Job`]s of all arrays are cut into pieces of about equal bytes, and the pieces shared out to threads.
 //!
-//! Nothing here can fail: whoever makes a [`Plan`] has checked everything before.
+//! Nothing here can fail: whoever makes a [`Plan`] has checked everything before, and where there is no memory for a list of
+//! pieces, one thread does it all.
 
 use crate::job::{Job, TILE, Tables, Way};
 use crate::pool::{self, Border};
+use crate::reserve::{OutOfMemory, Put};
 use crate::simd;
 use crate::stream::{fence, stream};
 use std::cell::Cell;
@@ -87,20 +89,15 @@ impl<'a> Plan<'a> {
         let threads = pool::threads_for(total, PARALLEL_BYTES);
         let way = Way { level: simd::level(), far: total >= FAR_BYTES };
         if threads == 1 {
-            for job in self.jobs {
-                // SAFETY: the caller's promise.
-                unsafe { job.run(self.tables, 0, job.n, way) };
-            }
-            for copy in self.copies {
-                // SAFETY: the caller's promise.
-                unsafe { self.copy(copy, 0, copy.bytes, way) };
-            }
-            return fence();
+            // SAFETY: the caller's promise.
+            return unsafe { self.alone(way) };
         }
         let task = (total / (TASKS * threads)).clamp(TASK_BYTES.0, TASK_BYTES.1);
         let (mut pieces, mut tasks) = LISTS.take();
-        self.cut(task, &mut pieces);
-        self.group(&pieces, task, &mut tasks);
+        if self.cut(task, &mut pieces).and_then(|()| self.group(&pieces, task, &mut tasks)).is_err() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.alone(way) };
+        }
         pool::run(threads, tasks.len() - 1, &|i| {
             for &piece in &pieces[tasks[i]..tasks[i + 1]] {
                 // SAFETY: the caller's promise; the pieces are disjoint parts of the plan.
@@ -111,31 +108,48 @@ impl<'a> Plan<'a> {
         LISTS.set((pieces, tasks));
     }
 
+    /// Does it all on this thread.
+    ///
+    /// # Safety
+    /// As for [`Plan::run`].
+    unsafe fn alone(&self, way: Way) {
+        for job in self.jobs {
+            // SAFETY: the caller's promise.
+            unsafe { job.run(self.tables, 0, job.n, way) };
+        }
+        for copy in self.copies {
+            // SAFETY: the caller's promise.
+            unsafe { self.copy(copy, 0, copy.bytes, way) };
+        }
+        fence();
+    }
+
     /// Cuts the plan into `pieces` of at most `bytes`.
-    fn cut(&self, bytes: usize, pieces: &mut Vec<Piece>) {
+    fn cut(&self, bytes: usize, pieces: &mut Vec<Piece>) -> Result<(), OutOfMemory> {
         pieces.clear();
         for (job, j) in self.jobs.iter().enumerate() {
             let step = (bytes / j.traffic(self.tables)).max(TILE) / TILE * TILE;
             for start in (0..j.n).step_by(step) {
-                pieces.push(Piece::Job { job, start, end: j.n.min(start + step) });
+                pieces.put(Piece::Job { job, start, end: j.n.min(start + step) })?;
             }
         }
         for (copy, c) in self.copies.iter().enumerate() {
             let step = (bytes / 2).next_multiple_of(64);
             for start in (0..c.bytes).step_by(step) {
-                pieces.push(Piece::Copy { copy, start, end: c.bytes.min(start + step) });
+                pieces.put(Piece::Copy { copy, start, end: c.bytes.min(start + step) })?;
             }
         }
+        Ok(())
     }
 
     /// Writes to `starts` where in `pieces` each task starts, and the end: tasks of about `bytes`.
-    fn group(&self, pieces: &[Piece], bytes: usize, starts: &mut Vec<usize>) {
+    fn group(&self, pieces: &[Piece], bytes: usize, starts: &mut Vec<usize>) -> Result<(), OutOfMemory> {
         starts.clear();
-        starts.push(0);
+        starts.put(0)?;
         let mut sum = 0;
         for (i, piece) in pieces.iter().enumerate() {
             if sum >= bytes {
-                starts.push(i);
+                starts.put(i)?;
                 sum = 0;
             }
             sum += match *piece {
@@ -143,7 +157,7 @@ impl<'a> Plan<'a> {
                 Piece::Copy { start, end, .. } => 2 * (end - start),
             };
         }
-        starts.push(pieces.len());
+        starts.put(pieces.len())
     }
 
     unsafe fn piece(&self, piece: Piece, way: Way) {

@@ -18,6 +18,7 @@ pub mod measure;
 pub mod meet;
 pub mod pool;
 pub mod reduce;
+pub mod reserve;
 pub mod rule;
 pub mod rules;
 pub mod schedules;

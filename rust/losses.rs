@@ -16,10 +16,12 @@ pub use pointwise::Pointwise;
 use crate::dtype::Compute;
 use crate::element::Real;
 use crate::pool::{self, Border, parts};
+use crate::reserve::{OutOfMemory, Reserve};
 use crossentropy::ROOM;
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Elements of a block of rows, as far as rows allow it.
 const BLOCK: usize = 1 << 14;
@@ -90,44 +92,51 @@ pub struct Rows {
 }
 
 impl Objective<'_> {
-    /// The loss of `yhat[batch, n]`.
+    /// The loss of `yhat[batch, n]`; an error where there is no memory for a long row, or for the sums of many.
     ///
     /// # Panics
     /// If the lengths are not the ones `rows` says.
-    #[must_use]
-    pub fn loss<P: Real>(self, rows: Rows, yhat: &[P]) -> f64 {
+    pub fn loss<P: Real>(self, rows: Rows, yhat: &[P]) -> Result<f64, OutOfMemory> {
         self.evaluate::<P, P>(rows, yhat, None)
     }
 
-    /// The loss of `yhat[batch, n]`; its gradient by `yhat` is written to `dyhat`, rounded once.
+    /// The loss of `yhat[batch, n]`; its gradient by `yhat` is written to `dyhat`, rounded once. An error
+    /// as that of [`Self::loss`] leaves any numbers there.
     ///
     /// # Panics
     /// As [`Self::loss`].
     #[inline(always)]
-    pub fn pullback<P: Real, D: Real>(self, rows: Rows, yhat: &[P], dyhat: &mut [D]) -> f64 {
+    pub fn pullback<P: Real, D: Real>(self, rows: Rows, yhat: &[P], dyhat: &mut [D]) -> Result<f64, OutOfMemory> {
         assert_eq!(yhat.len(), dyhat.len());
         self.evaluate(rows, yhat, Some(dyhat))
     }
 
     #[inline(always)]
-    fn evaluate<P: Real, D: Real>(self, rows: Rows, yhat: &[P], dyhat: Option<&mut [D]>) -> f64 {
+    fn evaluate<P: Real, D: Real>(self, rows: Rows, yhat: &[P], dyhat: Option<&mut [D]>) -> Result<f64, OutOfMemory> {
         let Rows { batch, n } = rows;
         assert_eq!(yhat.len(), batch * n);
         if yhat.is_empty() {
-            return 0.0;
+            return Ok(0.0);
         }
         let weight = 1.0 / batch as f64;
         let room = if matches!(self, Self::Crossentropy(_)) { ROOM } else { BLOCK };
         let sum = if yhat.len() <= room {
-            self.block(n, 0, yhat, weight, dyhat)
+            self.block(n, 0, yhat, weight, dyhat)?
         } else {
-            self.blocks(n, (room / n).max(1) * n, yhat, weight, dyhat)
+            self.blocks(n, (room / n).max(1) * n, yhat, weight, dyhat)?
         };
-        sum / batch as f64
+        Ok(sum / batch as f64)
     }
 
     /// The sum over blocks of `step` elements, whole rows.
-    fn blocks<P: Real, D: Real>(self, n: usize, step: usize, yhat: &[P], weight: f64, dyhat: Option<&mut [D]>) -> f64 {
+    fn blocks<P: Real, D: Real>(
+        self,
+        n: usize,
+        step: usize,
+        yhat: &[P],
+        weight: f64,
+        dyhat: Option<&mut [D]>,
+    ) -> Result<f64, OutOfMemory> {
         let threads = pool::threads_for(yhat.len(), PARALLEL);
         if threads > 1 {
             return self.shared(threads, n, step, yhat, weight, dyhat);
@@ -146,17 +155,23 @@ impl Objective<'_> {
         yhat: &[P],
         weight: f64,
         dyhat: Option<&mut [D]>,
-    ) -> f64 {
+    ) -> Result<f64, OutOfMemory> {
         let group = BLOCK.div_ceil(step);
         let mut sums = SUMS.take();
+        let blocks = yhat.len().div_ceil(step);
         sums.clear();
-        sums.resize_with(yhat.len().div_ceil(step), AtomicU64::default);
+        sums.make_room(blocks)?;
+        sums.resize_with(blocks, AtomicU64::default);
+        let refused = Mutex::new(None); // by a thread that has no memory for its rows
         let task = |t: usize, mut out: Option<&mut [D]>| {
             for (i, sum) in sums.iter().enumerate().skip(t * group).take(group) {
                 let part = &yhat[i * step..yhat.len().min((i + 1) * step)];
                 let at = (i - t * group) * step;
                 let out = out.as_mut().map(|out| &mut out[at..at + part.len()]);
-                sum.store(self.block(n, i * step, part, weight, out).to_bits(), Ordering::Relaxed);
+                match self.block(n, i * step, part, weight, out) {
+                    Ok(total) => sum.store(total.to_bits(), Ordering::Relaxed),
+                    Err(none) => *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(none),
+                }
             }
         };
         match dyhat {
@@ -165,18 +180,25 @@ impl Objective<'_> {
         }
         let sum = sums.iter_mut().map(|sum| f64::from_bits(*sum.get_mut())).sum();
         SUMS.set(sums);
-        sum
+        refused.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(sum), Err)
     }
 
     /// The sum over a block whose first element is number `first`; `weight` times its gradient goes to `out`.
     #[inline(always)]
-    fn block<P: Real, D: Real>(self, n: usize, first: usize, yhat: &[P], weight: f64, out: Option<&mut [D]>) -> f64 {
+    fn block<P: Real, D: Real>(
+        self,
+        n: usize,
+        first: usize,
+        yhat: &[P],
+        weight: f64,
+        out: Option<&mut [D]>,
+    ) -> Result<f64, OutOfMemory> {
         let out = out.map(|out| (weight, out));
         match self {
-            Self::Pointwise(loss, y) => match y.slice(first..first + yhat.len()) {
+            Self::Pointwise(loss, y) => Ok(match y.slice(first..first + yhat.len()) {
                 Values::Single(y) => loss.total(yhat, y, out),
                 Values::Double(y) => loss.total(yhat, y, out),
-            },
+            }),
             Self::Crossentropy(target) => {
                 crossentropy::rows(n, yhat, target.rows(first / n..(first + yhat.len()) / n, n), out)
             }
@@ -199,8 +221,8 @@ mod tests {
     fn pullback<P: Real>(objective: Objective<'_>, batch: usize, yhat: &[P]) -> (f64, Vec<P>) {
         let rows = Rows { batch, n: yhat.len().checked_div(batch).unwrap_or(3) };
         let mut slopes = vec![P::from_f64(f64::NAN); yhat.len()];
-        let loss = objective.pullback(rows, yhat, &mut slopes);
-        assert_eq!(loss.to_bits(), objective.loss(rows, yhat).to_bits());
+        let loss = objective.pullback(rows, yhat, &mut slopes).unwrap();
+        assert_eq!(loss.to_bits(), objective.loss(rows, yhat).unwrap().to_bits());
         (loss, slopes)
     }
 
@@ -256,7 +278,7 @@ mod tests {
             let moved = |by: f64| {
                 let mut z = z;
                 z[k] += by;
-                objective.loss(Rows { batch: 1, n: 3 }, &z)
+                objective.loss(Rows { batch: 1, n: 3 }, &z).unwrap()
             };
             assert!((slope - (moved(h) - moved(-h)) / (2.0 * h)).abs() < 1e-9, "{k}");
         }

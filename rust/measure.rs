@@ -5,6 +5,7 @@ use crate::dtype::Compute;
 use crate::job::Source;
 use crate::pool;
 use crate::reduce::{BLOCK, Norm, Reading, Scale, Wide};
+use crate::reserve::{OutOfMemory, Reserve};
 use crate::simd::{self, Level};
 use num_complex::Complex;
 use std::ops::Range;
@@ -53,24 +54,26 @@ struct Task {
 }
 
 impl Norms {
-    /// The norms of all arrays; 0 of an empty one.
+    /// The norms of all arrays; 0 of an empty one. An error where there is no memory for the lists.
     ///
     /// # Safety
     /// The pointers are aligned, valid for their `n` elements, and nothing writes to them meanwhile.
-    pub unsafe fn measure(&mut self, measures: &[Measure]) -> &[f64] {
+    pub unsafe fn measure(&mut self, measures: &[Measure]) -> Result<&[f64], OutOfMemory> {
         // SAFETY: the caller's promise.
-        unsafe { self.read(measures, Reading::Plain) };
-        self.found.clone_from(&self.totals);
+        unsafe { self.read(measures, Reading::Plain)? };
+        self.found.clear();
+        self.found.make_room(self.totals.len())?;
+        self.found.extend_from_slice(&self.totals);
         for (i, m) in measures.iter().enumerate() {
             let total = self.found[i];
             let mut norm = if m.n == 0 { 0.0 } else { m.norm.of_total(total) };
             if m.n > 0 && !m.norm.is_sure(total, m.is_narrow()) {
                 // SAFETY: the caller's promise.
-                norm = unsafe { self.scaled(m) }.unwrap_or(norm);
+                norm = unsafe { self.scaled(m)? }.unwrap_or(norm);
             }
             self.found[i] = norm;
         }
-        &self.found
+        Ok(&self.found)
     }
 
     /// The norm of an array whose elements are brought near 1 before they are raised to a power; `None` where they are all 0
@@ -79,29 +82,30 @@ impl Norms {
     /// # Safety
     /// As for [`Norms::measure`].
     #[cold]
-    unsafe fn scaled(&mut self, m: &Measure) -> Option<f64> {
+    unsafe fn scaled(&mut self, m: &Measure) -> Result<Option<f64>, OutOfMemory> {
         let m = Measure { norm: m.norm.of_one().unwrap_or(m.norm), ..*m };
         let mut read = |reading| {
             // SAFETY: the caller's promise.
-            unsafe { self.read(std::slice::from_ref(&m), reading) };
-            self.totals[0]
+            unsafe { self.read(std::slice::from_ref(&m), reading)? };
+            Ok(self.totals[0])
         };
-        let unit = Norm::unit(read(Reading::Part))?;
-        let scale = Scale { unit, modulus: read(Reading::Modulus(unit)) };
-        Some(m.norm.of_scaled(read(Reading::Scaled(scale)), scale))
+        let Some(unit) = Norm::unit(read(Reading::Part)?) else { return Ok(None) };
+        let scale = Scale { unit, modulus: read(Reading::Modulus(unit))? };
+        Ok(Some(m.norm.of_scaled(read(Reading::Scaled(scale))?, scale)))
     }
 
     /// Reads all arrays in one way; what each comes to stands in `totals`.
     ///
     /// # Safety
     /// As for [`Norms::measure`].
-    unsafe fn read(&mut self, measures: &[Measure], reading: Reading) {
+    unsafe fn read(&mut self, measures: &[Measure], reading: Reading) -> Result<(), OutOfMemory> {
         let Self { tasks, partial, blocks, totals, .. } = self;
         let bytes: usize = measures.iter().map(|m| m.n * m.of.dtype.size()).sum();
         let (level, threads) = (simd::level(), pool::threads_for(bytes, PARALLEL_BYTES));
         let all: usize = measures.iter().map(|m| m.n.div_ceil(BLOCK)).sum();
         let step = if threads == 1 { BLOCKS } else { (all / (2 * threads)).clamp(1, BLOCKS) };
         tasks.clear();
+        tasks.make_room(measures.iter().map(|m| m.n.div_ceil(BLOCK).div_ceil(step)).sum())?;
         let mut total = 0;
         for (measure, m) in measures.iter().enumerate() {
             let all = m.n.div_ceil(BLOCK);
@@ -109,6 +113,7 @@ impl Norms {
             tasks.extend((0..all).step_by(step).map(task));
             total += all;
         }
+        partial.make_room(total.saturating_sub(partial.len()))?;
         partial.resize_with(total, AtomicU64::default);
         pool::run(threads, tasks.len(), &|t| {
             let Task { measure, blocks, first } = &tasks[t];
@@ -119,14 +124,17 @@ impl Norms {
             }
         });
         blocks.clear();
+        blocks.make_room(total)?;
         blocks.extend(partial.iter_mut().map(|p| f64::from_bits(*p.get_mut())));
         let mut rest = &blocks[..];
         totals.clear();
+        totals.make_room(measures.len())?;
         totals.extend(measures.iter().map(|m| {
             let (blocks, tail) = rest.split_at(m.n.div_ceil(BLOCK));
             rest = tail;
             m.norm.total(reading, blocks)
         }));
+        Ok(())
     }
 }
 
@@ -172,7 +180,7 @@ mod tests {
         let of = Source { ptr, dtype: compute.dtype() };
         let measure = Measure { norm: Norm::of(p), of, n, compute };
         // SAFETY: the callers' slices live until they have the answer.
-        unsafe { Norms::default().measure(&[measure])[0] }
+        unsafe { Norms::default().measure(&[measure]).unwrap()[0] }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! apart, too, if what they take of that distance is: it is looked at like a clock's face. What is left is compared in
 //! pairs.
 
+use crate::reserve::{OutOfMemory, Put, Reserve, list, listed};
 use crate::strides::Strided;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -25,19 +26,19 @@ pub struct Arrays<'a> {
 impl Arrays<'_> {
     /// Calls `meet` with the numbers of every two arrays that may share memory and may not: some pairs that do not, but all
     /// that do.
-    pub fn pairs<E>(&self, meet: &mut dyn FnMut(usize, usize) -> Result<(), E>) -> Result<(), E> {
-        let mut members: Vec<usize> = (0..self.all.len()).collect();
+    pub fn pairs<E: From<OutOfMemory>>(&self, meet: &mut dyn FnMut(usize, usize) -> Result<(), E>) -> Result<(), E> {
+        let mut members: Vec<usize> = listed(0..self.all.len())?;
         self.part(&mut members, 0, meet)
     }
 
     /// The same of some of them, parted by addresses.
-    fn part<E>(
+    fn part<E: From<OutOfMemory>>(
         &self,
         members: &mut [usize],
         depth: usize,
         meet: &mut dyn FnMut(usize, usize) -> Result<(), E>,
     ) -> Result<(), E> {
-        members.sort_by_key(|&i| self.all[i].low);
+        members.sort_unstable_by_key(|&i| (self.all[i].low, i)); // which asks for no memory
         let (mut start, mut high) = (0, 0);
         for end in 1..=members.len() {
             high = high.max(self.all[members[end - 1]].high());
@@ -50,7 +51,7 @@ impl Arrays<'_> {
     }
 
     /// The same of those whose addresses meet, in order: parted by what they take of a distance.
-    fn cluster<E>(
+    fn cluster<E: From<OutOfMemory>>(
         &self,
         members: &[usize],
         depth: usize,
@@ -60,8 +61,8 @@ impl Arrays<'_> {
             return Ok(());
         }
         if members.len() > FEW && depth < DEEP {
-            for distance in self.distances(members) {
-                let Some((mut groups, odd)) = self.fold(members, distance) else { continue };
+            for distance in self.distances(members)? {
+                let Some((mut groups, odd)) = self.fold(members, distance)? else { continue };
                 for (i, &a) in odd.iter().enumerate() {
                     for &b in odd[i + 1..].iter().chain(groups.iter().flatten()) {
                         self.compare(a, b, meet)?;
@@ -74,14 +75,17 @@ impl Arrays<'_> {
     }
 
     /// Distances after which the places of most of these repeat, the shortest first.
-    fn distances(&self, members: &[usize]) -> SmallVec<[usize; 4]> {
+    fn distances(&self, members: &[usize]) -> Result<SmallVec<[usize; 4]>, OutOfMemory> {
         let mut counts: FxHashMap<SmallVec<[usize; 4]>, usize> = FxHashMap::default();
         for &i in members {
             let strides: SmallVec<[usize; 4]> = self.all[i].axes.iter().map(|(stride, _)| *stride).collect();
+            counts.make_room(1)?;
             *counts.entry(strides).or_default() += 1;
         }
         let common = counts.into_iter().filter(|(strides, _)| !strides.is_empty());
-        let Some((strides, _)) = common.max_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0))) else { return SmallVec::new() };
+        let Some((strides, _)) = common.max_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0))) else {
+            return Ok(SmallVec::new());
+        };
         let mut distance = 0;
         let mut found: SmallVec<[usize; 4]> = strides
             .iter()
@@ -93,24 +97,24 @@ impl Arrays<'_> {
         found.reverse();
         found.retain(|distance| *distance > 0);
         found.dedup();
-        found
+        Ok(found)
     }
 
     /// Groups of those that take different parts of `distance`, and the odd ones that may take any; `None` where there is one
     /// group, or many odd ones.
-    fn fold(&self, members: &[usize], distance: usize) -> Option<(Vec<Vec<usize>>, Vec<usize>)> {
-        let (mut parts, mut odd) = (Vec::with_capacity(members.len()), Vec::new());
+    fn fold(&self, members: &[usize], distance: usize) -> Result<Option<Folded>, OutOfMemory> {
+        let (mut parts, mut odd) = (list(members.len())?, Vec::new());
         for &i in members {
             let extent = self.all[i].extent(|stride| !stride.is_multiple_of(distance));
             if extent <= distance {
                 let start = self.all[i].low % distance;
                 parts.push((start, start + extent, i));
             } else {
-                odd.push(i);
+                odd.put(i)?;
             }
         }
         if odd.len() > FEW {
-            return None;
+            return Ok(None);
         }
         parts.sort_unstable();
         let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -118,25 +122,33 @@ impl Arrays<'_> {
         for (start, end, i) in parts {
             match (groups.last_mut(), ends.last_mut()) {
                 (Some(group), Some(last)) if start < last.1 => {
-                    group.push(i);
+                    group.put(i)?;
                     last.1 = last.1.max(end);
                 }
                 _ => {
-                    groups.push(vec![i]);
-                    ends.push((start, end));
+                    groups.put(listed([i])?)?;
+                    ends.put((start, end))?;
                 }
             }
         }
         // What reaches beyond the distance goes on at its beginning.
-        let beyond = ends.last()?.1.saturating_sub(distance);
+        let Some(last) = ends.last() else { return Ok(None) };
+        let beyond = last.1.saturating_sub(distance);
         let wrapped = ends.iter().take_while(|(start, _)| *start < beyond).count().min(groups.len() - 1);
-        let first: Vec<usize> = groups.drain(..wrapped).flatten().collect();
-        groups.last_mut()?.extend(first);
-        (groups.len() > 1).then_some((groups, odd))
+        let first: Vec<usize> = listed(groups.drain(..wrapped).flatten())?;
+        if let Some(last) = groups.last_mut() {
+            last.make_room(first.len())?;
+            last.extend(first);
+        }
+        Ok((groups.len() > 1).then_some((groups, odd)))
     }
 
     /// The same in pairs, of members in the order of their addresses.
-    fn sweep<E>(&self, members: &[usize], meet: &mut dyn FnMut(usize, usize) -> Result<(), E>) -> Result<(), E> {
+    fn sweep<E: From<OutOfMemory>>(
+        &self,
+        members: &[usize],
+        meet: &mut dyn FnMut(usize, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
         let (mut alone, mut others): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
         for &b in members {
             let open = |a: &usize| self.all[*a].high() > self.all[b].low;
@@ -145,9 +157,9 @@ impl Arrays<'_> {
             if b < self.alone {
                 others.retain(open);
                 others.iter().try_for_each(|&a| self.compare(a, b, meet))?;
-                alone.push(b);
+                alone.put(b)?;
             } else {
-                others.push(b);
+                others.put(b)?;
             }
         }
         Ok(())
@@ -161,6 +173,9 @@ impl Arrays<'_> {
     }
 }
 
+/// Groups of arrays, and odd ones.
+type Folded = (Vec<Vec<usize>>, Vec<usize>);
+
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -169,15 +184,10 @@ fn gcd(a: usize, b: usize) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::convert::Infallible;
 
     fn pairs(all: &[Strided], alone: usize) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
-        let mut meet = |i, j| -> Result<(), Infallible> {
-            found.push((i, j));
-            Ok(())
-        };
-        let Ok(()) = Arrays { all, alone }.pairs(&mut meet);
+        Arrays { all, alone }.pairs(&mut |i, j| found.put((i, j))).unwrap();
         found
     }
 

@@ -4,8 +4,9 @@
 //! platform. Every value is finite, and lies between the values that a schedule was given.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
-/// A number for every step.
+/// A number for every step. Its lists may be long, and clones share them.
 #[expect(missing_docs, reason = "the fields are those of the classes in Python, which say what they mean")]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Schedule {
@@ -24,9 +25,9 @@ pub enum Schedule {
     /// Up to `peak` and down again in `steps` steps, along half a wave each.
     OneCycle { peak: f64, steps: u64, pct_start: f64, div_factor: f64, final_div_factor: f64 },
     /// The value of the interval between `boundaries` in which the step lies.
-    Piecewise { values: Vec<f64>, boundaries: Vec<u64> },
+    Piecewise { values: Arc<Vec<f64>>, boundaries: Arc<Vec<u64>> },
     /// The schedule of that interval, its steps counted from the boundary.
-    Sequence { schedules: Vec<Schedule>, boundaries: Vec<u64> },
+    Sequence { schedules: Arc<Vec<Schedule>>, boundaries: Arc<Vec<u64>> },
 }
 
 impl Schedule {
@@ -137,10 +138,10 @@ mod tests {
 
     #[test]
     fn boundaries_belong_to_what_follows() {
-        let pieces = Piecewise { values: vec![3.0, 2.0, 1.0], boundaries: vec![5, 6] };
+        let pieces = Piecewise { values: vec![3.0, 2.0, 1.0].into(), boundaries: vec![5, 6].into() };
         assert_eq!([0, 4, 5, 6, 99].map(|t| pieces.at(t)), [3.0, 3.0, 2.0, 1.0, 1.0]);
         let halves = Step { start: 8.0, factor: 0.5, every: 2 };
-        let parts = Sequence { schedules: vec![halves.clone(), halves], boundaries: vec![4] };
+        let parts = Sequence { schedules: vec![halves.clone(), halves].into(), boundaries: vec![4].into() };
         assert_eq!([0, 2, 3, 4, 6].map(|t| parts.at(t)), [8.0, 4.0, 4.0, 8.0, 4.0]);
     }
 

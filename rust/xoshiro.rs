@@ -64,9 +64,8 @@ impl Xoshiro {
     pub fn from_seed(bytes: &[u8]) -> Self {
         // Julia hashes whole words of 32 bits: no leading zero words, but at least one word.
         let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        let mut words = bytes[..used].to_vec();
-        words.resize(used.div_ceil(4).max(1) * 4, 0);
-        let digest = Sha256::digest(&words);
+        let zeros = used.div_ceil(4).max(1) * 4 - used;
+        let digest = Sha256::new().chain_update(&bytes[..used]).chain_update(&[0; 4][..zeros]).finalize();
         let mut state = [0; 4];
         for (word, chunk) in state.iter_mut().zip(digest.as_slice().chunks_exact(8)) {
             *word = chunk.iter().rev().fold(0, |value, &byte| (value << 8) | u64::from(byte));

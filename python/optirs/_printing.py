@@ -36,6 +36,8 @@ def _with_fallback(show: Callable[[Any], str]) -> Callable[[Any], str]:
     def printed(self: Any) -> str:
         try:
             return show(self)
+        except MemoryError:
+            raise
         except Exception:
             if not _is_state(self):
                 raise

@@ -168,6 +168,8 @@ def _is_zero(gradient: Any) -> bool:
         if nests_deeper(gradient, 32):
             return True
         array = as_array(gradient, np.dtype(np.float64))
+    except MemoryError:
+        raise
     except Exception:  # it may be anybody's, and so may what it raises
         return _is_zero_elsewhere(gradient)
     return not (_of_numbers(array) or array.dtype.kind == "b") or not np.any(array != 0)
@@ -177,6 +179,8 @@ def _is_zero_elsewhere(gradient: Any) -> bool:
     """The same of what NumPy cannot read, such as a tensor on another device."""
     try:
         return not bool((gradient != 0).any())
+    except MemoryError:
+        raise
     except Exception:
         return not hasattr(type(gradient), "__dlpack__")
 

@@ -62,6 +62,8 @@ def taker(name: str, array: Any, rows: int, shuffled: bool) -> Take:
         # The brackets of pandas go by label: by what the index says, wherever the row stands.
         take: Take = array.iloc.__getitem__ if hasattr(array, "iloc") else array.__getitem__
         _try(take, slice(0, 1), 1)
+    except MemoryError:
+        raise
     except Exception as error:
         raise _no_rows(name, array, "by position", error) from error
     if not shuffled:
@@ -71,6 +73,8 @@ def taker(name: str, array: Any, rows: int, shuffled: bool) -> Take:
     for way in (take, _ascending(take)):
         try:
             _try(way, backwards, len(backwards))
+        except MemoryError:
+            raise
         except Exception as error:
             failures.append(error)
         else:
@@ -84,6 +88,8 @@ def all_rows(array: Any) -> Any:
         return array
     try:
         return array if type(array[0:1]) is type(array) else array[0 : array.shape[0]]
+    except MemoryError:
+        raise
     except Exception:  # nobody asks for fewer rows than all
         return array
 
@@ -91,6 +97,8 @@ def all_rows(array: Any) -> Any:
 def _converted(name: str, data: Any) -> Any:
     try:
         array = np.asanyarray(data)
+    except MemoryError:
+        raise
     except Exception as error:
         raise TypeError(f"{name} must be an array, got {_kind(data)}, of which NumPy makes none: {error}") from error
     array = as_plain(name, array)

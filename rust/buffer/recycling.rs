@@ -5,6 +5,7 @@
 //! if that is more: a program that drops its model gets its memory back. A loop whose steps take memory and drop all of it
 //! has another bound ([`Recycling`]).
 
+use crate::reserve::Reserve;
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::VecDeque;
 use std::process;
@@ -137,6 +138,9 @@ pub(super) fn give(block: Block) {
     let Some(mut kept) = kept() else {
         return block.free();
     };
+    if kept.blocks.make_room(1).is_err() {
+        return block.free();
+    }
     kept.bytes += size;
     kept.blocks.push_back(block);
     kept.trim(bound(in_use));

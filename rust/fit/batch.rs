@@ -1,6 +1,7 @@
 //! Mini-batches: runs of rows, or rows gathered in another order.
 
 use crate::losses::{Objective, Target, Values};
+use crate::reserve::{OutOfMemory, Reserve};
 use std::ops::Range;
 
 /// What there is to learn from.
@@ -25,31 +26,32 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// The rows at the places `range` of the order: their `n_in` inputs and `n_out` targets, if these are not classes.
+    /// The rows at the places `range` of the order: their `n_in` inputs and `n_out` targets, if these are not classes. An error
+    /// where there is no memory for them.
     #[inline]
     pub fn batch<'b>(
         &'b mut self,
         data: &Data<'b>,
         [n_in, n_out]: [usize; 2],
         range: Range<usize>,
-    ) -> (&'b [f32], Objective<'b>) {
+    ) -> Result<(&'b [f32], Objective<'b>), OutOfMemory> {
         let Some(order) = data.order else {
             let x = &data.x[range.start * n_in..range.end * n_in];
-            return (x, rows(data.objective, range, n_out));
+            return Ok((x, rows(data.objective, range, n_out)));
         };
         let order = &order[range];
-        gather(data.x, n_in, order, &mut self.x);
+        gather(data.x, n_in, order, &mut self.x)?;
         let objective = match data.objective {
-            Objective::Pointwise(loss, y) => Objective::Pointwise(loss, values(y, n_out, order, &mut self.y)),
+            Objective::Pointwise(loss, y) => Objective::Pointwise(loss, values(y, n_out, order, &mut self.y)?),
             Objective::Crossentropy(Target::Rows(y)) => {
-                Objective::Crossentropy(Target::Rows(values(y, n_out, order, &mut self.y)))
+                Objective::Crossentropy(Target::Rows(values(y, n_out, order, &mut self.y)?))
             }
             Objective::Crossentropy(Target::Classes(classes)) => {
-                gather(classes, 1, order, &mut self.classes);
+                gather(classes, 1, order, &mut self.classes)?;
                 Objective::Crossentropy(Target::Classes(&self.classes))
             }
         };
-        (&self.x, objective)
+        Ok((&self.x, objective))
     }
 }
 
@@ -65,25 +67,32 @@ fn rows(objective: Objective<'_>, range: Range<usize>, n: usize) -> Objective<'_
 
 /// The rows `order` of `from[rows, n]`, in the room for their type.
 #[inline]
-fn values<'b>(from: Values<'_>, n: usize, order: &[usize], to: &'b mut (Vec<f32>, Vec<f64>)) -> Values<'b> {
-    match from {
+fn values<'b>(
+    from: Values<'_>,
+    n: usize,
+    order: &[usize],
+    to: &'b mut (Vec<f32>, Vec<f64>),
+) -> Result<Values<'b>, OutOfMemory> {
+    Ok(match from {
         Values::Single(from) => {
-            gather(from, n, order, &mut to.0);
+            gather(from, n, order, &mut to.0)?;
             Values::Single(&to.0)
         }
         Values::Double(from) => {
-            gather(from, n, order, &mut to.1);
+            gather(from, n, order, &mut to.1)?;
             Values::Double(&to.1)
         }
-    }
+    })
 }
 
 /// The rows `order` of `from[rows, n]`, one after the other.
-fn gather<T: Copy>(from: &[T], n: usize, order: &[usize], to: &mut Vec<T>) {
+fn gather<T: Copy>(from: &[T], n: usize, order: &[usize], to: &mut Vec<T>) -> Result<(), OutOfMemory> {
     to.clear();
+    to.make_room(order.len() * n)?;
     for &row in order {
         to.extend_from_slice(&from[row * n..(row + 1) * n]);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -97,22 +106,22 @@ mod tests {
         let objective = Objective::Pointwise(Pointwise::Mse, Values::Single(&y));
         let mut gathered = Gathered::default();
         let mut data = Data { rows: 3, x: &x, objective, order: None };
-        let (batch, found) = gathered.batch(&data, [2, 1], 1..3);
+        let (batch, found) = gathered.batch(&data, [2, 1], 1..3).unwrap();
         assert_eq!(batch, &x[2..]);
         assert!(matches!(found, Objective::Pointwise(_, Values::Single([11.0, 12.0]))));
         data.order = Some(&[2, 0, 1]);
-        let (batch, found) = gathered.batch(&data, [2, 1], 0..2);
+        let (batch, found) = gathered.batch(&data, [2, 1], 0..2).unwrap();
         assert_eq!(batch, [2.0, 2.5, 0.0, 0.5]);
         assert!(matches!(found, Objective::Pointwise(_, Values::Single([12.0, 10.0]))));
         let wide = Objective::Pointwise(Pointwise::Mse, Values::Double(&[1e300, 2e300, 3e300]));
         let in_double = Data { objective: wide, ..data };
-        let (_, found) = gathered.batch(&in_double, [2, 1], 0..2);
+        let (_, found) = gathered.batch(&in_double, [2, 1], 0..2).unwrap();
         assert!(matches!(found, Objective::Pointwise(_, Values::Double([3e300, 1e300]))));
         data.objective = Objective::Crossentropy(Target::Classes(&[4, 5, 6]));
         let in_order = Data { order: None, ..data };
-        let (_, found) = gathered.batch(&in_order, [2, 9], 1..3);
+        let (_, found) = gathered.batch(&in_order, [2, 9], 1..3).unwrap();
         assert!(matches!(found, Objective::Crossentropy(Target::Classes([5, 6]))));
-        let (_, found) = gathered.batch(&data, [2, 9], 2..3);
+        let (_, found) = gathered.batch(&data, [2, 9], 2..3).unwrap();
         assert!(matches!(found, Objective::Crossentropy(Target::Classes([5]))));
     }
 }

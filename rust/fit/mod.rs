@@ -9,11 +9,12 @@ use crate::dtype::DType;
 use crate::element::Element;
 use crate::layers::network::{Gradients, Network, Weights};
 use crate::layers::workspace::{Floats, Workspace};
+use crate::reserve::{OutOfMemory, Reserve, collected, listed};
 use batch::{Data, Gathered};
 use std::ops::Range;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::time::{Duration, Instant};
-use step::{Refused, Stepper};
+use step::{Reason, Refused, Stepper};
 
 /// Where the numbers of a layer come from.
 #[derive(Clone, Copy)]
@@ -22,6 +23,14 @@ pub enum Origin {
     Trained(usize),
     /// An array that stays as it is.
     Fixed(*const f32),
+}
+
+/// Where `W` and `b` of each layer start, in each of the two sets.
+pub type Starts = [Vec<[*const f32; 2]>; 2];
+
+/// All of `items`; `None` where one is missing, or the list has no memory.
+fn gathered<T>(items: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    collected(items.map(|item| item.ok_or(OutOfMemory { bytes: 0 }))).ok()
 }
 
 /// The arrays of a network: one gradient for each array, and float32 copies of parameters of another type.
@@ -42,9 +51,9 @@ impl Arrays {
             DType::F32 => Some(None),
             _ => Floats::new(n).map(Some),
         };
-        let copies = parameters.iter().map(copy).collect::<Option<Vec<_>>>()?;
+        let copies = gathered(parameters.iter().map(copy))?;
         Some(Self {
-            gradients: network.layers().iter().map(pair).collect::<Option<_>>()?,
+            gradients: gathered(network.layers().iter().map(pair))?,
             is_copied: copies.iter().any(Option::is_some),
             copies,
         })
@@ -57,9 +66,8 @@ impl Arrays {
     }
 
     /// Where the arrays of each layer start in each of the two sets of `stepper`, or their copies do.
-    #[must_use]
-    pub fn starts(&self, origins: &[[Origin; 2]], stepper: &Stepper<'_>) -> [Vec<[*const f32; 2]>; 2] {
-        [0, 1].map(|side| {
+    pub fn starts(&self, origins: &[[Origin; 2]], stepper: &Stepper<'_>) -> Result<Starts, OutOfMemory> {
+        let starts = |side: usize| {
             let start = |origin: Origin| match origin {
                 Origin::Fixed(ptr) => ptr,
                 Origin::Trained(p) => match &self.copies[p] {
@@ -67,8 +75,9 @@ impl Arrays {
                     None => stepper.parameters[p].x[side].cast_const().cast(),
                 },
             };
-            origins.iter().map(|pair| pair.map(start)).collect()
-        })
+            listed(origins.iter().map(|pair| pair.map(start)))
+        };
+        Ok([starts(0)?, starts(1)?])
     }
 }
 
@@ -121,6 +130,23 @@ pub enum End {
     NotFinite(f64),
     /// A rule has refused a step.
     Refused(Refused),
+    /// A step was not made: it had no memory.
+    OutOfMemory(OutOfMemory),
+}
+
+impl From<OutOfMemory> for End {
+    fn from(none: OutOfMemory) -> Self {
+        Self::OutOfMemory(none)
+    }
+}
+
+impl From<Refused> for End {
+    fn from(refused: Refused) -> Self {
+        match refused.reason {
+            Reason::OutOfMemory(none) => Self::OutOfMemory(none),
+            _ => Self::Refused(refused),
+        }
+    }
 }
 
 /// A training at work.
@@ -128,7 +154,7 @@ pub struct Fit<'a> {
     /// The model's layers.
     pub network: &'a Network,
     /// Where its arrays start in each of the two sets: what [`Arrays::starts`] finds.
-    pub starts: [Vec<[*const f32; 2]>; 2],
+    pub starts: Starts,
     /// Steps its parameters.
     pub stepper: Stepper<'a>,
     /// Gradients that are added to another one, since their parameters are one: from, to, length.
@@ -190,7 +216,7 @@ impl Fit<'_> {
             while progress.row < data.rows {
                 let end = data.rows.min(progress.row + self.batch);
                 // SAFETY: the caller's promise.
-                if let Some(end) = unsafe { self.step(data, progress, progress.row..end) } {
+                if let Err(end) = unsafe { self.step(data, progress, progress.row..end) } {
                     return end;
                 }
                 progress.row = end;
@@ -207,16 +233,17 @@ impl Fit<'_> {
         End::Done
     }
 
-    /// One step on the rows `range`.
-    unsafe fn step(&mut self, data: &Data<'_>, progress: &mut Progress, range: Range<usize>) -> Option<End> {
+    /// One step on the rows `range`, or why there is none.
+    unsafe fn step(&mut self, data: &Data<'_>, progress: &mut Progress, range: Range<usize>) -> Result<(), End> {
         let (batch, side) = (range.len(), progress.side);
         let Self { network, starts, stepper, ties, arrays, work, gathered, .. } = self;
-        let (x, objective) = gathered.batch(data, [network.n_in(), network.n_out()], range);
+        let (x, objective) = gathered.batch(data, [network.n_in(), network.n_out()], range)?;
         let weights = Numbers { network, starts: &starts[side] };
-        let loss = network.pullback(&weights, batch, x, objective, work);
+        let loss = network.pullback(&weights, batch, x, objective, work)?;
         if !loss.is_finite() {
-            return Some(End::NotFinite(loss));
+            return Err(End::NotFinite(loss));
         }
+        progress.losses.make_room(1)?; // so that nothing fails behind the step
         progress.good = side;
         network.backward(&weights, batch, x, work, &mut arrays.gradients);
         for &(from, to, len) in *ties {
@@ -224,13 +251,11 @@ impl Fit<'_> {
             unsafe { add(from_raw_parts(from, len), from_raw_parts_mut(to, len)) };
         }
         // SAFETY: the caller's promise.
-        if let Err(refused) = unsafe { stepper.step(side) } {
-            return Some(End::Refused(refused));
-        }
+        unsafe { stepper.step(side)? };
         progress.losses.push(loss);
         progress.side = 1 - side;
         self.convert(progress.side);
-        None
+        Ok(())
     }
 
     /// Converts the parameters that are not float32.

@@ -7,6 +7,7 @@ use crate::drive::{Copy, Plan, traffic};
 use crate::dtype::DType;
 use crate::job::{Job, Lone, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
+use crate::reserve::list;
 use crate::rule::Scalars;
 use crate::simd;
 use std::ops::Range;
@@ -43,22 +44,23 @@ pub(super) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// None yet; the lists have room for any step of these parameters, so that none asks for memory.
-    pub(super) fn new(parameters: &[Parameter<'a>]) -> Self {
+    /// None yet; the lists have room for any step of these parameters, so that none asks for memory. `None` where the system
+    /// has no memory.
+    pub(super) fn new(parameters: &[Parameter<'a>]) -> Option<Self> {
         let (n, states) = (parameters.len(), parameters.iter().map(|p| p.slots.len()).sum::<usize>());
-        Self {
-            jobs: Vec::with_capacity(n),
-            scalars: Vec::with_capacity(parameters.iter().map(|p| p.program.links.len()).sum()),
-            states: Vec::with_capacity(states),
-            copies: Vec::with_capacity(2 * n + states),
-            pending: Vec::with_capacity(n),
-            measures: Vec::with_capacity(n),
-            renewed: Vec::with_capacity(n),
-            reached: Vec::with_capacity(n),
+        Some(Self {
+            jobs: list(n).ok()?,
+            scalars: list(parameters.iter().map(|p| p.program.links.len()).sum()).ok()?,
+            states: list(states).ok()?,
+            copies: list(2 * n + states).ok()?,
+            pending: list(n).ok()?,
+            measures: list(n).ok()?,
+            renewed: list(n).ok()?,
+            reached: list(n).ok()?,
             traffic: 0,
-            loops: Vec::with_capacity(n),
+            loops: list(n).ok()?,
             differ: parameters.iter().any(Parameter::has_steps),
-        }
+        })
     }
 
     /// Plans the step of all parameters from set `from`, or renews the scalars of the plan that there is, if that is the
@@ -262,7 +264,7 @@ impl<'a> Step<'a> {
     #[inline(never)]
     unsafe fn measure(&mut self, parameters: &[Parameter<'a>], norms: &mut Norms) -> Result<(), Refused> {
         // SAFETY: the caller's promise.
-        let norms = unsafe { norms.measure(&self.measures) };
+        let norms = unsafe { norms.measure(&self.measures) }.map_err(|none| refused(0)(Reason::OutOfMemory(none)))?;
         for (pending, &norm) in self.pending.iter().zip(norms) {
             let scalars = parameters[pending.parameter].scalars_of_norm(pending.link, norm);
             self.scalars[self.jobs[pending.job].scalars] = scalars.map_err(refused(pending.parameter))?;

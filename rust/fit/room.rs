@@ -1,11 +1,12 @@
 //! What the steps from both sets use in turn, and the segments of a rule that run before its last one.
 
 use super::plan::refused;
-use super::step::{Parameter, Refused};
+use super::step::{Parameter, Reason, Refused};
 use crate::buffer::Buffer;
 use crate::drive::Plan;
 use crate::job::{Job, Source, State, Tables};
 use crate::measure::{Measure, Norms};
+use crate::reserve::list;
 use crate::rule::Scalars;
 use std::ops::Range;
 
@@ -24,13 +25,15 @@ pub(super) struct Room {
 impl Room {
     /// That for `parameters`; `None` where the system has no memory.
     pub(super) fn new(parameters: &[Parameter<'_>]) -> Option<Self> {
-        let mut scratch = Vec::with_capacity(parameters.len());
+        let mut scratch = list(parameters.len()).ok()?;
         for p in parameters {
             let bytes = p.n * p.working().compute().dtype().size();
             scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
         }
+        let most = |of: fn(&Parameter<'_>) -> usize| parameters.iter().map(of).max().unwrap_or(0);
+        let staged = (list(most(|p| p.program.links.len())).ok()?, list(most(|p| p.slots.len())).ok()?);
         let is_staged = scratch.iter().any(Option::is_some);
-        Some(Self { norms: Norms::default(), staged: (Vec::new(), Vec::new()), scratch, is_staged })
+        Some(Self { norms: Norms::default(), staged, scratch, is_staged })
     }
 
     /// Runs a segment of parameter `p`, number `i`, that is not the last one: its `dx` goes to the scratch.
@@ -55,7 +58,8 @@ impl Room {
         }
         if let Some(norm) = p.norm(&links).map_err(refused(i))? {
             // SAFETY: the caller's promise.
-            let norm = unsafe { self.norms.measure(&[Measure { norm, of: gradient, n: p.n, compute }]) }[0];
+            let norm = unsafe { self.norms.measure(&[Measure { norm, of: gradient, n: p.n, compute }]) };
+            let norm = norm.map_err(|none| refused(i)(Reason::OutOfMemory(none)))?[0];
             scalars[0] = p.scalars_of_norm(links.start, norm).map_err(refused(i))?;
         }
         let scratch = self.scratch[i].as_ref().map_or(std::ptr::null_mut(), Buffer::ptr);

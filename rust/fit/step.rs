@@ -9,6 +9,7 @@ use crate::chain::Program;
 use crate::dtype::DType;
 use crate::job::{Source, State};
 use crate::reduce::Norm;
+use crate::reserve::OutOfMemory;
 use crate::rule::{Borrower, Rounding, SCALARS, Scalars};
 use std::ops::Range;
 
@@ -122,6 +123,8 @@ pub enum Reason {
     Norm(String),
     /// A hyper-parameter has a value, by a schedule, that the step cannot use.
     Value(String),
+    /// There is no memory for what the step needs.
+    OutOfMemory(OutOfMemory),
 }
 
 /// Steps parameters.
@@ -137,7 +140,7 @@ impl<'a> Stepper<'a> {
     /// A stepper of these parameters; `None` where the system has no memory.
     #[must_use]
     pub fn new(parameters: Vec<Parameter<'a>>) -> Option<Self> {
-        let (steps, room) = ([Step::new(&parameters), Step::new(&parameters)], Room::new(&parameters)?);
+        let (steps, room) = ([Step::new(&parameters)?, Step::new(&parameters)?], Room::new(&parameters)?);
         Some(Self { parameters, steps, room })
     }
 

@@ -9,6 +9,8 @@ use crate::simd::{self, Level};
 
 /// Elements of a task of a thread.
 const TASK: usize = 1 << 15;
+/// Numbers for which there is room on the stack.
+const FEW: usize = 512;
 /// From so many elements on more than one thread pays.
 const PARALLEL: Border = Border { awake: 1 << 16, asleep: 1 << 18 };
 
@@ -218,6 +220,27 @@ impl Activation {
         }
     }
 
+    /// The same where `y` is not at hand: it is computed again, a few numbers at a time.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn backward_from_input(self, z: &[f32], d: &mut [f32]) {
+        assert!(z.len() == d.len());
+        if self == Self::Identity {
+            return;
+        }
+        let threads = pool::threads_for(d.len(), PARALLEL);
+        parts::run(threads, d, TASK, &|at, part| {
+            let mut room = [0.0; FEW];
+            for (z, d) in z[at..at + part.len()].chunks(FEW).zip(part.chunks_mut(FEW)) {
+                let y = &mut room[..z.len()];
+                y.copy_from_slice(z);
+                self.forward_part(y);
+                self.backward_part(z, y, d);
+            }
+        });
+    }
+
     fn backward_all(self, z: &[f32], y: &[f32], d: &mut [f32]) {
         let threads = pool::threads_for(d.len(), PARALLEL);
         if threads == 1 {
@@ -249,6 +272,20 @@ mod tests {
                 let h = 0.01;
                 let finite = (one(activation, z + h).0 - one(activation, z - h).0) / (2.0 * h);
                 assert!((one(activation, z).1 - finite).abs() < 2e-4, "{activation:?} at {z}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_output_that_is_not_at_hand_is_computed_again() {
+        for &activation in Activation::ALL {
+            for n in [0, 1, FEW, 3 * FEW + 5, PARALLEL.asleep + 3] {
+                let z: Vec<f32> = (0..n).map(|i| (i % 211) as f32 * 0.1 - 10.0).collect();
+                let (mut y, mut d, mut again) = (z.clone(), vec![0.5; n], vec![0.5; n]);
+                activation.forward(&mut y);
+                activation.backward(&z, &y, &mut d);
+                activation.backward_from_input(&z, &mut again);
+                assert!(d == again, "{activation:?} {n}");
             }
         }
     }

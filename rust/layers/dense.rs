@@ -42,6 +42,15 @@ impl Dense {
         affine::gradient(self.shape(batch), w, x, d, out);
     }
 
+    /// The same where `y` is not at hand.
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    pub fn backward_from_input(self, batch: usize, w: &[f32], x: &[f32], z: &[f32], d: &mut [f32], out: Gradient<'_>) {
+        self.activation.backward_from_input(z, d);
+        affine::gradient(self.shape(batch), w, x, d, out);
+    }
+
     /// The same without the gradient by `x`.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ use super::dense::Dense;
 use super::workspace::{Kept, Workspace};
 use crate::affine::Gradient;
 use crate::losses::{Objective, Rows};
+use crate::reserve::OutOfMemory;
 
 /// Where the numbers of a network are.
 pub trait Weights {
@@ -73,7 +74,7 @@ impl Network {
         &work.kept[self.layers.len() - 1].y[..batch * self.n_out()]
     }
 
-    /// The loss of the network on `x[batch, n_in]`.
+    /// The loss of the network on `x[batch, n_in]`; an error where the loss has no memory.
     ///
     /// # Panics
     /// As [`Self::forward`].
@@ -84,7 +85,7 @@ impl Network {
         x: &[f32],
         objective: Objective<'_>,
         work: &mut Workspace,
-    ) -> f64 {
+    ) -> Result<f64, OutOfMemory> {
         let rows = Rows { batch, n: self.n_out() };
         objective.loss(rows, self.forward(weights, batch, x, work))
     }
@@ -101,7 +102,7 @@ impl Network {
         x: &[f32],
         objective: Objective<'_>,
         work: &mut Workspace,
-    ) -> f64 {
+    ) -> Result<f64, OutOfMemory> {
         self.forward(weights, batch, x, work);
         let rows = Rows { batch, n: self.n_out() };
         let len = batch * rows.n;
@@ -188,15 +189,15 @@ mod tests {
             let objective = Objective::Pointwise(Pointwise::Mse, Values::Single(&y));
             // Room for more rows than there are, as in the last batch of an epoch.
             let mut work = network.workspace(batch + 3).unwrap();
-            let loss = network.pullback(&weights, batch, &x, objective, &mut work);
+            let loss = network.pullback(&weights, batch, &x, objective, &mut work).unwrap();
             network.backward(&weights, batch, &x, &mut work, &mut out);
-            assert_eq!(loss, network.loss(&weights, batch, &x, objective, &mut work));
+            assert_eq!(Ok(loss), network.loss(&weights, batch, &x, objective, &mut work));
             for i in 0..network.layers().len() {
                 for j in 0..out.0[i].0.len() {
                     let (h, at) = (4e-3, weights.0[i].0[j]);
                     let mut moved = |to: f32| {
                         weights.0[i].0[j] = to;
-                        network.loss(&weights, batch, &x, objective, &mut work)
+                        network.loss(&weights, batch, &x, objective, &mut work).unwrap()
                     };
                     let finite = (moved(at + h) - moved(at - h)) / f64::from(2.0 * h);
                     moved(at);

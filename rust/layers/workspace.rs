@@ -2,6 +2,7 @@
 
 use super::dense::Dense;
 use crate::buffer::Buffer;
+use crate::reserve::list;
 use std::ops::{Deref, DerefMut};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
@@ -68,7 +69,7 @@ pub struct Workspace {
 impl Workspace {
     /// Memory for `layers` at `batch` rows; `None` where the system has none.
     pub(super) fn new(layers: &[Dense], batch: usize) -> Option<Self> {
-        let mut kept = Vec::with_capacity(layers.len());
+        let mut kept = list(layers.len()).ok()?;
         let mut widest = 0;
         for layer in layers {
             let len = batch.checked_mul(layer.n_out)?;

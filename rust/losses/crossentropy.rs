@@ -4,6 +4,7 @@ use super::{Values, is_single};
 use crate::element::Real;
 use crate::kernel::per_level;
 use crate::math::double::exp;
+use crate::reserve::{OutOfMemory, Reserve};
 use crate::simd::{self, Level};
 use std::cell::Cell;
 use std::ops::Range;
@@ -41,17 +42,23 @@ per_level! {
 }
 
 /// The sum over rows of `-sum over k of p[k] log softmax(logits)[k]`, for `logits[rows, n]`; with `out`, `weight` times its
-/// gradient `softmax(logits) - p` is written there.
-pub(super) fn rows<P: Real, D: Real>(n: usize, logits: &[P], target: Target<'_>, out: Option<(f64, &mut [D])>) -> f64 {
+/// gradient `softmax(logits) - p` is written there. An error where there is no memory for a row.
+pub(super) fn rows<P: Real, D: Real>(
+    n: usize,
+    logits: &[P],
+    target: Target<'_>,
+    out: Option<(f64, &mut [D])>,
+) -> Result<f64, OutOfMemory> {
     if logits.len() <= ROOM {
-        return rows_in(&mut [0.0; ROOM][..logits.len()], n, logits, target, out);
+        return Ok(rows_in(&mut [0.0; ROOM][..logits.len()], n, logits, target, out));
     }
     // Taken, not borrowed: nothing can be in its way.
     let mut scratch = SCRATCH.take();
+    scratch.make_room(logits.len().saturating_sub(scratch.len()))?;
     scratch.resize(scratch.len().max(logits.len()), 0.0);
     let total = rows_in(&mut scratch[..logits.len()], n, logits, target, out);
     SCRATCH.set(scratch);
-    total
+    Ok(total)
 }
 
 thread_local! {

@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::array::{Layout, View, allocate, array, descriptor};
 use super::entry::{Names, entries};
 use super::leaf::Moments;
+use super::lists::Items;
 use super::make::{check_held, make_leaves, restored};
 use super::schedules::schedule;
 use super::steps::Target;
@@ -32,7 +33,7 @@ pub fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// The state of a built-in rule for the array `x`.
 #[pyfunction]
 pub fn init<'py>(py: Python<'py>, rule: Bound<'py, PyAny>, x: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let leaf = make_leaves(py, vec![(rule, x, None)])?.remove(0);
+    let leaf = make_leaves(py, Items(vec![(rule, x, None)]))?.0.remove(0);
     Bound::new(py, leaf)?.getattr(intern!(py, "state"))
 }
 
@@ -64,7 +65,7 @@ pub fn apply<'py>(
     let compute = entry.working().compute().dtype();
     let place = allocate(py, &[(0, layout.len * compute.size())])?.remove(0);
     let (reach, stepped) = {
-        let mut call = Call::new(&arena, &names, 1);
+        let mut call = Call::new(&arena, &names, 1)?;
         call.add(entry, gradient.as_ref(), None, Target::Direction(&place))?;
         let steps = call.run(py, &names)?;
         (steps[0].reach, steps[0].steps)

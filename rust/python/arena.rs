@@ -3,11 +3,36 @@
 //! The lists of a thousand leaves are larger than what the system's allocator keeps at hand: taken anew each time, their
 //! pages alone cost as much as the walk.
 
+use crate::reserve::{OutOfMemory, Put, Reserve, check};
 use bumpalo::Bump;
 use std::cell::Cell;
 
 /// A list in an arena.
 pub type List<'b, T> = bumpalo::collections::Vec<'b, T>;
+
+/// An empty list with room for `n` entries.
+pub fn list_in<T>(n: usize, arena: &Bump) -> Result<List<'_, T>, OutOfMemory> {
+    let mut list = List::new_in(arena);
+    list.make_room(n)?;
+    Ok(list)
+}
+
+impl<T> Reserve for List<'_, T> {
+    #[inline]
+    fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        check::<T>(self.len().saturating_add(more))?;
+        self.try_reserve(more).map_err(|_| OutOfMemory::of::<T>(self.len().saturating_add(more)))
+    }
+}
+
+impl<T> Put<T> for List<'_, T> {
+    #[inline]
+    fn put(&mut self, value: T) -> Result<(), OutOfMemory> {
+        self.make_room(1)?;
+        self.push(value);
+        Ok(())
+    }
+}
 
 /// So much is kept for a thread's next update: enough for some ten thousand leaves.
 const BOUND: usize = 8 << 20;

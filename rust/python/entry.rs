@@ -8,7 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::arena::List;
+use super::arena::{List, list_in};
 use super::array::access::{Places, Seen};
 use super::array::{Look, View, is_array, is_exact, numpy, shape_text};
 use super::leaf::{Guard, Leaf, busy};
@@ -19,6 +19,7 @@ use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
 use crate::chain::Program;
+use crate::reserve::{OutOfMemory, Put, Reserve};
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {
@@ -78,11 +79,11 @@ pub fn entries<'b, 'a, 'py>(
     names: &Names,
     in_place: bool,
 ) -> PyResult<(List<'b, Entry<'a, 'py>>, List<'b, Origin>)> {
-    let mut entries = List::with_capacity_in(places.len(), arena);
-    let mut origins = List::with_capacity_in(places.len(), arena);
+    let mut entries = list_in(places.len(), arena)?;
+    let mut origins = list_in(places.len(), arena)?;
     let mut seen = Known::default();
     if !in_place {
-        seen.0.reserve(places.len());
+        seen.0.make_room(places.len())?;
     }
     for (i, place) in places.iter().enumerate() {
         let look = parameter(py, place, i, names)?;
@@ -92,7 +93,7 @@ pub fn entries<'b, 'a, 'py>(
         let new = u32::try_from(entries.len()).map_err(|_| PyValueError::new_err("too many parameters"))?;
         // A leaf that can be entered to write is none of those before: they are taken.
         let guard = if in_place { place.leaf.get().write() } else { None };
-        let entry = if guard.is_some() { None } else { seen.find(place.leaf.get(), &entries) };
+        let entry = if guard.is_some() { None } else { seen.find(place.leaf.get(), &entries)? };
         let Some(entry) = entry else {
             let guard = if in_place { guard } else { place.leaf.get().read() };
             let (guard, strided) = checked(py, place, i, &look, guard, names)?;
@@ -105,7 +106,7 @@ pub fn entries<'b, 'a, 'py>(
         let first: &mut Entry = &mut entries[entry as usize];
         let tied = View::of(first.array).zip(View::of(&place.array)).and_then(|(a, b)| tied(&a, &b));
         let transposed = tied.ok_or_else(|| not_tied(&names.of(first.place), &names.of(i)))?;
-        first.add(place, transposed, i);
+        first.add(place, transposed, i)?;
         origins.push(Origin { entry, transposed });
     }
     Ok((entries, origins))
@@ -117,12 +118,13 @@ struct Known(FxHashMap<*const Leaf, u32>);
 
 impl Known {
     /// Which of `entries` has this leaf.
-    fn find(&mut self, leaf: &Leaf, entries: &[Entry]) -> Option<u32> {
+    fn find(&mut self, leaf: &Leaf, entries: &[Entry]) -> Result<Option<u32>, OutOfMemory> {
+        self.0.make_room(entries.len() - self.0.len())?;
         for entry in &entries[self.0.len()..] {
             let i = self.0.len() as u32;
             self.0.insert(entry.leaf(), i);
         }
-        self.0.get(&std::ptr::from_ref(leaf)).copied()
+        Ok(self.0.get(&std::ptr::from_ref(leaf)).copied())
     }
 }
 
@@ -157,12 +159,13 @@ fn checked<'a>(
 
 impl<'a, 'py> Entry<'a, 'py> {
     /// Adds the gradient at another place.
-    fn add(&mut self, place: &'a Place<'py>, transposed: bool, i: usize) {
-        let Some(g) = &place.gradient else { return };
+    fn add(&mut self, place: &'a Place<'py>, transposed: bool, i: usize) -> Result<(), OutOfMemory> {
+        let Some(g) = &place.gradient else { return Ok(()) };
         match self.gradient {
             None => self.gradient = Some((g, transposed, i)),
-            Some(_) => self.others.push((g, transposed, i)),
+            Some(_) => self.others.put((g, transposed, i))?,
         }
+        Ok(())
     }
 
     /// The leaf.

@@ -1,14 +1,14 @@
 //! `Fit`: a training of built-in layers with a built-in loss and compiled rules, whose loop needs no Python.
 
 use bumpalo::Bump;
-use numpy::{PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::time::Duration;
 
-use super::array::access::run;
+use super::array::access::{integers, run};
 use super::array::numbers::{Kept, KeptReals, Reals};
+use super::array::of_values;
 use super::entry::Names;
 use super::leaf::busy;
 use super::losses::{Kind, Targets};
@@ -20,6 +20,7 @@ use crate::fit::step::{Reason, Stepper};
 use crate::fit::{Arrays, End, Origin, Progress};
 use crate::layers::network::Network;
 use crate::layers::workspace::Workspace;
+use crate::reserve::{OutOfMemory, collected, list, listed};
 
 /// A training under way, between two equal sets of state and model: every step reads one and writes the other.
 #[pyclass(module = "optirs._core")]
@@ -89,13 +90,7 @@ impl Fit {
     /// Goes on until `epochs` epochs are complete (with an order of the rows: one more), or for so many seconds. Whether it
     /// got there; not so either where the loss has become infinite or NaN, see `failed`.
     #[pyo3(signature = (epochs, order, seconds, /))]
-    fn run(
-        &mut self,
-        py: Python<'_>,
-        epochs: usize,
-        order: Option<&Bound<'_, PyArray1<i64>>>,
-        seconds: f64,
-    ) -> PyResult<bool> {
+    fn run(&mut self, py: Python<'_>, epochs: usize, order: Option<&Bound<'_, PyAny>>, seconds: f64) -> PyResult<bool> {
         let order = order.map(|order| row_numbers(order, self.rows)).transpose()?;
         let time = Duration::try_from_secs_f64(seconds).map_err(|e| PyValueError::new_err(e.to_string()))?;
         match self.go(py, epochs, order.as_deref(), time)? {
@@ -105,12 +100,14 @@ impl Fit {
                 self.failed = Some(loss);
                 Ok(false)
             }
+            End::OutOfMemory(none) => Err(none.into()),
             End::Refused(why) => {
                 let held = self.held.as_ref().ok_or_else(ended)?;
                 let place = Names(held.state.bind(py)).of(held.parameters[why.parameter].place);
                 Err(match why.reason {
                     Reason::Norm(reason) => refused(&place, &reason),
                     Reason::Value(reason) => unusable(&place, &reason),
+                    Reason::OutOfMemory(none) => none.into(),
                 })
             }
         }
@@ -141,8 +138,8 @@ impl Fit {
     }
 
     /// The losses of the steps from number `start` on.
-    fn losses<'py>(&self, py: Python<'py>, start: usize) -> Bound<'py, PyArray1<f64>> {
-        PyArray1::from_slice(py, &self.progress.losses[start.min(self.progress.losses.len())..])
+    fn losses<'py>(&self, py: Python<'py>, start: usize) -> PyResult<Bound<'py, PyAny>> {
+        of_values(py, &self.progress.losses[start.min(self.progress.losses.len())..])
     }
 
     /// Says that the loss of the current model was found finite.
@@ -164,12 +161,12 @@ fn is_about_arguments(py: Python<'_>, error: &PyErr) -> bool {
 }
 
 /// Row numbers from Python.
-fn row_numbers(order: &Bound<'_, PyArray1<i64>>, rows: usize) -> PyResult<Vec<usize>> {
-    let numbers: Option<Vec<usize>> =
-        order.to_vec()?.into_iter().map(|i| usize::try_from(i).ok().filter(|&i| i < rows)).collect();
-    numbers
-        .filter(|n| n.len() == rows)
-        .ok_or_else(|| PyValueError::new_err(format!("the order of the rows must be {rows} numbers below {rows}")))
+fn row_numbers(order: &Bound<'_, PyAny>, rows: usize) -> PyResult<Vec<usize>> {
+    let wrong = || PyValueError::new_err(format!("the order of the rows must be {rows} numbers below {rows}"));
+    let row = |&i: &i64| usize::try_from(i).ok().filter(|&i| i < rows).ok_or(None);
+    let copied =
+        integers::<i64, _>(order, |all| if all.len() == rows { collected(all.iter().map(row)) } else { Err(None) });
+    copied.unwrap_or(Err(None)).map_err(|none: Option<OutOfMemory>| none.map_or_else(wrong, Into::into))
 }
 
 fn prepare<'py>(
@@ -205,7 +202,7 @@ fn prepare<'py>(
 
 /// Memory for the gradients and copies of these parameters.
 fn memory(network: &Network, parameters: &[Trained]) -> PyResult<Arrays> {
-    let shapes: Vec<_> = parameters.iter().map(|p| (p.leaves[0].get().dtype, p.leaves[0].get().layout.len)).collect();
+    let shapes = listed(parameters.iter().map(|p| (p.leaves[0].get().dtype, p.leaves[0].get().layout.len)))?;
     Arrays::new(network, &shapes).ok_or_else(|| PyMemoryError::new_err("no memory for the gradients"))
 }
 
@@ -216,10 +213,10 @@ fn ended() -> PyErr {
 
 impl Objects {
     /// Gradients that are added to another one: from, to, length.
-    fn ties(&self, arrays: &Arrays) -> Vec<(*const f32, *mut f32, usize)> {
+    fn ties(&self, arrays: &Arrays) -> Result<Vec<(*const f32, *mut f32, usize)>, OutOfMemory> {
         let gradient = |(layer, array): (usize, usize)| arrays.gradient(layer, array);
         let of = |p: &Trained, from| (gradient(from).cast_const(), gradient(p.gradient), p.leaves[0].get().layout.len);
-        self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))).collect()
+        listed(self.parameters.iter().flat_map(|p| p.ties.iter().map(move |&from| of(p, from))))
     }
 
     /// The arrays of the network that are not trained.
@@ -228,13 +225,13 @@ impl Objects {
     }
 
     /// Where the network's arrays are, `fixed` those of [`Self::fixed`].
-    fn origins(&self, fixed: &[&[f32]]) -> Vec<[Origin; 2]> {
+    fn origins(&self, fixed: &[&[f32]]) -> Result<Vec<[Origin; 2]>, OutOfMemory> {
         let mut fixed = fixed.iter();
         let mut origin = |array: &Array| match array {
             Array::Trained(p) => Origin::Trained(*p),
             Array::Fixed(_) => Origin::Fixed(fixed.next().map_or(std::ptr::null(), |elements| elements.as_ptr())),
         };
-        self.origins.chunks(2).map(|pair| [origin(&pair[0]), origin(&pair[1])]).collect()
+        listed(self.origins.chunks(2).map(|pair| [origin(&pair[0]), origin(&pair[1])]))
     }
 }
 
@@ -254,16 +251,16 @@ impl Fit {
 
     fn go(&mut self, py: Python<'_>, epochs: usize, order: Option<&[usize]>, time: Duration) -> PyResult<End> {
         let held = self.held.as_ref().ok_or_else(ended)?;
-        let mut guards = Vec::with_capacity(held.parameters.len());
+        let mut guards = list(held.parameters.len())?;
         for p in &held.parameters {
             let [a, b] = [0, 1].map(|side| p.leaves[side].get().write().ok_or_else(busy));
             guards.push([a?, b?]);
         }
         let side = self.progress.side;
-        let programs = guards.iter().map(|g| program(&g[side])).collect::<PyResult<Vec<_>>>()?;
+        let programs = collected(guards.iter().map(|g: &[_; 2]| program(&g[side])))?;
         let (arena, names) = (Bump::new(), Names(held.state.bind(py)));
-        let wanted = wanted(py, &arena, &held.parameters, &names);
-        let fixed: Vec<_> = held.fixed().map(|array| array.bind(py)).collect();
+        let wanted = wanted(py, &arena, &held.parameters, &names)?;
+        let fixed = listed(held.fixed().map(|array| array.bind(py)))?;
         let data = (held.x.bind(py), held.y.as_ref().map(|y| y.bind(py)));
         let Self { network, rows, batch, work, arrays, gathered, progress, .. } = self;
         let (network, rows, batch, steps) = (&*network, *rows, *batch, progress.losses.len());
@@ -272,11 +269,11 @@ impl Fit {
             let parameters = parameters.map(|(i, ((p, g), program))| {
                 parameter(p, g, program, side, [2 * i, 2 * i + 1].map(|array| trained.of(array)), arrays)
             });
-            let stepper = Stepper::new(parameters.collect())?;
-            let (ties, origins) = (held.ties(arrays), held.origins(&fixed));
+            let Some(stepper) = Stepper::new(listed(parameters)?) else { return Ok(None) };
+            let (ties, origins) = (held.ties(arrays)?, held.origins(&fixed)?);
             let mut fit = crate::fit::Fit {
                 network,
-                starts: arrays.starts(&origins, &stepper),
+                starts: arrays.starts(&origins, &stepper)?,
                 stepper,
                 ties: &ties,
                 arrays,
@@ -285,12 +282,13 @@ impl Fit {
                 batch,
             };
             let data = Data { rows, x, objective: held.kind.objective(y), order };
+            let mut counts = list(fit.stepper.parameters.len())?; // before anything is written
             // SAFETY: all arrays are open, and as they were when the training started; those that are written are its own, and
             // the guards keep updates of the leaves out.
             let end = unsafe { fit.run(&data, progress, epochs, time) };
-            let counts = fit.stepper.parameters.into_iter().map(|p| (p.counts, p.before)).collect::<Vec<_>>();
-            Some((end, counts))
-        })?;
+            counts.extend(fit.stepper.parameters.into_iter().map(|p| (p.counts, p.before)));
+            Ok::<_, OutOfMemory>(Some((end, counts)))
+        })??;
         let Some((end, counts)) = ended else { return Err(PyMemoryError::new_err("no memory for a step")) };
         let progress = &self.progress;
         if progress.losses.len() > steps {

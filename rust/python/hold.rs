@@ -5,6 +5,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::leaf::Leaf;
+use super::lists::Items;
+use crate::reserve::list;
 
 /// While it is entered, no update writes to these leaves: what is copied from them belongs to one step.
 #[pyclass(module = "optirs._core")]
@@ -16,10 +18,14 @@ pub struct Hold {
 impl Hold {
     /// Holds all of `leaves`, or is refused where an update is under way.
     #[new]
-    fn new(leaves: Vec<Bound<'_, Leaf>>) -> PyResult<Self> {
-        let guards = leaves.iter().map(|leaf| leaf.get().reading()).collect::<PyResult<Vec<_>>>()?;
-        guards.into_iter().for_each(std::mem::forget); // given back by `release`
-        Ok(Self { leaves: leaves.into_iter().map(Bound::unbind).collect() })
+    fn new(leaves: Items<Bound<'_, Leaf>>) -> PyResult<Self> {
+        let Items(leaves) = leaves;
+        let mut hold = Self { leaves: list(leaves.len())? };
+        for leaf in leaves {
+            std::mem::forget(leaf.get().reading()?); // given back by `release`
+            hold.leaves.push(leaf.unbind());
+        }
+        Ok(hold)
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

@@ -5,11 +5,12 @@ use pyo3::types::PyString;
 
 use super::affine::{Array, mismatch, shape_of, with_columns};
 use super::array::access::run;
-use super::array::empty;
 use super::array::numbers::{Float32, shape_error, shape_text};
+use super::array::{empty, too_large};
 use crate::affine::{Gradient, Shape};
 use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
+use crate::layers::workspace::Floats;
 
 /// The names of all activations.
 #[pyfunction]
@@ -82,10 +83,10 @@ pub fn dense_gradient<'py>(
     }
     let layer = dense(shape, activation(name)?);
     let (dw, db, dx) = (empty(py, w.shape())?, empty(py, &[shape.n_out])?, empty(py, x.shape())?);
+    let mut d = Floats::new(z.shape().iter().product()).ok_or_else(|| too_large(z.shape().iter().product()))?;
     run(py, &((&w, &x, z, dy), (&dw, &db, &dx)), |((w, x, z, dy), (dw, db, dx))| {
-        let (mut y, mut d) = (z.to_vec(), dy.to_vec());
-        layer.activation.forward(&mut y);
-        layer.backward(shape.batch, w, x, [z, &y], &mut d, Gradient { dw, db, dx });
+        d.copy_from_slice(dy);
+        layer.backward_from_input(shape.batch, w, x, z, &mut d, Gradient { dw, db, dx });
     })?;
     Ok((dw.into_array(), db.into_array(), dx.into_array()))
 }

@@ -11,10 +11,12 @@ use pyo3::types::{PyDict, PyTuple};
 use smallvec::SmallVec;
 
 use super::array::{Layout, Place, array, descriptor, shape_text};
+use super::lists::Items;
 use super::make::{placed, restored};
 use super::refit::suitable;
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
+use crate::reserve::collected;
 
 /// A state array of a leaf.
 pub struct Slot {
@@ -315,8 +317,8 @@ impl Leaf {
 
 /// Freezes or thaws leaves: all of them or, if one is in use, none.
 #[pyfunction]
-pub fn set_frozen(leaves: Vec<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> {
-    for guard in &mut writing(&leaves)? {
+pub fn set_frozen(leaves: Items<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> {
+    for guard in &mut writing(&leaves.0)? {
         if let Some(inner) = guard.get_mut() {
             inner.frozen = frozen;
         }
@@ -326,7 +328,7 @@ pub fn set_frozen(leaves: Vec<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> {
 
 /// Leave to write to all of `leaves`, no two of which are the same.
 pub fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Guard<'a>>> {
-    leaves.iter().map(|leaf| leaf.get().write().ok_or_else(busy)).collect()
+    collected(leaves.iter().map(|leaf| leaf.get().write().ok_or_else(busy)))
 }
 
 impl Leaf {

@@ -9,6 +9,7 @@ use super::leaf::Leaf;
 use super::order::has_leaf;
 use super::tree::{fields, optional};
 use super::walk::{Object, Walk};
+use crate::reserve::{collected, listed};
 
 impl<'py> Walk<'_, 'py> {
     /// The gradient of a named tuple if it is not one by position.
@@ -26,8 +27,8 @@ impl<'py> Walk<'_, 'py> {
         } else if gradient.is_instance_of::<PyList>() {
             return Ok(None);
         }
-        let names: Vec<_> = names.iter().map(|n| n.cast_into::<PyString>()).collect::<Result<_, _>>()?;
-        self.named(&names.iter().collect::<Vec<_>>(), model, gradient).map(Some)
+        let names: Vec<_> = collected(names.iter().map(|n| Ok::<_, PyErr>(n.cast_into::<PyString>()?)))?;
+        self.named(&listed(&names)?, model, gradient).map(Some)
     }
 
     /// The gradients of the fields `names` from a dict or a look-alike object.
@@ -41,19 +42,19 @@ impl<'py> Walk<'_, 'py> {
         let given: Vec<Object<'py>>;
         let values: Vec<_>;
         if let Ok(dict) = gradient.cast::<PyDict>() {
-            given = dict.keys().iter().collect();
-            values = names.iter().map(|n| dict.get_item(n)).collect::<PyResult<_>>()?;
+            given = listed(dict.iter().map(|(key, _)| key))?;
+            values = collected(names.iter().map(|n| dict.get_item(n)))?;
         } else if is_value(gradient)? {
             return self.differ_from_gradient(model, gradient);
         } else {
             let tuple = gradient.cast::<PyTuple>().ok().map(fields).transpose()?.flatten();
             let dict = gradient.getattr(intern!(py, "__dict__")).ok();
             given = match (tuple, &dict) {
-                (Some(fields), _) => fields.iter().collect(),
-                (None, Some(dict)) => dict.cast::<PyDict>()?.keys().iter().collect(),
+                (Some(fields), _) => listed(fields.iter())?,
+                (None, Some(dict)) => listed(dict.cast::<PyDict>()?.iter().map(|(key, _)| key))?,
                 (None, None) => Vec::new(),
             };
-            values = names.iter().map(|n| optional(gradient, n, &self.path)).collect::<PyResult<_>>()?;
+            values = collected(names.iter().map(|n| optional(gradient, n, &self.path)))?;
             let opaque = gradient.is_callable() || dict.is_none_or(|d| d.len().unwrap_or(0) > 0);
             if given.is_empty() && values.iter().all(Option::is_none) && opaque {
                 return self.differ_from_gradient(model, gradient);

@@ -9,6 +9,7 @@ use super::array::numbers::{Numbers, Precision, Reals, as_array, int64, rows, sh
 use super::masked::refuse;
 use crate::element::Real;
 use crate::losses::{Objective, Pointwise, Rows, Target, Values};
+use crate::reserve::collected;
 
 /// Rows of probabilities may sum to 1 within this, whatever their type: they may have been written down in three digits.
 const LEAST_TOLERANCE: f64 = 1e-3;
@@ -29,7 +30,7 @@ pub fn loss(py: Python<'_>, name: &str, yhat: &Bound<'_, PyAny>, y: &Bound<'_, P
 
 fn value<T: Real + Element>(py: Python<'_>, rows: Rows, yhat: &Numbers<'_, T>, targets: &Targets<'_>) -> PyResult<f64> {
     let kind = &targets.kind;
-    run(py, &(yhat, &targets.numbers), |(yhat, y)| kind.objective(y).loss(rows, yhat))
+    Ok(run(py, &(yhat, &targets.numbers), |(yhat, y)| kind.objective(y).loss(rows, yhat))??)
 }
 
 /// The loss called `name`, and its gradient by `yhat`: float64 if one of both is, else float32.
@@ -58,7 +59,7 @@ fn pullback<'py, T: Real + Element>(
     let dyhat = empty::<T>(py, yhat.shape())?;
     let kind = &targets.kind;
     let loss =
-        run(py, &(yhat, &targets.numbers, &dyhat), |(yhat, y, out)| kind.objective(y).pullback(rows, yhat, out))?;
+        run(py, &(yhat, &targets.numbers, &dyhat), |(yhat, y, out)| kind.objective(y).pullback(rows, yhat, out))??;
     Ok((loss, dyhat.into_array()))
 }
 
@@ -173,7 +174,7 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
             PyValueError::new_err(format!("{name}: class number {class}{at} is not in 0 <= class < {columns}"))
         })
     };
-    let classes = classes.into_iter().enumerate().map(class).collect::<PyResult<_>>()?;
+    let classes = collected(classes.into_iter().enumerate().map(class))?;
     Ok(Targets { kind: Kind::Classes(classes), numbers: None })
 }
 

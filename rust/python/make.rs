@@ -12,6 +12,7 @@ use smallvec::smallvec;
 use super::array::access::Seen;
 use super::array::{Layout, Place, View, allocate, can_cast, copy_into, is_exact, shape_text};
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
+use super::lists::Items;
 use super::masked::{refuse, refuse_other};
 use super::path::place_text;
 use super::program::program;
@@ -19,14 +20,16 @@ use super::update::{at, copied, placeless};
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
 use crate::job::fill;
+use crate::reserve::{Reserve, collected, list, listed};
 
 /// A rule, an array, and the key path at which it stands, if it does.
 type Parameter<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyTuple>>);
 
 /// The leaves of these parameters.
 #[pyfunction]
-pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult<Vec<Leaf>> {
-    let mut drafts = Vec::with_capacity(items.len());
+pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResult<Items<Leaf>> {
+    let Items(items) = items;
+    let mut drafts = list(items.len())?;
     // Parameters of one layout share it, so that a walk finds it in the cache.
     let mut layouts: FxHashMap<Layout, Arc<Layout>> = FxHashMap::default();
     let mut requests = Vec::new();
@@ -38,6 +41,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
             return Err(PyTypeError::new_err(format!("{} is not a trainable array", named(path.as_ref()))));
         };
+        layouts.make_room(1)?;
         let layout = layouts.entry(Layout::of(&view)).or_insert_with_key(|l| Arc::new(l.clone())).clone();
         let slots = match &compiled {
             Some(program) => {
@@ -47,11 +51,12 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
             }
             None => Vec::new(),
         };
+        requests.make_room(slots.len())?;
         requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len.saturating_mul(dtype.size()))));
         drafts.push((compiled, dtype, view, layout, slots));
     }
     let mut places = allocate(py, &requests)?.into_iter();
-    let mut leaves = Vec::with_capacity(items.len());
+    let mut leaves = list(items.len())?;
     for ((rule, x, path), (compiled, dtype, view, layout, slots)) in items.iter().zip(drafts) {
         let moments = match compiled {
             None => {
@@ -77,7 +82,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Vec<Parameter<'py>>) -> PyResult
         leaf.copy_master(py, x)?;
         leaves.push(leaf);
     }
-    Ok(leaves)
+    Ok(Items(leaves))
 }
 
 fn own_state(py: Python<'_>, rule: &Bound<'_, PyAny>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
@@ -179,11 +184,11 @@ impl<'py> Source<'py> for &Bound<'py, PyList> {
 #[pyfunction]
 pub fn restore_leaves(
     py: Python<'_>,
-    kinds: Vec<Described>,
-    of: Vec<usize>,
+    kinds: Items<Described>,
+    of: Items<usize>,
     states: &Bound<'_, PyList>,
-) -> PyResult<Vec<Leaf>> {
-    restored_leaves(py, kinds, of, &mut { states })
+) -> PyResult<Items<Leaf>> {
+    restored_leaves(py, kinds.0, of.0, &mut { states }).map(Items)
 }
 
 /// The same, of states from anywhere. Small arrays lie together, as `setup` lays them.
@@ -198,13 +203,13 @@ pub fn restored_leaves<'py>(
         let program = program(py, rule.bind(py))?;
         PyResult::Ok((rule, dtype, layout, program, frozen))
     };
-    let kinds = kinds.into_iter().map(describe).collect::<PyResult<Vec<_>>>()?;
-    let of = of.into_iter().map(|k| kinds.get(k)).collect::<Option<Vec<_>>>();
-    let of = of.ok_or_else(|| PyValueError::new_err("there is no such kind of Leaf"))?;
+    let kinds = collected(kinds.into_iter().map(describe))?;
+    let kind = |k| kinds.get(k).ok_or_else(|| PyValueError::new_err("there is no such kind of Leaf"));
+    let of = collected(of.into_iter().map(kind))?;
     let programs = of.iter().filter_map(|(_, dtype, layout, program, _)| Some((program.as_ref()?, *dtype, layout.len)));
-    let requests: Vec<_> = programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len)).collect();
+    let requests = listed(programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len)))?;
     let mut places = allocate(py, &requests)?.into_iter();
-    let mut leaves = Vec::with_capacity(of.len());
+    let mut leaves = list(of.len())?;
     for (i, (rule, dtype, layout, program, frozen)) in of.into_iter().enumerate() {
         let (rule, dtype, layout, frozen) = (rule.clone_ref(py), *dtype, layout.clone(), *frozen);
         let Some(program) = program else {
@@ -214,7 +219,7 @@ pub fn restored_leaves<'py>(
         suits(program, dtype, || "the top".into())?;
         let slots = slots(program, dtype, &mut places);
         let mut counts: Counts = smallvec![0; program.counters()];
-        let program = program.clone();
+        let program = Arc::clone(program);
         leaves.push(if states.read(i, &program, &layout, &slots, &mut counts) {
             Leaf::new(dtype, layout, Inner { rule, moments: Moments::Compiled { program, slots, counts }, frozen })
         } else {

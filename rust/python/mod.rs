@@ -14,6 +14,7 @@ mod gradient;
 mod hold;
 mod layers;
 mod leaf;
+mod lists;
 mod lookalike;
 mod losses;
 mod make;
@@ -27,6 +28,7 @@ mod refit;
 mod replace;
 mod schedules;
 mod setup;
+mod spare;
 mod stack;
 mod steps;
 mod threads;
@@ -39,6 +41,9 @@ mod walk;
 mod xoshiro;
 
 use pyo3::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: spare::Spare = spare::Spare;
 
 #[pymodule(gil_used = false)]
 mod _core {
@@ -86,7 +91,7 @@ mod _core {
     #[pymodule_export]
     use super::threads::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]
-    use super::tree::{flatten, register, registered, unflatten};
+    use super::tree::{flat_tree, register, registered, unflatten};
     #[pymodule_export]
     use super::update::{gradients, update};
     #[pymodule_export]

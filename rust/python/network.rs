@@ -13,12 +13,14 @@ use super::array::access::run;
 use super::array::numbers::{Float32, Kept, rows, shape_error, shape_text};
 use super::array::{Fresh, allocate, empty, is_array};
 use super::layers::activation;
+use super::lists::Items;
 use super::losses::Targets;
 use super::tree::unflatten;
 use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
 use crate::layers::network::{Gradients, Network, Weights};
 use crate::layers::workspace::Workspace;
+use crate::reserve::{OutOfMemory, Put, collected, listed};
 
 /// Chains in chains up to this depth are built in.
 const MAX_DEPTH: usize = 100;
@@ -60,12 +62,12 @@ pub fn supervised<'py>(
     let read = (&model.arrays, &input.x, &targets.numbers);
     let loss = run(py, &(read, &gradients), |((weights, x, y), gradients)| {
         let weights = Slices(weights);
-        let loss = network.pullback(&weights, batch, x, kind.objective(y), &mut work);
+        let loss = network.pullback(&weights, batch, x, kind.objective(y), &mut work)?;
         network.backward(&weights, batch, x, &mut work, &mut Parts(gradients));
-        loss
-    })?;
-    let arrays = gradients.into_iter().flat_map(|(dw, db)| [dw.into_array(), db.into_array()]).collect();
-    Ok(Some((loss, unflatten(tree, arrays, true, false)?)))
+        Ok::<_, OutOfMemory>(loss)
+    })??;
+    let arrays = listed(gradients.into_iter().flat_map(|(dw, db)| [dw.into_array(), db.into_array()]))?;
+    Ok(Some((loss, unflatten(tree, Items(arrays), true, false)?)))
 }
 
 /// The loss called `name` of `model(x)` against `y`; None unless it is made of built-in layers.
@@ -85,7 +87,7 @@ pub fn supervised_loss<'py>(
     let (network, batch, kind) = (&model.network, input.batch, &targets.kind);
     let loss = run(py, &(&model.arrays, &input.x, &targets.numbers), |(weights, x, y)| {
         network.loss(&Slices(weights), batch, x, kind.objective(y), &mut work)
-    })?;
+    })??;
     Ok(Some(loss))
 }
 
@@ -184,8 +186,8 @@ impl<'py> Reader<'py> {
             let (place, columns) = (at(place, "W"), before.n_out);
             return Err(shape_error(format!("{place} has shape {found}, the layer before gives rows of {columns}")));
         }
-        self.layers.push(Dense { n_in, n_out, activation });
-        self.arrays.push((w, b));
+        self.layers.put(Dense { n_in, n_out, activation })?;
+        self.arrays.put((w, b))?;
         Ok(())
     }
 }
@@ -255,11 +257,11 @@ impl Gradients for Parts<'_> {
 fn gradients<'py>(py: Python<'py>, network: &Network) -> PyResult<Vec<(Fresh<'py, f32>, Fresh<'py, f32>)>> {
     const SIZE: usize = size_of::<f32>();
     let layers = network.layers();
-    let requests: Vec<_> = layers.iter().flat_map(|l| [(0, l.n_out * l.n_in * SIZE), (0, l.n_out * SIZE)]).collect();
+    let requests = listed(layers.iter().flat_map(|l| [(0, l.n_out * l.n_in * SIZE), (0, l.n_out * SIZE)]))?;
     let places = allocate(py, &requests)?;
     let arrays = layers.iter().zip(places.chunks_exact(2)).map(|(layer, places)| {
         let (n_out, n_in) = (layer.n_out as isize, layer.n_in as isize);
         Ok((Fresh::over(py, &places[0], &[n_out, n_in])?, Fresh::over(py, &places[1], &[n_out])?))
     });
-    arrays.collect()
+    collected(arrays)
 }

@@ -6,13 +6,15 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::arena::List;
+use super::arena::{List, list_in};
 use super::array::{Memory, Place, View, allocate, same_type, span};
 use super::entry::{Entry, Names, Origin, tied};
 use super::gradient::Gradient;
 use super::leaf::Moments;
+use super::lists::Items;
 use super::walk::bystander_name;
 use crate::meet::Arrays;
+use crate::reserve::{OutOfMemory, Put, Reserve, list, listed};
 use crate::strides::Search;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 
@@ -58,10 +60,10 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         gradients: &mut [Option<Gradient<'a, 'py>>],
         elsewhere: &mut Vec<(usize, Origin)>,
     ) -> PyResult<()> {
-        let mut written = self.written(arena);
-        let mut others = self.others(arena, gradients);
+        let mut written = self.written(arena)?;
+        let mut others = self.others(arena, gradients)?;
         for spans in [&mut written, &mut others] {
-            spans.sort_by_key(|s| s.low); // which are in order already where arrays were made in the order of the tree
+            spans.sort_unstable_by_key(|s| s.low); // in order already where arrays were made in the order of the tree
         }
         if disjoint(&written, &others) {
             return Ok(());
@@ -95,35 +97,32 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
     /// parameters.
     fn compare(&self, py: Python<'py>, arena: &Bump, elsewhere: &mut Vec<(usize, Origin)>) -> PyResult<()> {
         let parameters = self.entries.iter().map(|entry| entry.array);
-        let arrays: Vec<_> = parameters.chain(self.bystanders).collect();
+        let arrays: Vec<_> = listed(parameters.chain(self.bystanders))?;
         let names = Names(self.state);
         let name = |i: usize| match i.checked_sub(self.entries.len()) {
             None => names.of(self.entries[i].place),
             Some(j) => bystander_name(arena, self.state, self.model, j),
         };
         each_pair(py, &arrays, self.entries.len(), &mut |i, j, tied| match (tied, j.checked_sub(self.entries.len())) {
-            (Some(transposed), Some(j)) => {
-                elsewhere.push((j, Origin { entry: i as u32, transposed }));
-                Ok(())
-            }
+            (Some(transposed), Some(j)) => Ok(elsewhere.put((j, Origin { entry: i as u32, transposed }))?),
             (Some(_), None) => Err(tied_in_the_model(&name(i), &name(j))),
             (None, _) => Err(overlap(&name(i), &name(j))),
         })
     }
 
     /// What nobody else may share: the parameters and, in place, the memory of the state.
-    fn written<'b>(&self, arena: &'b Bump) -> List<'b, Span> {
-        let mut spans = List::with_capacity_in(self.entries.len() + 8, arena);
+    fn written<'b>(&self, arena: &'b Bump) -> Result<List<'b, Span>, OutOfMemory> {
+        let mut spans = list_in(self.entries.len() + 8, arena)?;
         for (i, entry) in (0_u32..).zip(self.entries) {
             add(&mut spans, entry.span(), Whose::Parameter(i));
         }
         if !self.in_place {
-            return spans;
+            return Ok(spans);
         }
         // Leaves share their memory slot by slot: it is listed once for all in a row, and again where one with memory of its
         // own stands between them.
         let mut last: SmallVec<[*const Memory; 4]> = SmallVec::new();
-        let mut states: SmallVec<[(usize, usize); 8]> = SmallVec::new();
+        let mut states: List<(usize, usize)> = List::new_in(arena);
         for entry in self.entries {
             let Moments::Compiled { slots, .. } = &entry.guard.get().moments else { continue };
             last.resize(last.len().max(slots.len()), std::ptr::null());
@@ -133,21 +132,22 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
                     *last = memory;
                     let buffer = &slot.place.memory.get().0;
                     let low = buffer.ptr() as usize;
-                    states.push((low, low + buffer.len()));
+                    states.put((low, low + buffer.len()))?;
                 }
             }
         }
         states.sort_unstable();
         states.dedup();
+        spans.make_room(states.len())?;
         for span in states {
             add(&mut spans, span, Whose::State);
         }
-        spans
+        Ok(spans)
     }
 
     /// What may be shared with others of its kind: in place the gradients, and the bystanders.
-    fn others<'b>(&self, arena: &'b Bump, gradients: &[Option<Gradient>]) -> List<'b, Span> {
-        let mut spans = List::with_capacity_in(self.entries.len() + self.bystanders.len(), arena);
+    fn others<'b>(&self, arena: &'b Bump, gradients: &[Option<Gradient>]) -> Result<List<'b, Span>, OutOfMemory> {
+        let mut spans = list_in(self.entries.len() + self.bystanders.len(), arena)?;
         for (i, (entry, gradient)) in (0_u32..).zip(self.entries.iter().zip(gradients)) {
             let Some(g) = gradient.as_ref().filter(|_| self.in_place) else { continue };
             let bytes = entry.leaf().layout.len * g.dtype.size();
@@ -156,7 +156,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         for span in self.bystanders.iter().filter_map(span) {
             add(&mut spans, span, Whose::Bystander);
         }
-        spans
+        Ok(spans)
     }
 }
 
@@ -197,7 +197,7 @@ fn each_pair(
     alone: usize,
     found: &mut dyn FnMut(usize, usize, Option<bool>) -> PyResult<()>,
 ) -> PyResult<()> {
-    let (mut views, mut lie) = (Vec::with_capacity(arrays.len()), Vec::with_capacity(arrays.len()));
+    let (mut views, mut lie) = (list(arrays.len())?, list(arrays.len())?);
     let mut first = 0;
     for (i, array) in arrays.iter().enumerate() {
         if let Some(view) = View::of(array)
@@ -224,11 +224,11 @@ fn each_pair(
 #[pyfunction]
 pub fn overlapping(
     py: Python<'_>,
-    arrays: Vec<Bound<'_, PyAny>>,
+    arrays: Items<Bound<'_, PyAny>>,
     parameters: usize,
 ) -> PyResult<Option<(usize, usize)>> {
     let mut pair = None;
-    let answer = each_pair(py, &arrays.iter().collect::<Vec<_>>(), parameters, &mut |i, j, tied| {
+    let answer = each_pair(py, &listed(&arrays.0)?, parameters, &mut |i, j, tied| {
         if tied.is_some() && j >= parameters {
             return Ok(());
         }
@@ -268,7 +268,7 @@ fn copy_shared(
         high = w.high.max(high);
         high
     });
-    let ends: Vec<usize> = ends.collect();
+    let ends: Vec<usize> = listed(ends)?;
     let meets = |other: &Span| {
         let before = written.partition_point(|w| w.low < other.high);
         before > 0 && ends[before - 1] > other.low
@@ -278,6 +278,7 @@ fn copy_shared(
         let Whose::Gradient(i) = other.whose else { continue };
         let Some(gradient) = gradients[i as usize].as_mut().filter(|_| meets(other)) else { continue };
         let bytes = entries[i as usize].leaf().layout.len * gradient.dtype.size();
+        copies.make_room(1)?;
         gradient.copy = Some(match copies.entry((gradient.address, bytes)) {
             Occupied(known) => known.get().share(py),
             Vacant(free) => free.insert(allocate(py, &[(0, bytes)])?.remove(0)).share(py),

@@ -4,6 +4,7 @@ use pyo3::exceptions::PyRecursionError;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString, PyTuple};
 
+use super::lists::{Int, tuple};
 use super::stack::exhausted;
 
 /// Deeper structures are refused: a walk may not overflow the stack.
@@ -46,6 +47,19 @@ impl Key {
     }
 }
 
+impl<'py> IntoPyObject<'py> for &Key {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        match self {
+            Key::Index(i) => Int::from(*i).into_pyobject(py).map(Bound::into_any),
+            Key::Name(name) => Ok(name.bind(py).clone()),
+        }
+    }
+}
+
 impl Path {
     /// Goes down to the child `key`; too deep or in a circle is an error.
     pub fn push(&mut self, key: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -79,7 +93,7 @@ impl Path {
 
     /// As a tuple.
     pub fn tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.keys.iter().map(|k| k.object(py)))
+        tuple(py, &self.keys)
     }
 }
 

@@ -8,10 +8,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::leaf::{Inner, Leaf, Moments, watch, writing};
+use super::lists::Items;
 use super::make::{held, named, placed, possible, restored, suits};
 use super::program::program;
 use crate::chain::Program;
 use crate::dtype::DType;
+use crate::reserve::list;
 
 /// The compiled form of `rule`, if it makes sense for parameters of this type and their step can use its values; `path` is
 /// that of the parameter.
@@ -42,26 +44,27 @@ pub fn suitable(
 #[pyo3(signature = (leaves, rules, paths=None))]
 pub fn set_rules<'py>(
     py: Python<'py>,
-    leaves: Vec<Bound<'py, Leaf>>,
-    rules: Vec<Py<PyAny>>,
-    paths: Option<Vec<Bound<'py, PyTuple>>>,
+    leaves: Items<Bound<'py, Leaf>>,
+    rules: Items<Py<PyAny>>,
+    paths: Option<Items<Bound<'py, PyTuple>>>,
 ) -> PyResult<()> {
-    let path = |i: usize| paths.as_ref().and_then(|paths| paths.get(i));
+    let (Items(leaves), Items(rules)) = (leaves, rules);
+    let path = |i: usize| paths.as_ref().and_then(|paths| paths.0.get(i));
     if leaves.len() != rules.len() {
         return Err(PyValueError::new_err(format!("{} rules for {} leaves", rules.len(), leaves.len())));
     }
-    let mut compiled = Vec::with_capacity(rules.len());
+    let mut compiled = list(rules.len())?;
     for (i, (leaf, rule)) in leaves.iter().zip(&rules).enumerate() {
         compiled.push(suitable(py, rule.bind(py), leaf.get().dtype, path(i))?);
     }
     let mut guards = writing(&leaves)?;
-    let mut changes = Vec::with_capacity(rules.len());
+    let mut changes = list(rules.len())?;
+    let mut old = list(guards.len())?;
     for (i, (guard, (rule, program))) in guards.iter().zip(rules.into_iter().zip(compiled)).enumerate() {
         let change = Change::of(py, guard.leaf(), guard.get(), &rule, program);
         changes.push((rule, change.map_err(|error| placed(py, error, path(i)))?));
     }
     // From here on nothing fails and no Python code runs until all leaves are changed.
-    let mut old = Vec::with_capacity(guards.len());
     for ((guard, leaf), (rule, change)) in guards.iter_mut().zip(&leaves).zip(changes) {
         if let Some(inner) = guard.get_mut() {
             old.push((std::mem::replace(&mut inner.rule, rule), change.make(&mut inner.moments)));

@@ -10,6 +10,7 @@ use super::path::Path;
 use super::tree::{Node, children, node, rebuild};
 use super::twins::Twins;
 use super::walk::{Found, Place};
+use crate::reserve::{Put, list};
 
 type Object<'py> = Bound<'py, PyAny>;
 /// A leaf and its array.
@@ -84,9 +85,9 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
             self.path.push(&key)?;
             let (s, m) = self.both(&child, &value)?;
             self.path.pop();
-            keys.push(key);
-            states.push(s);
-            models.push(m);
+            keys.put(key)?;
+            states.put(s)?;
+            models.put(m)?;
         }
         let top = &Path::default();
         let of_state = |new| rebuild(state, &kind, keys.iter().cloned(), new, true, top);
@@ -109,7 +110,7 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
         let kind = node(model)?;
         let Some(old) = children(model, &kind, &self.path)? else { return Ok(model.clone()) };
         let twin = self.models.enter(model);
-        let mut new = Vec::with_capacity(old.len());
+        let mut new = list(old.len())?;
         for (key, child) in &old {
             self.path.push(key)?;
             new.push(self.beside(child)?);

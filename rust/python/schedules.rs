@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use numpy::{PyArray1, PyArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use smallvec::SmallVec;
 
+use super::array::access::integers;
+use super::array::of_values;
 use super::entry::{Entry, Names};
 use super::gradient::Gradient;
 use super::leaf::{Counts, Inner, Moments};
+use super::lists::Items;
 use super::program::compiled;
 use super::update::{at, placeless};
 use crate::chain::Program;
 use crate::dtype::Compute;
+use crate::reserve::{collected, listed};
 use crate::schedules::Schedule;
 
 /// The value of a schedule, as its `_spec` describes it, at `step`.
@@ -29,11 +32,11 @@ pub fn schedule_at(described: &Bound<'_, PyAny>, step: u64) -> PyResult<f64> {
 pub fn schedule_of<'py>(
     py: Python<'py>,
     described: &Bound<'py, PyAny>,
-    steps: &Bound<'py, PyArray1<u64>>,
-) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    steps: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
     let schedule = read(described)?;
-    let values = steps.to_vec()?.into_iter().map(|step| schedule.at(step));
-    Ok(PyArray1::from_iter(py, values))
+    let values = integers(steps, |steps: &[u64]| listed(steps.iter().map(|&step| schedule.at(step))));
+    of_values(py, &values.ok_or_else(|| PyValueError::new_err("the steps are no uint64"))??)
 }
 
 /// Reads what `_spec` of a schedule returned: its name and its fields.
@@ -44,7 +47,7 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
     let field = |name: &str| fields.as_any().get_item(name);
     let float = |name: &str| field(name)?.extract::<f64>();
     let whole = |name: &str| field(name)?.extract::<u64>();
-    let boundaries = || field("boundaries")?.extract::<Vec<u64>>();
+    let boundaries = || field("boundaries")?.extract::<Items<u64>>().map(|items| items.0);
     Ok(match name.as_str() {
         "Constant" => Schedule::Constant { value: float("value")? },
         "Step" => Schedule::Step { start: float("start")?, factor: float("factor")?, every: whole("every")? },
@@ -74,15 +77,15 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
             final_div_factor: float("final_div_factor")?,
         },
         "Piecewise" => {
-            let (values, boundaries) = (field("values")?.extract::<Vec<f64>>()?, boundaries()?);
+            let (values, boundaries) = (field("values")?.extract::<Items<f64>>()?.0, boundaries()?);
             one_more(values.len(), &boundaries)?;
-            Schedule::Piecewise { values, boundaries }
+            Schedule::Piecewise { values: values.into(), boundaries: boundaries.into() }
         }
         "Sequence" => {
-            let schedules = field("schedules")?.try_iter()?.map(|s| read(&s?)).collect::<PyResult<Vec<_>>>()?;
+            let schedules = collected(field("schedules")?.try_iter()?.map(|s| read(&s?)))?;
             let boundaries = boundaries()?;
             one_more(schedules.len(), &boundaries)?;
-            Schedule::Sequence { schedules, boundaries }
+            Schedule::Sequence { schedules: schedules.into(), boundaries: boundaries.into() }
         }
         _ => return Err(PyValueError::new_err(format!("no schedule {name}"))),
     })

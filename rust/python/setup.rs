@@ -5,8 +5,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
 use super::array::View;
+use super::lists::Items;
 use super::make::make_leaves;
 use super::tree::{Found, flatten, unflatten};
+use crate::reserve::{collected, list, listed};
 
 /// The state of training `model` with one rule; None unless all arrays of the model are parameters and lie apart, so that
 /// each is one of its own, and nothing else may hold tensors. Then, too, it is what `optirs.setup` would make.
@@ -17,16 +19,16 @@ pub fn setup<'py>(rule: &Bound<'py, PyAny>, model: &Bound<'py, PyAny>) -> PyResu
     let leaves = flatten(model, false)?;
     let Some(trained) = parameters(py, &leaves)? else { return Ok(None) };
     let items = leaves.into_iter().zip(&trained).filter(|(_, trained)| **trained);
-    let items: Vec<_> = items.map(|((path, x, _), _)| (rule.clone(), x, Some(path))).collect();
+    let items = listed(items.map(|((path, x, _), _)| (rule.clone(), x, Some(path))))?;
     if items.is_empty() {
         return Ok(None);
     }
-    let mut made = make_leaves(py, items)?.into_iter();
+    let mut made = make_leaves(py, Items(items))?.0.into_iter();
     let value = |trained| match if trained { made.next() } else { None } {
         Some(leaf) => leaf.into_object(py).map(Bound::into_any),
         None => Ok(py.None().into_bound(py)),
     };
-    unflatten(model, trained.into_iter().map(value).collect::<PyResult<_>>()?, false, true).map(Some)
+    unflatten(model, Items(collected(trained.into_iter().map(value))?), false, true).map(Some)
 }
 
 /// Whether each leaf is a parameter, else it is no array; `None` if some array is empty, not trained, of another type, or
@@ -34,8 +36,7 @@ pub fn setup<'py>(rule: &Bound<'py, PyAny>, model: &Bound<'py, PyAny>) -> PyResu
 fn parameters(py: Python<'_>, leaves: &[Found<'_>]) -> PyResult<Option<Vec<bool>>> {
     static PLAIN: PyOnceLock<Py<PyTuple>> = PyOnceLock::new();
     let plain = PLAIN.import(py, "optirs._untrained", "PLAIN")?;
-    let mut spans = Vec::with_capacity(leaves.len());
-    let mut found = Vec::with_capacity(leaves.len());
+    let (mut spans, mut found) = (list(leaves.len())?, list(leaves.len())?);
     for (_, leaf, trained) in leaves {
         if !trained {
             return Ok(None); // there may be arrays in it

@@ -8,7 +8,7 @@ use std::ops::Range;
 use bumpalo::Bump;
 use smallvec::SmallVec;
 
-use super::arena::List;
+use super::arena::{List, list_in};
 use super::array::access::Pointers;
 use super::array::{Layout, Place as Part, View};
 use super::course::{Course, Courses, Rule, scalars, slots_of};
@@ -19,6 +19,7 @@ use crate::drive::{Copy, Plan};
 use crate::dtype::{Compute, DType};
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
+use crate::reserve::{OutOfMemory, Put, Reserve, listed};
 use crate::rule::{Rounding, Scalars};
 use crate::transfer::Transfer;
 
@@ -82,6 +83,12 @@ pub enum Refusal {
     Norm(usize, String),
     /// There is no memory for so many bytes.
     Memory(usize),
+}
+
+impl From<OutOfMemory> for Refusal {
+    fn from(none: OutOfMemory) -> Self {
+        Self::Memory(none.bytes)
+    }
 }
 
 impl Step<'_> {
@@ -203,8 +210,8 @@ pub unsafe fn run(steps: &mut [Step<'_>], arrays: Pointers<'_>, arena: &Bump) ->
     let n = steps.len();
     // SAFETY: the caller's promise.
     steps.iter().for_each(|step| unsafe { step.gather(arrays) });
-    let mut reached = List::with_capacity_in(n, arena);
-    let mut plan = Drafted::new(arena, n, arrays);
+    let mut reached = list_in(n, arena)?;
+    let mut plan = Drafted::new(arena, n, arrays)?;
     for step in &*steps {
         reached.push(plan.add(step)?);
     }
@@ -243,23 +250,24 @@ struct Drafted<'b, 'a> {
 
 impl<'b, 'a> Drafted<'b, 'a> {
     /// No steps yet; room for `n`.
-    fn new(arena: &'b Bump, n: usize, arrays: Pointers<'a>) -> Self {
-        Self {
+    fn new(arena: &'b Bump, n: usize, arrays: Pointers<'a>) -> Result<Self, OutOfMemory> {
+        Ok(Self {
             arrays,
-            jobs: List::with_capacity_in(n, arena),
+            jobs: list_in(n, arena)?,
             scalars: List::new_in(arena),
-            states: List::with_capacity_in(2 * n, arena),
+            states: list_in(2 * n, arena)?,
             copies: List::new_in(arena),
             pending: List::new_in(arena),
             kept: Vec::new(),
             courses: Courses::default(),
-        }
+        })
     }
 
     /// Adds a step; without a gradient its values are carried over.
     ///
     /// How many links of its rule it reaches, and whether it reaches the parameter; `None` where there is no step.
     fn add(&mut self, step: &Step<'a>) -> Result<Option<(usize, bool)>, Refusal> {
+        self.make_room(step)?;
         let Moments::Compiled { program, slots, counts } = &step.inner.moments else {
             if step.made.is_none() {
                 self.carry_x(step);
@@ -290,6 +298,19 @@ impl<'b, 'a> Drafted<'b, 'a> {
         }
         self.last_segment(&rule, course, links, step, source);
         Ok(Some((course.reach, course.steps)))
+    }
+
+    /// Makes room for whatever a step adds to the lists.
+    fn make_room(&mut self, step: &Step) -> Result<(), OutOfMemory> {
+        let (slots, links) = match &step.inner.moments {
+            Moments::Compiled { program, slots, .. } => (slots.len(), program.links.len()),
+            Moments::Own(_) => (0, 0),
+        };
+        self.jobs.make_room(1)?;
+        self.scalars.make_room(links)?;
+        self.states.make_room(slots)?;
+        self.copies.make_room(slots + 1)?;
+        self.pending.make_room(1)
     }
 
     /// The course of a step in the type `working`: that of an entry before, if it has the same rule and counts.
@@ -341,7 +362,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
     fn keep(&mut self, bytes: usize) -> Result<*mut u8, Refusal> {
         let buffer = Buffer::new(bytes).ok_or(Refusal::Memory(bytes))?;
         let ptr = buffer.ptr();
-        self.kept.push(buffer);
+        self.kept.put(buffer)?;
         Ok(ptr)
     }
 
@@ -397,7 +418,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
         let compute = step.working().compute();
         let wanted = Measure { norm: reduction.norm(), of: gradient, n: step.len(), compute };
         // SAFETY: the gradient is open or in `kept`, and nothing writes to it before the plan runs.
-        let norm = unsafe { Norms::default().measure(&[wanted])[0] };
+        let norm = unsafe { Norms::default().measure(&[wanted])?[0] };
         check(rule.program, links.start, norm, step.place)?;
         Ok(Some(norm))
     }
@@ -460,9 +481,9 @@ impl<'b, 'a> Drafted<'b, 'a> {
 
     fn measure(&mut self) -> Result<(), Refusal> {
         let (measures, mut norms): (Vec<Measure>, _) =
-            (self.pending.iter().map(|p| p.measure).collect(), Norms::default());
+            (listed(self.pending.iter().map(|p| p.measure))?, Norms::default());
         // SAFETY: the gradients are open or in `kept`; nothing has been written yet.
-        let norms = unsafe { norms.measure(&measures) };
+        let norms = unsafe { norms.measure(&measures)? };
         for (pending, &norm) in self.pending.iter().zip(norms) {
             check(pending.program, pending.link, norm, pending.place)?;
             if let Some(reduction) = pending.program.links[pending.link].reduction() {

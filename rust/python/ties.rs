@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::array::{View, same_type, span};
+use crate::reserve::{OutOfMemory, Put, Reserve, list};
 
 /// Objects, of which some are one.
 pub struct Ties {
@@ -17,8 +18,8 @@ pub struct Ties {
 }
 
 /// The ties of `objects`. What is no array is one with itself only.
-pub fn ties(objects: &[Bound<'_, PyAny>]) -> Ties {
-    let mut found = Ties { index: Vec::with_capacity(objects.len()), first: Vec::new(), overlapping: Vec::new() };
+pub fn ties(objects: &[Bound<'_, PyAny>]) -> Result<Ties, OutOfMemory> {
+    let mut found = Ties { index: list(objects.len())?, first: Vec::new(), overlapping: Vec::new() };
     let mut known: FxHashMap<usize, (usize, bool)> = FxHashMap::default();
     let mut by_span: FxHashMap<(usize, usize), SmallVec<[usize; 1]>> = FxHashMap::default();
     known.reserve(objects.len());
@@ -27,6 +28,10 @@ pub fn ties(objects: &[Bound<'_, PyAny>]) -> Ties {
     }
     let mut spans = Vec::new();
     for (place, object) in objects.iter().enumerate() {
+        known.make_room(1)?;
+        by_span.make_room(1)?;
+        found.first.make_room(1)?;
+        spans.make_room(1)?;
         let at = *known.entry(object.as_ptr() as usize).or_insert_with(|| {
             let span = span(object).filter(|(low, high)| low < high);
             let alike = span.and_then(|s| by_span.get(&s)).into_iter().flatten();
@@ -44,12 +49,12 @@ pub fn ties(objects: &[Bound<'_, PyAny>]) -> Ties {
         });
         found.index.push(at);
     }
-    found.overlapping = overlapping(spans);
-    found
+    found.overlapping = overlapping(spans)?;
+    Ok(found)
 }
 
 /// Those of these stretches of addresses that meet another one.
-fn overlapping(mut spans: Vec<((usize, usize), usize)>) -> Vec<usize> {
+fn overlapping(mut spans: Vec<((usize, usize), usize)>) -> Result<Vec<usize>, OutOfMemory> {
     spans.sort_unstable();
     let mut meeting = Vec::new();
     let mut farthest: Option<(usize, usize)> = None; // the highest end so far, and whose it is
@@ -57,7 +62,8 @@ fn overlapping(mut spans: Vec<((usize, usize), usize)>) -> Vec<usize> {
         if let Some((end, whose)) = farthest
             && low < end
         {
-            meeting.extend([whose, i]);
+            meeting.put(whose)?;
+            meeting.put(i)?;
         }
         if farthest.is_none_or(|(end, _)| high >= end) {
             farthest = Some((high, i));
@@ -65,7 +71,7 @@ fn overlapping(mut spans: Vec<((usize, usize), usize)>) -> Vec<usize> {
     }
     meeting.sort_unstable();
     meeting.dedup();
-    meeting
+    Ok(meeting)
 }
 
 /// Whether `b`, which covers the same addresses, is `a` (false), its full transpose (true), or neither.

@@ -16,6 +16,7 @@ use crate::chain::Program;
 use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
+use crate::reserve::{OutOfMemory, Put, list};
 
 /// Where an array of the network comes from.
 pub enum Array {
@@ -53,7 +54,7 @@ pub fn arrays<'py>(
     if states.iter().chain(&models).any(|leaves| leaves.len() != len) {
         return Ok(None);
     }
-    let (mut parameters, mut origins, mut place) = (Vec::<Trained>::new(), Vec::with_capacity(len), 0);
+    let (mut parameters, mut origins, mut place) = (Vec::<Trained>::new(), list(len)?, 0);
     for i in 0..len {
         let at = (i / 2, i % 2);
         let Ok(leaf) = states[0][i].1.cast_exact::<Leaf>() else {
@@ -76,16 +77,16 @@ pub fn arrays<'py>(
             if (0..2).any(|side| !same_data(parameters[p].arrays[side].bind(py), arrays[side])) {
                 return Ok(None);
             }
-            parameters[p].ties.push(at);
+            parameters[p].ties.put(at)?;
         } else {
-            parameters.push(Trained {
+            parameters.put(Trained {
                 leaves: [leaf.clone().unbind(), other.clone().unbind()],
                 arrays: arrays.map(|a| a.clone().unbind()),
                 addresses,
                 place: place - 1,
                 gradient: at,
                 ties: Vec::new(),
-            });
+            })?;
         }
         origins.push(Array::Trained(known.unwrap_or(parameters.len() - 1)));
     }
@@ -159,8 +160,8 @@ pub fn wanted<'b, 'a, 'py>(
     arena: &'b Bump,
     parameters: &'a [Trained],
     names: &'a Names<'a, 'py>,
-) -> Wanted<'b, 'a, 'py> {
-    let mut wanted = Wanted::new(arena, 2 * parameters.len(), names);
+) -> Result<Wanted<'b, 'a, 'py>, OutOfMemory> {
+    let mut wanted = Wanted::new(arena, 2 * parameters.len(), names)?;
     for p in parameters {
         let leaf = p.leaves[0].get();
         for (array, &address) in p.arrays.iter().zip(&p.addresses) {
@@ -168,7 +169,7 @@ pub fn wanted<'b, 'a, 'py>(
             wanted.add(array.bind(py), seen, true, Role::Parameter, p.place);
         }
     }
-    wanted
+    Ok(wanted)
 }
 
 /// The plain data of a parameter, whose arrays start at `x`.

@@ -2,18 +2,20 @@
 //!
 //! Python's `functor` registers classes here; every walk, there or in Rust, asks [`children`] and [`rebuild`].
 
-use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple, PyType};
 
 use super::array::is_array;
 use super::classes;
 use super::leaf::Leaf;
+use super::lists::{self, Int, Items, list};
 use super::path::Path;
 use super::twins::Twins;
+use crate::reserve::{self, Put, collected, listed, repeated};
 
 /// How instances of a class are walked and rebuilt.
 #[pyclass(frozen, module = "optirs._core", weakref)]
@@ -73,9 +75,9 @@ pub fn register(
 
 /// The registered children of `cls`, or None.
 #[pyfunction]
-pub fn registered(cls: &Bound<'_, PyType>) -> Option<Vec<Py<PyString>>> {
-    let names = |class: Bound<'_, Registration>| class.get().children.iter().map(|c| c.clone_ref(cls.py())).collect();
-    classes::find(cls).map(names)
+pub fn registered(cls: &Bound<'_, PyType>) -> PyResult<Option<Items<Py<PyString>>>> {
+    let names = |class: Bound<'_, Registration>| listed(class.get().children.iter().map(|c| c.clone_ref(cls.py())));
+    Ok(classes::find(cls).map(names).transpose()?.map(Items))
 }
 
 /// What kind of node an object is.
@@ -157,8 +159,8 @@ fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path
 
 fn unusable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, what: &str, error: PyErr) -> PyErr {
     let py = object.py();
-    if !error.is_instance_of::<PyException>(py) {
-        return error; // Ctrl-C
+    if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
+        return error; // Ctrl-C, or what is nobody's mistake
     }
     let class = object.get_type();
     let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
@@ -174,17 +176,18 @@ pub type Children<'py> = Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
 /// See [`Children`].
 pub fn children<'py>(object: &Bound<'py, PyAny>, kind: &Node<'_, 'py>, path: &Path) -> PyResult<Option<Children<'py>>> {
     let py = object.py();
-    let number = |(i, x): (usize, Bound<'py, PyAny>)| Ok((i.into_pyobject(py)?.into_any(), x));
+    let number = |(i, x): (usize, Bound<'py, PyAny>)| PyResult::Ok((Int::from(i).into_pyobject(py)?.into_any(), x));
     Ok(Some(match kind {
         Node::Leaf => return Ok(None),
-        Node::Dict(dict) => dict.iter().collect(),
-        Node::List(list) => list.iter().enumerate().map(number).collect::<PyResult<_>>()?,
-        Node::Tuple(tuple, None) => tuple.iter().enumerate().map(number).collect::<PyResult<_>>()?,
-        Node::Tuple(tuple, Some(fields)) => fields.iter().zip(tuple.iter()).collect(),
+        Node::Dict(dict) => listed(dict.iter())?,
+        Node::List(list) => collected(list.iter().enumerate().map(number))?,
+        Node::Tuple(tuple, None) => collected(tuple.iter().enumerate().map(number))?,
+        Node::Tuple(tuple, Some(fields)) => listed(fields.iter().zip(tuple.iter()))?,
         Node::Object(class) => {
-            let child =
-                |name: &Py<PyString>| Ok((name.bind(py).clone().into_any(), attribute(object, name.bind(py), path)?));
-            class.get().children.iter().map(child).collect::<PyResult<_>>()?
+            let child = |name: &Py<PyString>| {
+                PyResult::Ok((name.bind(py).clone().into_any(), attribute(object, name.bind(py), path)?))
+            };
+            collected(class.get().children.iter().map(child))?
         }
     }))
 }
@@ -210,9 +213,9 @@ pub fn rebuild<'py>(
             }
             Ok(new.into_any())
         }
-        Node::List(list) => {
-            if list.is_exact_instance_of::<PyList>() {
-                return Ok(PyList::new(py, values)?.into_any());
+        Node::List(old) => {
+            if old.is_exact_instance_of::<PyList>() {
+                return Ok(list(py, values)?.into_any());
             }
             let new = shallow_copy(object)?.cast_into::<PyList>()?;
             for (i, value) in values.into_iter().enumerate() {
@@ -220,10 +223,10 @@ pub fn rebuild<'py>(
             }
             Ok(new.into_any())
         }
-        Node::Tuple(_, None) => Ok(PyTuple::new(py, values)?.into_any()),
+        Node::Tuple(_, None) => Ok(lists::tuple(py, values)?.into_any()),
         Node::Tuple(tuple, Some(_)) => {
             let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
-            new.call1((tuple.get_type(), PyTuple::new(py, values)?))
+            new.call1((tuple.get_type(), lists::tuple(py, values)?))
         }
         Node::Object(class) => instance(object, class.get(), values, bare, path),
     }
@@ -296,7 +299,7 @@ fn set_attribute(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, value: &
 /// Whether each child of a registered object is trained.
 pub fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> PyResult<Vec<bool>> {
     let py = object.py();
-    let Some(trainable) = &class.trainable else { return Ok(vec![true; class.children.len()]) };
+    let Some(trainable) = &class.trainable else { return Ok(repeated(true, class.children.len())?) };
     let trainable = trainable.bind(py);
     let names = if trainable.is_callable() { trainable.call1((object,))? } else { trainable.clone() };
     let wrong = |what: String| match object.get_type().name() {
@@ -307,7 +310,7 @@ pub fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> 
     let Some(iterated) = iterated else {
         return Err(wrong(format!("returns {}, not names of children", names.repr()?)));
     };
-    let mut trained = vec![false; class.children.len()];
+    let mut trained = repeated(false, class.children.len())?;
     for name in iterated {
         let name = name?;
         let found = class.children.iter().position(|c| c.bind(py).as_any().eq(&name).unwrap_or(false));
@@ -323,7 +326,6 @@ pub type Found<'py> = (Bound<'py, PyTuple>, Bound<'py, PyAny>, bool);
 /// All leaves of `tree`: their key paths, themselves, and whether they may be trained.
 ///
 /// A child that is not trained is listed as one leaf; `whole` walks those too, without asking what is trained.
-#[pyfunction]
 pub fn flatten<'py>(tree: &Bound<'py, PyAny>, whole: bool) -> PyResult<Vec<Found<'py>>> {
     let mut leaves = Vec::new();
     visit(
@@ -331,7 +333,7 @@ pub fn flatten<'py>(tree: &Bound<'py, PyAny>, whole: bool) -> PyResult<Vec<Found
         whole,
         &mut Path::default(),
         &mut |path, leaf, trained| {
-            leaves.push((path.tuple(leaf.py())?, leaf.clone(), trained));
+            leaves.put((path.tuple(leaf.py())?, leaf.clone(), trained))?;
             Ok(leaf.clone())
         },
         None,
@@ -339,16 +341,26 @@ pub fn flatten<'py>(tree: &Bound<'py, PyAny>, whole: bool) -> PyResult<Vec<Found
     Ok(leaves)
 }
 
+/// As [`flatten`], for Python.
+#[pyfunction(name = "flatten")]
+pub fn flat_tree<'py>(tree: &Bound<'py, PyAny>, whole: bool) -> PyResult<Bound<'py, PyList>> {
+    let py = tree.py();
+    let leaf = |(path, leaf, trained): Found<'py>| {
+        lists::tuple(py, [path.into_any(), leaf, PyBool::new(py, trained).to_owned().into_any()])
+    };
+    list(py, collected(flatten(tree, whole)?.into_iter().map(leaf))?)
+}
+
 /// A tree like `tree` whose leaves, in the order of [`flatten`], are `values`; what stands twice with the same values stands
 /// twice again. `bare`: as a state has them, registered objects show nothing but their children.
 #[pyfunction]
 pub fn unflatten<'py>(
     tree: &Bound<'py, PyAny>,
-    values: Vec<Bound<'py, PyAny>>,
+    values: Items<Bound<'py, PyAny>>,
     whole: bool,
     bare: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut values = values.into_iter();
+    let mut values = values.0.into_iter();
     let made = visit(
         tree,
         whole,
@@ -383,10 +395,10 @@ fn visit<'py>(
     let Some(children) = children(object, &kind, path)? else { return visitor(path, object, true) };
     let trained = match &kind {
         Node::Object(class) if !whole => trained(object, class.get(), path)?,
-        _ => vec![true; children.len()],
+        _ => repeated(true, children.len())?,
     };
     let twin = how.as_deref_mut().is_some_and(|how| how.twins.enter(object));
-    let mut values = Vec::with_capacity(children.len());
+    let mut values = reserve::list(children.len())?;
     for ((key, child), &train_child) in children.iter().zip(&trained) {
         path.push(key)?;
         let value = if train_child {

@@ -3,6 +3,8 @@
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
+use crate::reserve::{Reserve, listed};
+
 type Object<'py> = Bound<'py, PyAny>;
 
 /// A node that is referred to so often, by its parent and by the walk itself, stands nowhere else.
@@ -67,7 +69,9 @@ impl<'py> Twins<'py> {
         {
             return Ok(twin.new.clone());
         }
-        let new = make(children.clone())?;
+        self.met.make_room(1)?;
+        let new = make(listed(children.iter().cloned())?)?;
+        self.met.make_room(1)?;
         self.met.entry(old.as_ptr()).or_insert_with(|| Twin { _old: old.clone(), children, new: new.clone() });
         Ok(new)
     }

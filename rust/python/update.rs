@@ -9,18 +9,20 @@ use smallvec::SmallVec;
 use std::collections::hash_map;
 use std::sync::Arc;
 
-use super::arena::{List, with_arena};
+use super::arena::{List, list_in, with_arena};
 use super::array::access::{Arena, Role, Seen, Wanted, run};
 use super::array::{Layout, Place as Part, View, allocate, array, descriptor, swapped, too_large};
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::Gradient;
 use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
+use super::lists::Items;
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
 use super::steps::{self, Incoming, Refusal, Step, Target, Through};
 use super::walk::walk;
 use crate::buffer::Buffer;
+use crate::reserve::{OutOfMemory, Put, Reserve, collected, list};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one, with how it lay.
 type Made<'py> = (Bound<'py, PyAny>, Option<(Bound<'py, PyAny>, View)>);
@@ -48,14 +50,14 @@ fn update_in<'py>(
     let found = walk(arena, state, model, gradient)?;
     let names = Names(state);
     let (mut entries, origins) = entries(arena, py, &found.places, &names, in_place)?;
-    let mut gradients = List::with_capacity_in(entries.len(), arena);
+    let mut gradients = list_in(entries.len(), arena)?;
     for entry in &entries {
         gradients.push(entry.gradient(py, &names)?);
     }
     let mut made = List::new_in(arena);
     if entries.iter().any(|e| matches!(e.guard.get().moments, Moments::Own(_))) {
         for (entry, gradient) in entries.iter().zip(&gradients) {
-            made.push(own_step(py, entry, gradient.as_ref(), &names)?);
+            made.put(own_step(py, entry, gradient.as_ref(), &names)?)?;
         }
     }
     schedule(py, &mut entries, &gradients, &names)?;
@@ -63,9 +65,10 @@ fn update_in<'py>(
     let mut elsewhere = Vec::new();
     touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
     let results = if in_place { Vec::new() } else { results(arena, py, &entries)? };
-    let mut reached = List::with_capacity_in(entries.len(), arena);
+    let mut reached = list_in(entries.len(), arena)?;
+    let mut old = list_in(if in_place { made.len() } else { 0 }, arena)?; // before anything is written
     {
-        let mut call = Call::new(arena, &names, entries.len());
+        let mut call = Call::new(arena, &names, entries.len())?;
         for (i, (entry, gradient)) in entries.iter().zip(&gradients).enumerate() {
             let made = made.get(i).and_then(|made| made.as_ref()?.1.as_ref());
             let target = results.get(i).map_or(Target::Place, Fresh::target);
@@ -74,7 +77,6 @@ fn update_in<'py>(
         reached.extend(call.run(py, &names)?.iter().map(|step| step.reach));
     }
     if in_place {
-        let mut old = List::new_in(arena);
         for (i, (entry, reach)) in entries.iter_mut().zip(reached).enumerate() {
             let made = made.get_mut(i).and_then(Option::take);
             if let Some(state) = commit(entry, made, reach) {
@@ -84,7 +86,7 @@ fn update_in<'py>(
         drop((entries, old));
         return Ok((state.clone(), model.clone()));
     }
-    let mut fresh = List::with_capacity_in(entries.len(), arena);
+    let mut fresh = list_in(entries.len(), arena)?;
     for (i, ((entry, result), reach)) in entries.iter().zip(&results).zip(reached).enumerate() {
         fresh.push(hand_out(py, entry, result, made.get_mut(i).and_then(Option::take), reach)?);
     }
@@ -92,10 +94,13 @@ fn update_in<'py>(
     let mut fresh = Pairs { pairs: fresh, transposes: FxHashMap::default() };
     let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
         let new = fresh.at(py, origin)?.1;
-        Ok((i, (found.bystanders[i].clone(), new)))
+        PyResult::Ok((i, (found.bystanders[i].clone(), new)))
     });
-    let elsewhere = elsewhere.collect::<PyResult<_>>()?;
-    replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), elsewhere)
+    let elsewhere = collected(elsewhere)?;
+    let mut moved = FxHashMap::default();
+    moved.make_room(elsewhere.len())?;
+    moved.extend(elsewhere);
+    replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), moved)
 }
 
 /// The steps of a call, and the arrays that they open.
@@ -107,8 +112,8 @@ pub struct Call<'b, 'a, 'py> {
 
 impl<'b, 'a, 'py> Call<'b, 'a, 'py> {
     /// None yet, with room for those of `n` entries.
-    pub fn new(arena: &'b Bump, names: &'a Names<'a, 'py>, n: usize) -> Self {
-        Self { arena, steps: List::with_capacity_in(n, arena), wanted: Wanted::new(arena, 2 * n, names) }
+    pub fn new(arena: &'b Bump, names: &'a Names<'a, 'py>, n: usize) -> Result<Self, OutOfMemory> {
+        Ok(Self { arena, steps: list_in(n, arena)?, wanted: Wanted::new(arena, 3 * n, names)? })
     }
 
     /// Adds the step of an entry. `made`: what a rule in Python made of the parameter, and how that lay.
@@ -174,12 +179,12 @@ pub fn gradients<'py>(
     state: &Bound<'py, PyAny>,
     model: &Bound<'py, PyAny>,
     gradient: &Bound<'py, PyAny>,
-) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
+) -> PyResult<Items<Option<Bound<'py, PyAny>>>> {
     with_arena(|arena| {
         let found = walk(arena, state, model, gradient)?;
         let names = Names(state);
         let (entries, _) = entries(arena, py, &found.places, &names, false)?;
-        entries.iter().map(|e| Ok(e.gradient(py, &names)?.map(|g| g.array.array().clone()))).collect()
+        collected(entries.iter().map(|e| Ok(e.gradient(py, &names)?.map(|g| g.array.array().clone())))).map(Items)
     })
 }
 
@@ -200,6 +205,7 @@ impl<'py> Pairs<'_, 'py> {
         if !origin.transposed {
             return Ok((leaf.clone(), array.clone()));
         }
+        self.transposes.make_room(1)?;
         let transpose = match self.transposes.entry(origin.entry) {
             hash_map::Entry::Occupied(known) => known.get().clone(),
             hash_map::Entry::Vacant(new) => new.insert(array.getattr(intern!(py, "T"))?).clone(),
@@ -274,13 +280,14 @@ fn results(arena: &Bump, py: Python<'_>, entries: &[Entry]) -> PyResult<Vec<Fres
     let mut requests = List::new_in(arena);
     for entry in entries {
         let len = entry.leaf().layout.len;
-        requests.push((0, len * entry.leaf().dtype.size()));
+        requests.put((0, len * entry.leaf().dtype.size()))?;
         if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
+            requests.make_room(slots.len())?;
             requests.extend(slots.iter().enumerate().map(|(i, s)| (i + 1, len * s.dtype.size())));
         }
     }
     let mut parts = allocate(py, &requests)?.into_iter();
-    let mut results = Vec::with_capacity(entries.len());
+    let mut results = list(entries.len())?;
     for entry in entries {
         let Some(x) = parts.next() else { break };
         let slots = match &entry.guard.get().moments {

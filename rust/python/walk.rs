@@ -10,10 +10,12 @@ use smallvec::SmallVec;
 use super::arena::List;
 use super::array::{View, is_array};
 use super::leaf::Leaf;
+use super::lists::Items;
 use super::order::{check_order, has_leaf};
 use super::path::Path;
 use super::tree::{Node, Registration, attribute, node, optional, trained};
 use super::twins::may_have_twin;
+use crate::reserve::{Put, listed};
 
 /// A place in the trees where a leaf stands.
 pub struct Place<'py> {
@@ -56,7 +58,7 @@ pub fn walk<'b, 'py>(
     if !walk.found.unused.is_empty() {
         // Before anything is looked at or written: the warning may run code, or be an error.
         let unused = std::mem::take(&mut walk.found.unused);
-        state.py().import("optirs._untrained")?.call_method1("warn_of_gradients", (unused,))?;
+        state.py().import("optirs._untrained")?.call_method1("warn_of_gradients", (Items(unused),))?;
     }
     Ok(walk.found)
 }
@@ -138,8 +140,7 @@ impl<'b, 'py> Walk<'b, 'py> {
         let gradient = gradient.filter(|g| !g.is_none());
         if self.is_leaf(&state) {
             let leaf = state.cast_into_exact::<Leaf>()?;
-            self.found.places.push(Place { leaf, array: model, gradient });
-            return Ok(());
+            return Ok(self.found.places.put(Place { leaf, array: model, gradient })?);
         }
         self.down(key, &state, &model, gradient.as_ref())
     }
@@ -171,17 +172,18 @@ impl<'b, 'py> Walk<'b, 'py> {
         if let Some(g) = gradient
             && matches!(node(model)?, Node::Leaf)
         {
-            self.unused(model, g);
+            self.unused(model, g)?;
         }
         self.bystanders(model)
     }
 
     /// Notes the gradient of something without a leaf; of an array that could have one, it is not wanted.
     #[cold]
-    fn unused(&mut self, model: &Object<'py>, gradient: &Object<'py>) {
+    fn unused(&mut self, model: &Object<'py>, gradient: &Object<'py>) -> PyResult<()> {
         if View::of(model).is_none_or(|view| view.dtype.is_none()) {
-            self.found.unused.push((self.path.text(model.py()), model.clone(), gradient.clone()));
+            self.found.unused.put((self.path.text(model.py()), model.clone(), gradient.clone()))?;
         }
+        Ok(())
     }
 
     /// Notes the arrays below a place without a leaf.
@@ -190,8 +192,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             if self.wanted == Some(self.found.bystanders.len()) {
                 self.name = Some(self.path.text(model.py()));
             }
-            self.found.bystanders.push(model.clone());
-            return Ok(());
+            return Ok(self.found.bystanders.put(model.clone())?);
         }
         let Some(children) = super::tree::children(model, &node(model)?, &self.path)? else { return Ok(()) };
         self.found.twins_beside |= may_have_twin(model);
@@ -242,7 +243,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             Some(g) => {
                 let mapping = self.mapping(children, g)?;
                 if mapping.is_none() {
-                    self.unused(model, g);
+                    self.unused(model, g)?;
                 }
                 mapping
             }
@@ -250,7 +251,7 @@ impl<'b, 'py> Walk<'b, 'py> {
         };
         let mut used = 0;
         // A list first: attributes that are read on the way down may run code that changes the dict.
-        for (key, child) in children.iter().collect::<Vec<_>>() {
+        for (key, child) in listed(children.iter())? {
             let Some(value) = dict.get_item(&key)? else {
                 return self.only_one("state", "model", &key);
             };
@@ -321,12 +322,12 @@ impl<'b, 'py> Walk<'b, 'py> {
         let same = gradient.filter(|g| g.get_type_ptr() == kind);
         let others = match gradient {
             Some(g) if same.is_none() => {
-                let names: Vec<_> = class.children.iter().map(|c| c.bind(py)).collect();
+                let names = listed(class.children.iter().map(|c| c.bind(py)))?;
                 match self.named(&names, model, g) {
                     Ok(values) => Some(values),
                     Err(error) if has_leaf(state) => return Err(error),
                     Err(_) => {
-                        self.unused(model, g); // nothing below has a leaf, so the gradient there does not matter
+                        self.unused(model, g)?; // nothing below has a leaf, so the gradient there does not matter
                         None
                     }
                 }
@@ -377,7 +378,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             return Ok(sequence);
         }
         if !has_leaf(state) {
-            self.unused(model, g);
+            self.unused(model, g)?;
             return Ok(Sequence::None);
         }
         let place = self.path.text(g.py());

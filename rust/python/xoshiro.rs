@@ -2,10 +2,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{Element, PyArrayDescr, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyTuple};
 
+use super::lists::Items;
 use crate::xoshiro::{Uniform, Xoshiro as Core};
 
 /// Julia's random number generator `Xoshiro(seed)`, bit for bit (Julia 1.7 to 1.10).
@@ -37,7 +38,7 @@ pub struct Xoshiro(Mutex<Core>);
 impl Xoshiro {
     #[new]
     fn new(seed: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Core::from_seed(&seed_bytes(seed)?).into())
+        Ok(Core::from_seed(seed_bytes(seed)?.as_bytes()).into())
     }
 
     /// Numbers uniform in [0, 1): Julia's `rand(rng, T, shape...)`, element [i, j] being Julia's [i + 1, j + 1].
@@ -176,7 +177,7 @@ impl Xoshiro {
 }
 
 /// The seed as little-endian bytes.
-fn seed_bytes(seed: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+fn seed_bytes<'py>(seed: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = seed.py();
     let not_integer = || {
         let found = seed.get_type().name().map_or_else(|_| "another type".to_owned(), |name| name.to_string());
@@ -185,18 +186,20 @@ fn seed_bytes(seed: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     if seed.is_instance_of::<PyBool>() {
         return Err(not_integer());
     }
-    let number = py.import("operator")?.call_method1("index", (seed,)).map_err(|_| not_integer())?;
+    let number = py.import("operator")?.call_method1("index", (seed,));
+    let number =
+        number.map_err(|error| if error.is_instance_of::<PyMemoryError>(py) { error } else { not_integer() })?;
     if number.lt(0)? {
         return Err(PyValueError::new_err(format!("the seed must not be negative, got {}", number.str()?)));
     }
     let bits: usize = number.call_method0("bit_length")?.extract()?;
     let bytes = number.call_method1("to_bytes", (bits.div_ceil(8), "little"))?;
-    Ok(bytes.cast::<PyBytes>()?.as_bytes().to_vec())
+    Ok(bytes.cast_into()?)
 }
 
 fn state_words(state: &Bound<'_, PyAny>) -> PyResult<[u64; 4]> {
-    let words: Option<Vec<u64>> = state.extract().ok();
-    match words.and_then(|words| <[u64; 4]>::try_from(words).ok()) {
+    let words: Option<Items<u64>> = if state.len().is_ok_and(|n| n == 4) { state.extract().ok() } else { None };
+    match words.and_then(|words| <[u64; 4]>::try_from(words.0).ok()) {
         Some(words) if words != [0; 4] => Ok(words),
         _ => Err(PyValueError::new_err(format!(
             "the state must be four integers in [0, 2**64), not all of them 0, got {}",

@@ -12,12 +12,13 @@ use std::cell::OnceCell;
 use std::marker::PhantomData;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-use super::super::arena::List;
+use super::super::arena::{List, list_in};
 use super::create::Fresh;
 use super::layout::Layout;
 use super::view::{Fields, Look, View, shape_text};
 use crate::dtype::DType;
 use crate::element::Real;
+use crate::reserve::{OutOfMemory, collected};
 
 /// What lives as long as arrays are open.
 pub struct Session(());
@@ -34,7 +35,7 @@ pub trait Access {
     ///
     /// # Safety
     /// [`Self::check`] has just passed, and no Python code runs on this thread before the session ends; `self` outlives it.
-    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a>;
+    unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory>;
 }
 
 /// Calls `f` with the elements of `arrays`, without the interpreter's lock.
@@ -49,7 +50,7 @@ pub fn run<A: Access, R: Send>(
     arrays.check()?;
     let session = Session(());
     // SAFETY: checked; `f` holds no Python object, and this thread does nothing else until it returns.
-    let open = unsafe { arrays.open(&session) };
+    let open = unsafe { arrays.open(&session) }?;
     Ok(py.detach(move || f(open)))
 }
 
@@ -58,7 +59,7 @@ pub fn read<A: Access, R>(arrays: &A, f: impl for<'a> FnOnce(A::Open<'a>) -> R +
     arrays.check()?;
     let session = Session(());
     // SAFETY: as above.
-    Ok(f(unsafe { arrays.open(&session) }))
+    Ok(f(unsafe { arrays.open(&session) }?))
 }
 
 /// How an array lay when a call looked at it.
@@ -203,8 +204,8 @@ struct One<'a, 'py> {
 
 impl<'b, 'a, 'py> Wanted<'b, 'a, 'py> {
     /// None yet, with room for `n`.
-    pub fn new(arena: &'b Bump, n: usize, places: &'a dyn Places) -> Self {
-        Self { arena, all: List::with_capacity_in(n, arena), pointers: OnceCell::new(), places }
+    pub fn new(arena: &'b Bump, n: usize, places: &'a dyn Places) -> Result<Self, OutOfMemory> {
+        Ok(Self { arena, all: list_in(n, arena)?, pointers: OnceCell::new(), places })
     }
 
     /// Adds an array at a place, which is written if `writes` says so; its number.
@@ -226,7 +227,7 @@ impl Access for Wanted<'_, '_, '_> {
     type Open<'a> = Pointers<'a>;
 
     fn check(&self) -> PyResult<()> {
-        let mut pointers = List::with_capacity_in(self.all.len(), self.arena);
+        let mut pointers = list_in(self.all.len(), self.arena)?;
         for one in &self.all {
             let changed = || {
                 let name = format!("{} {}", one.role.name(), self.places.name(one.place as usize));
@@ -239,10 +240,10 @@ impl Access for Wanted<'_, '_, '_> {
         Ok(())
     }
 
-    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
+    unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         let all = self.pointers.get().map_or(&[][..], |all| all);
         // SAFETY: the list is not changed any more, and outlives the session with `self`.
-        Pointers { all: unsafe { from_raw_parts(all.as_ptr(), all.len()) }, of: PhantomData }
+        Ok(Pointers { all: unsafe { from_raw_parts(all.as_ptr(), all.len()) }, of: PhantomData })
     }
 }
 
@@ -280,9 +281,9 @@ impl Access for Arena<'_> {
         Ok(())
     }
 
-    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
+    unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         // SAFETY: the arena outlives the session, since `self` does.
-        Here(unsafe { &*std::ptr::from_ref(self.0) })
+        Ok(Here(unsafe { &*std::ptr::from_ref(self.0) }))
     }
 }
 
@@ -321,10 +322,10 @@ impl<T: Real> Access for Fresh<'_, T> {
         Ok(()) // nobody else has it, so nothing has changed it
     }
 
-    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
-        let Some(fields) = Fields::of(&self.array).filter(|_| self.len > 0) else { return &mut [] };
+    unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
+        let Some(fields) = Fields::of(&self.array).filter(|_| self.len > 0) else { return Ok(&mut []) };
         // SAFETY: an array of ours, of this type and so many elements in a row; nobody else has it.
-        unsafe { from_raw_parts_mut(fields.data.cast(), self.len) }
+        Ok(unsafe { from_raw_parts_mut(fields.data.cast(), self.len) })
     }
 }
 
@@ -339,12 +340,26 @@ pub(super) unsafe fn elements<'a, T>(array: &Bound<'_, PyAny>, len: usize) -> &'
     unsafe { from_raw_parts(fields.data.cast_const().cast(), len) }
 }
 
-/// The elements of a C-contiguous array of int64; `None` if it is another one.
-pub(super) fn integers(array: &Bound<'_, PyAny>) -> Option<Vec<i64>> {
+/// Whole numbers of 64 bits.
+pub trait Whole: Copy {
+    /// NumPy's letter for their kind.
+    const KIND: u8;
+}
+
+impl Whole for i64 {
+    const KIND: u8 = b'i';
+}
+
+impl Whole for u64 {
+    const KIND: u8 = b'u';
+}
+
+/// Calls `f` with the elements of a C-contiguous array of such numbers; `None` if it is another one.
+pub fn integers<T: Whole, R>(array: &Bound<'_, PyAny>, f: impl for<'a> FnOnce(&'a [T]) -> R + Send) -> Option<R> {
     let view = View::of(array)?;
-    let fits = view.is_plain() && view.c_order && view.code.1 == b'i' && view.itemsize == size_of::<i64>();
-    // SAFETY: just looked at; no Python code runs before the copy is made.
-    fits.then(|| unsafe { elements::<i64>(array, view.len()) }.to_vec())
+    let fits = view.is_plain() && view.c_order && view.code.1 == T::KIND && view.itemsize == size_of::<T>();
+    // SAFETY: just looked at; `f` holds no Python object.
+    fits.then(|| f(unsafe { elements::<T>(array, view.len()) }))
 }
 
 /// Calls `f` with the bytes of an array; `None` if it is not one of so many bytes in C order.
@@ -376,7 +391,7 @@ impl<A: Access> Access for &A {
         A::check(self)
     }
 
-    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+    unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         // SAFETY: the caller's promise.
         unsafe { A::open(self, session) }
     }
@@ -389,9 +404,9 @@ impl<A: Access> Access for Option<A> {
         self.as_ref().map_or(Ok(()), A::check)
     }
 
-    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+    unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         // SAFETY: the caller's promise.
-        self.as_ref().map(|a| unsafe { a.open(session) })
+        self.as_ref().map(|a| unsafe { a.open(session) }).transpose()
     }
 }
 
@@ -402,9 +417,9 @@ impl<A: Access> Access for Vec<A> {
         self.iter().try_for_each(A::check)
     }
 
-    unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+    unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         // SAFETY: the caller's promise.
-        self.iter().map(|a| unsafe { a.open(session) }).collect()
+        collected(self.iter().map(|a| unsafe { a.open(session) }))
     }
 }
 
@@ -418,9 +433,9 @@ macro_rules! together {
                 Ok(())
             }
 
-            unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+            unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
                 // SAFETY: the caller's promise.
-                unsafe { ($(self.$i.open(session),)+) }
+                unsafe { Ok(($(self.$i.open(session)?,)+)) }
             }
         }
     };

@@ -10,10 +10,12 @@ use std::marker::PhantomData;
 use std::os::raw::{c_char, c_int};
 use std::ptr;
 
+use super::access::read;
 use super::layout::Layout;
 use super::memory::{OWN, Place, own};
 use super::view::{bfloat16, is_array, numpy};
 use crate::dtype::DType;
+use crate::element::Real;
 
 /// A new array of type `descr` over the memory of `place`.
 pub fn array<'py>(
@@ -121,6 +123,13 @@ pub fn empty<'py, T: numpy::Element>(py: Python<'py>, shape: &[usize]) -> PyResu
         }
         Ok(Fresh { array, len: shape.iter().product(), of: PhantomData })
     }
+}
+
+/// A new array of these `values`.
+pub fn of_values<'py, T: Real + numpy::Element>(py: Python<'py>, values: &[T]) -> PyResult<Bound<'py, PyAny>> {
+    let array = empty::<T>(py, &[values.len()])?;
+    read(&array, |to| to.copy_from_slice(values))?;
+    Ok(array.into_array())
 }
 
 /// NumPy's descriptor of `dtype`, in this machine's byte order.

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::buffer::{self, Buffer, PAGE, SMALL_STAGGER, streams};
+use crate::reserve::{OutOfMemory, list};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
 #[pyclass(frozen, module = "optirs._core")]
@@ -57,7 +58,7 @@ pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Pla
             *place = Some(Place { ptr: block.ptr.wrapping_add(start), ..block.share(py) });
         }
     }
-    let mut places = Vec::with_capacity(requests.len());
+    let mut places = list(requests.len())?;
     for &(group, bytes) in requests {
         if bytes >= OWN {
             places.push(held(py, Buffer::of_stream(bytes, first + group), bytes)?);
@@ -102,6 +103,12 @@ fn held(py: Python<'_>, buffer: Option<Buffer>, bytes: usize) -> PyResult<Place>
 /// The error of memory that the system does not have.
 pub fn too_large(bytes: usize) -> PyErr {
     PyMemoryError::new_err(format!("cannot allocate {bytes} bytes"))
+}
+
+impl From<OutOfMemory> for PyErr {
+    fn from(none: OutOfMemory) -> Self {
+        too_large(none.bytes)
+    }
 }
 
 /// From when it is made until it is left, memory that is dropped is kept for the next step, as far as it was in use at once.

@@ -11,6 +11,7 @@ use super::create::{converted, plain_array};
 use super::view::{View, is_array};
 use crate::element::Real;
 use crate::losses::Values;
+use crate::reserve::{OutOfMemory, listed};
 
 /// A C-contiguous, aligned array of float32 or float64, as it was when a call looked at it.
 pub struct Numbers<'py, T> {
@@ -99,9 +100,9 @@ impl<T: Real> Access for Numbers<'_, T> {
         self.seen.slice().check(&self.array)
     }
 
-    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
+    unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         // SAFETY: the caller's promise.
-        unsafe { elements(&self.array, self.seen.shape.iter().product()) }
+        Ok(unsafe { elements(&self.array, self.seen.shape.iter().product()) })
     }
 }
 
@@ -122,9 +123,9 @@ impl<T: Real> Access for Again<'_, '_, T> {
         self.0.seen.slice().check(self.0.array.bind(self.1))
     }
 
-    unsafe fn open<'a>(&self, _: &'a Session) -> Self::Open<'a> {
+    unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         // SAFETY: the caller's promise.
-        unsafe { elements(self.0.array.bind(self.1), self.0.seen.shape.iter().product()) }
+        Ok(unsafe { elements(self.0.array.bind(self.1), self.0.seen.shape.iter().product()) })
     }
 }
 
@@ -232,13 +233,13 @@ macro_rules! values {
                 }
             }
 
-            unsafe fn open<'a>(&self, session: &'a Session) -> Self::Open<'a> {
+            unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    match self {
-                        Self::Single(numbers) => Values::Single(numbers.open(session)),
-                        Self::Double(numbers) => Values::Double(numbers.open(session)),
-                    }
+                    Ok(match self {
+                        Self::Single(numbers) => Values::Single(numbers.open(session)?),
+                        Self::Double(numbers) => Values::Double(numbers.open(session)?),
+                    })
                 }
             }
         }
@@ -287,7 +288,8 @@ fn numbers<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, P
 /// Integers as int64, row by row.
 pub fn int64(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<i64>> {
     let converted = converted::<i64>(array.as_any())?;
-    integers(&converted).ok_or_else(|| PyTypeError::new_err("the integers cannot be converted"))
+    let copied = integers(&converted, |all: &[i64]| listed(all.iter().copied()));
+    Ok(copied.ok_or_else(|| PyTypeError::new_err("the integers cannot be converted"))??)
 }
 
 /// `numpy.asarray(value)`; `what` names it in errors.

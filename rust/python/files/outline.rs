@@ -392,7 +392,7 @@ impl<'a, 'py> Walk<'a, 'py> {
 
     fn outline(mut self) -> PyResult<Outline> {
         let py = self.py;
-        let Ties { index, first, overlapping } = ties(&self.wanted);
+        let Ties { index, first, overlapping } = ties(&self.wanted)?;
         if let Some(forms) = &mut self.forms {
             for (&slot, &(i, transposed)) in self.slots.iter().zip(&index) {
                 self.nodes[slot] = if transposed { forms.transposed(py, i)? } else { i as i64 };
