@@ -10,7 +10,7 @@ use pyo3::types::PyTuple;
 use std::os::raw::{c_char, c_int};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-use super::layout::Layout;
+use super::layout::{Layout, elements};
 use super::memory::Place;
 use crate::dtype::DType;
 use crate::strides::Strided;
@@ -91,7 +91,7 @@ impl<'a> View<'a> {
 
     /// The number of elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product::<isize>() as usize
+        elements(self.shape)
     }
 
     /// The addresses from the first byte to behind the last one; empty for an empty array.
@@ -102,10 +102,12 @@ impl<'a> View<'a> {
         }
         let (mut low, mut high) = (0, 0);
         for (n, s) in self.shape.iter().zip(self.strides) {
-            let reach = (n - 1) * s;
-            if reach < 0 { low += reach } else { high += reach }
+            // Of an array that was made up the strides may lead anywhere.
+            let reach = isize::wrapping_mul(n - 1, *s);
+            let end = if reach < 0 { &mut low } else { &mut high };
+            *end = isize::wrapping_add(*end, reach);
         }
-        (start.wrapping_add_signed(low), start.wrapping_add_signed(high) + itemsize)
+        (start.wrapping_add_signed(low), start.wrapping_add_signed(high).wrapping_add(itemsize))
     }
 }
 
@@ -194,7 +196,7 @@ pub fn array<'py>(
     layout: &Layout,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut shape = layout.shape.clone();
-    let mut strides: Vec<isize> = layout.strides.iter().map(|s| s * itemsize as isize).collect();
+    let mut strides: Vec<isize> = layout.strides.iter().map(|s| s.wrapping_mul(itemsize as isize)).collect();
     // SAFETY: the layout's bytes lie within `place`, which the base object keeps alive; NumPy steals the references to the
     // descriptor and to the base, which are given to it with `into_ptr`.
     unsafe {

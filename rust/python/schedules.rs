@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use numpy::{PyArray1, PyArrayMethods};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRecursionError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::entry::{Entry, Names};
 use super::gradient::Gradient;
 use super::leaf::{Counts, Inner, Moments};
+use super::path::too_deep;
 use super::program::compiled;
 use super::update::{at, placeless};
 use crate::chain::Program;
@@ -21,7 +22,7 @@ use crate::schedules::Schedule;
 /// The value of a schedule, as its `_spec` describes it, at `step`.
 #[pyfunction]
 pub fn schedule_at(described: &Bound<'_, PyAny>, step: u64) -> PyResult<f64> {
-    Ok(read(described)?.at(step))
+    Ok(read(described, 0)?.at(step))
 }
 
 /// The values of a schedule at each of `steps`.
@@ -31,13 +32,16 @@ pub fn schedule_of<'py>(
     described: &Bound<'py, PyAny>,
     steps: &Bound<'py, PyArray1<u64>>,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let schedule = read(described)?;
+    let schedule = read(described, 0)?;
     let values = steps.to_vec()?.into_iter().map(|step| schedule.at(step));
     Ok(PyArray1::from_iter(py, values))
 }
 
-/// Reads what `_spec` of a schedule returned: its name and its fields.
-pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
+/// Reads what `_spec` of a schedule returned: its name and its fields; `depth` is how many schedules it is in.
+pub fn read(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Schedule> {
+    if too_deep(depth) {
+        return Err(PyRecursionError::new_err("schedules nest too deep"));
+    }
     let parts = described.cast::<PyTuple>()?;
     let (name, fields): (String, _) = (parts.get_item(0)?.extract()?, parts.get_item(1)?);
     let fields = fields.cast::<PyDict>()?;
@@ -62,7 +66,7 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
         },
         "Cosine" => Schedule::Cosine { start: float("start")?, steps: whole("steps")?, end: float("end")? },
         "Warmup" => Schedule::Warmup {
-            schedule: Box::new(read(&field("schedule")?)?),
+            schedule: Box::new(read(&field("schedule")?, depth + 1)?),
             steps: whole("steps")?,
             start: float("start")?,
         },
@@ -79,7 +83,7 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
             Schedule::Piecewise { values, boundaries }
         }
         "Sequence" => {
-            let schedules = field("schedules")?.try_iter()?.map(|s| read(&s?)).collect::<PyResult<Vec<_>>>()?;
+            let schedules = field("schedules")?.try_iter()?.map(|s| read(&s?, depth + 1)).collect::<PyResult<Vec<_>>>()?;
             let boundaries = boundaries()?;
             one_more(schedules.len(), &boundaries)?;
             Schedule::Sequence { schedules, boundaries }
