@@ -46,7 +46,8 @@ pub fn add(class: &Bound<'_, PyType>, registration: Registration) -> PyResult<()
         _kept: kept,
     };
     let mut classes = known();
-    let gone: Vec<Known> = classes.extract_if(|_, known| known.class.bind(py).upgrade().is_none()).map(|k| k.1).collect();
+    let gone: Vec<Known> =
+        classes.extract_if(|_, known| known.class.bind(py).upgrade().is_none()).map(|k| k.1).collect();
     let old = classes.insert(class.as_ptr() as usize, new);
     drop(classes);
     drop((gone, old)); // which may run Python code

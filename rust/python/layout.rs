@@ -26,7 +26,9 @@ impl Layout {
         let nd = view.shape.len();
         let mut axes: Vec<usize> = (0..nd).collect();
         // Stable, so that C order wins where strides are equal.
-        axes.sort_by_key(|&a| std::cmp::Reverse(if view.shape[a] == 1 { usize::MAX } else { view.strides[a].unsigned_abs() }));
+        axes.sort_by_key(|&a| {
+            std::cmp::Reverse(if view.shape[a] == 1 { usize::MAX } else { view.strides[a].unsigned_abs() })
+        });
         let fortran = Self::in_order(view.shape, (0..nd).rev());
         if Self::in_order(view.shape, 0..nd).matches(view) {
             axes.sort_unstable();

@@ -83,7 +83,8 @@ pub fn read(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Schedule> {
             Schedule::Piecewise { values, boundaries }
         }
         "Sequence" => {
-            let schedules = field("schedules")?.try_iter()?.map(|s| read(&s?, depth + 1)).collect::<PyResult<Vec<_>>>()?;
+            let schedules =
+                field("schedules")?.try_iter()?.map(|s| read(&s?, depth + 1)).collect::<PyResult<Vec<_>>>()?;
             let boundaries = boundaries()?;
             one_more(schedules.len(), &boundaries)?;
             Schedule::Sequence { schedules, boundaries }

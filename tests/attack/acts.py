@@ -16,14 +16,17 @@ from .worlds import World
 NONSENSE: list[Any] = [
     None, True, 0, -1, 3, 2**40, 2**63, 2**64, -(2**63), 10**30, 0.5, -0.5, float("nan"), float("inf"), 1e308, 1j,
     "", "text", "Adam", "float32", "\ud800", b"bytes", (), (1,), (1.0, 2.0), (float("nan"),) * 2, (1, 2, 3), [], [1.0],
-    {}, {"W": None}, {1: 2}, set(), object(), type, len, lambda *a: None, np.float32(1), np.zeros(3), np.zeros((2, 3), "f4"),
-    np.zeros(0), np.array(1.0), np.array(["x"]), np.array([None]), np.zeros((1,) * 30, "f4"), slice(1), range(3), Exception("e"),
+    {}, {"W": None}, {1: 2}, set(), object(), type, len, lambda *a: None, np.float32(1), np.zeros(3),
+    np.zeros((2, 3), "f4"),
+    np.zeros(0), np.array(1.0), np.array(["x"]), np.array([None]), np.zeros((1,) * 30, "f4"), slice(1), range(3),
+    Exception("e"),
 ]  # fmt: skip
 
 
 def _some_array(world: World) -> np.ndarray:
     """An array of the world; its content counts as changed from here on."""
-    x = world.rng.choice(world.arrays)
+    met = [x for x in world.args if isinstance(x, np.ndarray)] if world.rng.random() < 0.7 else []
+    x = world.rng.choice(met or world.arrays)
     world.changed.add(id(x))
     return x
 
@@ -89,7 +92,13 @@ def tree(world: World) -> None:
     elif isinstance(node, list):
         at = rng.randrange(len(node) + 1)
         rng.choice(
-            [lambda: node.insert(at, child), lambda: node.pop(at), node.clear, node.reverse, lambda: node.extend(node[:9])]
+            [
+                lambda: node.insert(at, child),
+                lambda: node.pop(at),
+                node.clear,
+                node.reverse,
+                lambda: node.extend(node[:9]),
+            ]
         )()
     elif hasattr(node, "__dict__"):
         name = rng.choice([*vars(node), "new"])
@@ -182,10 +191,11 @@ def simd(world: World) -> None:
     optirs._core.set_simd(world.rng.choice(optirs._core.simd_levels()))
 
 
+ERRORS = [ValueError, TypeError, KeyError, OSError, RuntimeError, MemoryError, RecursionError, StopIteration]
+
+
 def fail(world: World) -> None:
-    raise world.rng.choice([ValueError, TypeError, KeyError, OSError, RuntimeError, MemoryError, RecursionError, StopIteration])(
-        "an act"
-    )  # fmt: skip
+    raise world.rng.choice(ERRORS)("an act")
 
 
 def leave(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Where Python code runs during a call. A hook changes the world, or the arguments, so that `world.fire` is called there."""
+"""Where Python code runs during a call. A hook changes the world, or the arguments, so that it calls `world.fire`."""
 
 import contextlib
 import gc
@@ -21,7 +21,7 @@ from . import worlds
 from .acts import NONSENSE
 from .worlds import World
 
-# --- arrays that act -----------------------------------------------------------------------------------------------------
+# --- arrays that act ------------------------------------------------------------------------------
 
 
 class Late:
@@ -146,7 +146,10 @@ class Subclass(np.ndarray):
 
 
 def subclass(world: World, value: Any) -> Any:
-    made = np.asarray(value).copy().view(Subclass)
+    try:
+        made = np.array(value).view(Subclass)
+    except (TypeError, ValueError):
+        return value
     made.world = world
     return made
 
@@ -158,14 +161,25 @@ def scalar(world: World, value: Any) -> Any:
 
 
 def rows(world: World, value: Any) -> Any:
-    made = Rows(np.asarray(value).tolist() if np.ndim(value) else [0.5])
+    made = Rows(value.tolist() if isinstance(value, np.ndarray) and value.ndim else [0.5])
     made.world = world
     return made
 
 
-LATE: list[Callable[[World, Any], Any]] = [Array, Array, Array, Interface, Capsule, Buffer, Everything, subclass, scalar, rows]
+LATE: list[Callable[[World, Any], Any]] = [
+    Array,
+    Array,
+    Array,
+    Interface,
+    Capsule,
+    Buffer,
+    Everything,
+    subclass,
+    scalar,
+    rows,
+]
 
-# --- nodes that act ------------------------------------------------------------------------------------------------------
+# --- nodes that act -------------------------------------------------------------------------------
 
 
 class Key(str):
@@ -214,7 +228,16 @@ def _acting(cls: Any, name: str) -> None:
 
 
 for _cls in (Node, Nodes):
-    for _name in ("__iter__", "__len__", "__getitem__", "__setitem__", "__contains__", "__reduce_ex__", "copy", "__repr__"):
+    for _name in (
+        "__iter__",
+        "__len__",
+        "__getitem__",
+        "__setitem__",
+        "__contains__",
+        "__reduce_ex__",
+        "copy",
+        "__repr__",
+    ):
         _acting(_cls, _name)
 for _name in ("items", "keys", "values", "get", "__eq__"):
     _acting(Node, _name)
@@ -278,12 +301,14 @@ def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
         value = type(value)((key, _rebuilt(child, change)) for key, child in value.items())
     elif type(value) in (list, tuple):
         value = type(value)(_rebuilt(child, change) for child in value)
-    elif isinstance(value, worlds.Layer):
-        value = type(value)(_rebuilt(value.W, change), _rebuilt(value.b, change))
+    elif isinstance(value, worlds.Layer | optirs.Affine | optirs.Dense | optirs.Chain):
+        made = object.__new__(type(value))
+        vars(made).update((name, _rebuilt(child, change)) for name, child in vars(value).items())
+        value = made
     return change(value)
 
 
-# --- rules that act ------------------------------------------------------------------------------------------------------
+# --- rules that act -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -325,9 +350,11 @@ def acting_rule(world: World) -> Any:
 
     def function(t: int) -> Any:
         world.fire()
-        return rng.choice([0.1, 0.1, 0.1, np.float32(0.1), -1.0, float("nan"), None, 1e300])
+        return rng.choice([0.1, 0.1, np.float32(0.1), -1.0, float("nan"), None, 1e300]) if world.armed else 0.1
 
-    inner: Any = rng.choice([optirs.Adam(), optirs.Descent(), optirs.OptimiserChain(optirs.ClipNorm(), optirs.Momentum())])
+    inner: Any = rng.choice(
+        [optirs.Adam(), optirs.Descent(), optirs.OptimiserChain(optirs.ClipNorm(), optirs.Momentum())]
+    )
     made = rng.choice(
         [
             lambda: ActingRule(world),
@@ -342,7 +369,7 @@ def acting_rule(world: World) -> Any:
     return made
 
 
-# --- what runs between instructions ------------------------------------------------------------------------------------------
+# --- what runs between instructions ---------------------------------------------------------------
 
 
 class Garbage:
@@ -361,7 +388,7 @@ def garbage(world: World) -> None:
     gc.collect()
     for _ in range(3):
         Garbage(world)
-    gc.set_threshold(world.rng.choice([1, 5, 20, 60, 150]), 1, 1)
+    gc.set_threshold(world.rng.choice([3, 10, 30, 90]), 1, 1)
 
 
 def collector(world: World) -> None:
@@ -371,20 +398,22 @@ def collector(world: World) -> None:
         world.fire()
 
     gc.callbacks.append(callback)
-    gc.set_threshold(world.rng.choice([1, 5, 20, 60, 150]), 1, 1)
+    gc.set_threshold(world.rng.choice([3, 10, 30, 90]), 1, 1)
     world.undo += [lambda: gc.callbacks.remove(callback), lambda: gc.set_threshold(*thresholds)]
 
 
 def weak(world: World) -> None:
     """Callbacks of weak references to what is dropped during the call."""
-    watched = [x for x in (*world.rules, *world.arrays, *world.nodes) if hasattr(x, "__weakref__") or isinstance(x, np.ndarray)]
+    watched = [
+        x for x in (*world.rules, *world.arrays, *world.nodes) if hasattr(x, "__weakref__") or isinstance(x, np.ndarray)
+    ]
     kept = [weakref.ref(x, lambda _: world.fire()) for x in watched]
     world.undo.append(kept.clear)
 
 
 def profile(world: World) -> None:
     """At every call of a function that Python code makes."""
-    ticks, at = itertools.count(), world.rng.randrange(300)
+    ticks, at = itertools.count(), world.rng.randrange(60)
 
     def tick(*_: Any) -> None:
         if next(ticks) > at:
@@ -398,7 +427,7 @@ def alarm(world: World) -> None:
     """A signal, which is answered where the package asks for one."""
     old = signal.signal(signal.SIGALRM, lambda *_: world.fire())
     signal.setitimer(signal.ITIMER_REAL, world.rng.choice([1e-5, 1e-4, 1e-3]))
-    world.undo += [lambda: signal.setitimer(signal.ITIMER_REAL, 0), lambda: signal.signal(signal.SIGALRM, old)]
+    world.undo += [lambda: signal.signal(signal.SIGALRM, old), lambda: signal.setitimer(signal.ITIMER_REAL, 0)]
 
 
 def log(world: World) -> None:
@@ -411,7 +440,7 @@ def log(world: World) -> None:
 
 
 def thread(world: World) -> None:
-    """Another thread acts all the time. It frees nothing: memory that is freed under a running loop is NumPy's matter."""
+    """Another thread acts meanwhile. It frees nothing: what is freed under a loop that runs is NumPy's matter."""
     stop, interval = threading.Event(), sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
 
@@ -423,10 +452,10 @@ def thread(world: World) -> None:
 
     other = threading.Thread(target=run, daemon=True)
     other.start()
-    world.undo += [stop.set, lambda: other.join(5), lambda: sys.setswitchinterval(interval)]
+    world.undo += [lambda: sys.setswitchinterval(interval), lambda: other.join(5), stop.set]  # taken from the end
 
 
-# --- the table -----------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def late_gradient(world: World) -> None:
@@ -487,7 +516,9 @@ def nonsense(world: World) -> None:
     """An argument is something else."""
     if world.args:
         i = world.rng.randrange(len(world.args))
-        world.args[i] = world.rng.choice([*NONSENSE, world.model, world.state, world.rule, world.gradient, *world.arrays])
+        world.args[i] = world.rng.choice(
+            [*NONSENSE, world.model, world.state, world.rule, world.gradient, *world.arrays]
+        )
 
 
 def nonsense_leaf(world: World) -> None:
@@ -515,6 +546,12 @@ BEFORE: dict[str, Callable[[World], None]] = {
     "nonsense field": nonsense_field,
 }
 """Hooks that are put into the world before the arguments of a call are taken from it."""
+
+TREES = {"late gradient", "acting gradient", "acting model", "acting state", "nonsense leaf"}
+"""Those that only calls with trees meet."""
+
+OFTEN = {"acting rule", "late gradient", "late model", "late argument", "acting gradient", "collector", "profile"}
+"""Those that act in most calls: they are chosen more often."""
 
 AFTER: dict[str, Callable[[World], None]] = {
     "late argument": late_argument,

@@ -36,7 +36,7 @@ def snapshot(value: Any, skip: set[int], known: dict[int, Any] | None = None) ->
     if isinstance(value, list | tuple):
         return [snapshot(child, skip, known) for child in tuple(value)]
     if type(value) is optirs.Leaf:
-        return repr(value.rule), value.frozen, snapshot(value.state, skip, {})
+        return id(value.rule), value.frozen, snapshot(value.state, skip, {})
     if type(value).__module__.startswith(("attack.worlds", "optirs.layers")) and hasattr(value, "__dict__"):
         return snapshot(vars(value), skip, known)
     return id(value)

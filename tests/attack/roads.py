@@ -60,9 +60,7 @@ def _affine_back(w: World) -> tuple[Any, ...]:
     return W, x, w.array((x.shape[0], W.shape[0]), "f4")
 
 
-LOSSES = {
-    name: getattr(optirs, name) for name in ("mse", "mae", "huber", "binary_crossentropy", "crossentropy")
-}
+LOSSES = {name: getattr(optirs, name) for name in ("mse", "mae", "huber", "binary_crossentropy", "crossentropy")}
 
 
 def _pair(w: World) -> tuple[Any, ...]:
@@ -86,7 +84,9 @@ def _train(model: Any, x: Any, y: Any, rule: Any, w: World, **options: Any) -> A
         data = _Batches(w, [(x, y)])
     callbacks: list[Any] = []
     if rng.random() < 0.4:
-        callbacks = [rng.choice([lambda event: w.fire(), _Hooks(w), optirs.EarlyStopping(optirs.HeldOut(optirs.mse, (x, y)), 2)])]
+        callbacks = [
+            rng.choice([lambda event: w.fire(), _Hooks(w), optirs.EarlyStopping(optirs.HeldOut(optirs.mse, (x, y)), 2)])
+        ]
     loss = rng.choice(list(LOSSES.values()))
     gradient: Any = optirs.supervised(loss)
     if rng.random() < 0.3:
@@ -97,10 +97,10 @@ def _train(model: Any, x: Any, y: Any, rule: Any, w: World, **options: Any) -> A
             w.fire()
             return answer
 
-    return optirs.train(
-        gradient, model, data, rule, epochs=3, batch_size=rng.choice([None, 1, 2, 1000]) if isinstance(data, tuple) else None,
-        shuffle=isinstance(data, tuple) and rng.random() < 0.3, log_every=rng.choice([None, None, 1, 2]), callbacks=callbacks, **options,
-    )  # fmt: skip
+    if isinstance(data, tuple):
+        options |= {"batch_size": rng.choice([None, 1, 2, 1000]), "shuffle": rng.random() < 0.3}
+    options |= {"epochs": 3, "log_every": rng.choice([None, None, 1, 2]), "callbacks": callbacks}
+    return optirs.train(gradient, model, data, rule, **options)
 
 
 class _Hooks:
@@ -142,7 +142,9 @@ def _files(state: Any, model: Any, w: World) -> Any:
         data = bytearray(path.read_bytes())
         for _ in range(w.rng.choice([1, 1, 3])):
             at = w.rng.randrange(min(len(data), w.rng.choice([16, 3000, 10**9])))
-            data[at] = w.rng.choice([data[at] ^ 1, data[at] ^ 0x10, ord("0"), ord("-"), ord("9"), ord("["), ord("}"), ord(",")])
+            data[at] = w.rng.choice(
+                [data[at] ^ 1, data[at] ^ 0x10, ord("0"), ord("-"), ord("9"), ord("["), ord("}"), ord(",")]
+            )
         path.write_bytes(data)
         optirs.load(path, like=model, strict=w.rng.random() < 0.5)
     return found
@@ -161,10 +163,12 @@ def _training_alone(model: Any, x: Any, y: Any, w: World) -> Any:
     if fit is None:
         return None
     for _ in range(3):
-        order = w.rng.choice([None, None, np.arange(len(x)), np.zeros(len(x), "i8"), np.full(len(x), 2**62), NONSENSE[0]])
+        order = w.rng.choice(
+            [None, None, np.arange(len(x)), np.zeros(len(x), "i8"), np.full(len(x), 2**62), NONSENSE[0]]
+        )
         w.rng.choice(
             [
-                lambda: fit.run(w.rng.choice([0, 1, 3]), order, w.rng.choice([0.0, 1e-9, 0.01])),
+                lambda order=order: fit.run(w.rng.choice([0, 1, 3]), order, w.rng.choice([0.0, 1e-9, 0.01])),
                 lambda: fit.run(1, None, w.rng.choice([-1.0, float("nan"), 1e300])),
                 lambda: fit.losses(w.rng.choice([0, 5, 2**62])),
                 lambda: fit.restart(pairs),
@@ -205,7 +209,20 @@ def _private_arguments(w: World) -> tuple[Any, ...]:
         count = w.rng.randrange(5)
     leaves = [leaf for leaf in _leaves(w.state) if leaf is not None]
     names = ["Adam", "mse", "relu", "float32", "state", "crossentropy"]
-    pool = [*NONSENSE, w.model, w.state, w.gradient, w.rule, *w.arrays, *leaves, leaves, w.arrays, [w.rule], names, *names]
+    pool = [
+        *NONSENSE,
+        w.model,
+        w.state,
+        w.gradient,
+        w.rule,
+        *w.arrays,
+        *leaves,
+        leaves,
+        w.arrays,
+        [w.rule],
+        names,
+        *names,
+    ]
     return function, *(w.rng.choice(pool) for _ in range(count))
 
 
@@ -221,6 +238,8 @@ def _restored(leaf: Any, w: World) -> Any:
     """A Leaf made of parts of which one is something else."""
     function, parts = leaf.__reduce__()
     parts = list(parts)
+    if w.rng.random() < 0.1:
+        return repr(function(*parts)), function(*parts).state
     parts[w.rng.randrange(len(parts))] = w.rng.choice([*NONSENSE, w.rule, [2**62] * 3, [-1], [0, 2**62], (None, None)])
     return repr(function(*parts)), function(*parts).state
 
@@ -253,7 +272,9 @@ ROADS: dict[str, Road] = {
     "destructure": Road(_restructure, lambda w: (w.model, w.gradient)),
     "schedule": Road(lambda s, t: s(t), lambda w: (w.schedule(), w.rng.choice([0, 5, np.arange(9), *NONSENSE]))),
     "schedule of a rule": Road(lambda s, r: optirs.Scheduled(r, eta=s), lambda w: (w.schedule(), w.rule)),
-    "random": Road(lambda *shape: optirs.Xoshiro(1).rand(*shape), lambda w: (w.rng.choice([0, 1, 3]), w.rng.choice(NONSENSE))),
+    "random": Road(
+        lambda *shape: optirs.Xoshiro(1).rand(*shape), lambda w: (w.rng.choice([0, 1, 3]), w.rng.choice([0, 2, 5]))
+    ),
     "random state": Road(_random_state, lambda w: ((1, 2, 3, w.rng.choice(NONSENSE)), w)),
     "seed": Road(lambda seed: optirs.Xoshiro(seed).rand(2), lambda w: (w.rng.choice(NONSENSE),)),
     "private": Road(_private, _private_arguments),
@@ -261,7 +282,9 @@ ROADS: dict[str, Road] = {
     "affine_gradient": Road(optirs.affine_gradient, _affine_back, net=True),
     "layer": Road(lambda layer, x: layer(x), lambda w: (w.model, _data(w)[0]), net=True),
     "layer backwards": Road(_layer_back, lambda w: (w.model, *_data(w)), net=True),
-    "supervised": Road(lambda loss, m, x, y: optirs.supervised(loss)(m, x, y), lambda w: (_loss(w), w.model, *_data(w)), net=True),
+    "supervised": Road(
+        lambda loss, m, x, y: optirs.supervised(loss)(m, x, y), lambda w: (_loss(w), w.model, *_data(w)), net=True
+    ),
     "supervised loss": Road(
         lambda loss, m, x, y: optirs.supervised(loss).loss(m, x, y), lambda w: (_loss(w), w.model, *_data(w)), net=True
     ),
@@ -273,6 +296,9 @@ ROADS: dict[str, Road] = {
     **{f"{name} backwards": Road(loss.pullback, _pair) for name, loss in LOSSES.items()},
 }
 """The roads by name, which `--roads` chooses from."""
+
+OFTEN = ("update", "update_", "apply", "affine_", "layer", "supervised", "train", "mse", "crossentropy")
+"""Beginnings of the names of roads that take pointers: they are gone more often."""
 
 
 def _loss(w: World) -> Any:

@@ -136,7 +136,8 @@ impl Forms {
                 let plain = PyDict::new(py);
                 let mut same = vec![layer.clone()]; // as another one, if all of these are
                 // All at once: what is asked of a name or a value may change the dict.
-                let attributes: Vec<_> = object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?.iter().collect();
+                let attributes: Vec<_> =
+                    object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?.iter().collect();
                 for (name, value) in attributes {
                     let is_child = names.clone().any(|child| child.as_any().eq(&name).unwrap_or(false));
                     if !is_child {
