@@ -155,7 +155,7 @@ def nested(world: World) -> None:
         lambda: optirs.freeze_(world.state),
         lambda: optirs.thaw_(world.state),
         lambda: optirs.digest(world.state, world.model),
-        lambda: optirs.save(world.folder() / "nested", world.state, world.model),
+        lambda: optirs.save(world.folder() / "nested", state=world.state, model=world.model),
         lambda: optirs.destructure(world.model),
         lambda: optirs.trainables(world.model, path=True),
         lambda: copy.deepcopy(world.state),

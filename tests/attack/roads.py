@@ -2,7 +2,10 @@
 
 import copy
 import inspect
+import os
 import pickle
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +139,7 @@ def _restructure(model: Any, gradient: Any) -> Any:
 
 def _files(state: Any, model: Any, w: World) -> Any:
     path = w.folder() / "file"
-    optirs.save(path, state, model)
+    optirs.save(path, state=state, model=model)
     found = optirs.load(path, like=model if w.rng.random() < 0.5 else None)
     if w.rng.random() < 0.5:
         data = bytearray(path.read_bytes())
@@ -296,6 +299,13 @@ ROADS: dict[str, Road] = {
     **{f"{name} backwards": Road(loss.pullback, _pair) for name, loss in LOSSES.items()},
 }
 """The roads by name, which `--roads` chooses from."""
+
+FAULTS: dict[str, Road] = {
+    "a crash": Road(lambda: os.kill(os.getpid(), signal.SIGSEGV), lambda w: ()),
+    "an exit": Road(lambda: os._exit(3), lambda w: ()),
+    "a hang": Road(lambda: time.sleep(3600), lambda w: ()),
+}
+"""What must be found, for the test of the fuzzer itself."""
 
 OFTEN = ("update", "update_", "apply", "affine_", "layer", "supervised", "train", "mse", "crossentropy")
 """Beginnings of the names of roads that take pointers: they are gone more often."""

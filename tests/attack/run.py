@@ -67,7 +67,7 @@ def one_round(choice: Choice, at: int) -> str:
     world = World(f"{choice.seed}/{at}")
     rng = world.rng
     name = rng.choice(weighted(choice.roads, [r for r in choice.roads if r.startswith(roads.OFTEN)]))
-    road = roads.ROADS[name]
+    road = {**roads.FAULTS, **roads.ROADS}[name]
     group = rng.choice(choice.acts)
     fitting = [hook for hook in choice.hooks if hook not in hooks.TREES or not road.net] or list(choice.hooks)
     fitting = weighted(fitting, [hook for hook in fitting if hook in hooks.OFTEN])
