@@ -18,7 +18,7 @@ def test_hostile_worlds_neither_crash_nor_hang_nor_go_half_way(seed: int) -> Non
     assert not report.faults, "\n\n".join(report.faults)
     assert report.outcomes.total() == ROUNDS
     undisturbed = sum(n for word, n in report.outcomes.items() if "undisturbed" in word)
-    assert undisturbed < ROUNDS / 2
+    assert undisturbed < ROUNDS * 3 / 4
     assert report.outcomes["a result"] > ROUNDS / 10
 
 
