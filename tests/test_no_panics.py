@@ -281,3 +281,11 @@ def test_empty_arrays_with_long_axes(shape: Any) -> None:
     state, model = optirs.update(state, {"x": x, "y": np.ones(2)}, {"x": x, "y": np.ones(2)})
     optirs.update_(state, model, {"x": x.T.T, "y": np.ones(2)})
     assert model["x"].shape == shape
+
+
+@pytest.mark.parametrize("number", [-(2**63), 2**63 - 1, -(2**63) - 1, 2**53, -(2**53)])
+def test_numbers_at_the_ends_of_their_types_are_kept(number: int, tmp_path: Any) -> None:
+    model = {"x": np.ones(2), "n": number}
+    optirs.save(tmp_path / "file", model=model)
+    assert optirs.load(tmp_path / "file").model["n"] == number
+    assert optirs.digest(None, model) != optirs.digest(None, {**model, "n": number + 1})

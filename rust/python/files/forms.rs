@@ -25,7 +25,7 @@ use super::super::tree::Node;
 use super::outline::{address, deep, nonsense};
 
 /// Larger ints are not the same to every reader of JSON.
-const EXACT: i64 = 1 << 53;
+const EXACT: u64 = 1 << 53;
 
 /// The forms of the nodes that were written so far.
 pub struct Forms {
@@ -227,7 +227,7 @@ fn single<'py>(py: Python<'py>, name: &str, value: impl IntoPyObject<'py>) -> Py
 pub fn is_json(value: &Object<'_>) -> bool {
     value.is_exact_instance_of::<PyString>()
         || value.is_exact_instance_of::<PyBool>()
-        || (value.is_exact_instance_of::<PyInt>() && value.extract::<i64>().is_ok_and(|n| n.abs() < EXACT))
+        || (value.is_exact_instance_of::<PyInt>() && value.extract::<i64>().is_ok_and(|n| n.unsigned_abs() < EXACT))
         || value.cast_exact::<PyFloat>().is_ok_and(|x| x.value().is_finite())
 }
 
