@@ -6,11 +6,18 @@ BENCH_VENV ?= .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 EXAMPLES ?= 200000
 KILLS ?= 2000
+ROUNDS ?= 100000
+SEED ?= 0
+TESTS ?= tests
+WATCHED ?= -m pytest -p no:cacheprovider $(TESTS)
+SANITIZED := $(CURDIR)/target/sanitize
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+SANITIZER = RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(SANITIZED)/$(1) RUSTFLAGS="-Zsanitizer=$(1) -Cforce-frame-pointers=yes"
 DEEPSPEED := deepspeed==0.19.8
 SOURCES := $(shell find rust python -name '*.rs' -o -name '*.py' -o -name '*.pyi')
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt lint test vectorised bench-env bench scale means peers docs fuzz kill
+.PHONY: help build fmt lint test vectorised bench-env bench scale means peers docs fuzz kill attack sanitize address thread
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +82,27 @@ fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=1000000
 
 kill: ## the test of killed processes for longer: make kill KILLS=10000
 	OPTIRS_KILLS=$(KILLS) $(BIN)/pytest tests/test_checkpoint_damage.py -k killed
+
+attack: ## the fuzzer of hostile worlds for longer: make attack ROUNDS=1000000 SEED=7 ONLY="--acts memory"
+	PYTHONPATH=tests $(BIN)/python -m attack --rounds $(ROUNDS) --seed $(SEED) $(ONLY)
+
+sanitize: address thread ## the tests under AddressSanitizer, and those of the crate under ThreadSanitizer
+
+address: ## the tests of the package under AddressSanitizer, with debug assertions: make address TESTS=tests/test_update.py
+	$(call SANITIZER,address) PYO3_PYTHON=$(abspath $(BIN)/python) \
+		cargo build --locked --profile sanitize --features python --lib --target $(HOST)
+	rm -rf $(SANITIZED)/python
+	mkdir -p $(SANITIZED)/python
+	cp -r python/optirs $(SANITIZED)/python
+	rm -f $(SANITIZED)/python/optirs/_core.*so
+	cp $(SANITIZED)/address/$(HOST)/sanitize/liboptirs.so $(SANITIZED)/python/optirs/_core.abi3.so
+	OPTIRS_SANITIZER=address PYTHONPATH=$(SANITIZED)/python:$(CURDIR)/tests PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+		$(BIN)/python $(WATCHED)
+
+thread: ## the tests of the crate under ThreadSanitizer, the standard library too
+	$(call SANITIZER,thread) cargo test --locked --profile sanitize --target $(HOST) -Zbuild-std --lib --tests
 
 docs: $(BIN)/pip ## build the site into site/
 	$(BIN)/pip install ".[docs]"

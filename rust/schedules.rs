@@ -39,7 +39,7 @@ impl Schedule {
             &Self::Step { start, factor, every } => scaled(start, factor, (step / every.max(1)) as f64),
             &Self::Exponential { start, factor, every, limit } => {
                 let value = scaled(start, factor, step as f64 / every as f64);
-                limit.map_or(value, |limit| value.clamp(start.min(limit), start.max(limit)))
+                limit.map_or(value, |limit| between(value, start, limit))
             }
             &Self::Polynomial { start, steps, end, power } => mix(start, end, libm::pow(left(step, steps), power)),
             &Self::Cosine { start, steps, end } => wave(start, end, step, steps),
@@ -62,7 +62,7 @@ impl Schedule {
             Self::Piecewise { values, boundaries } => values[interval(boundaries, step).0],
             Self::Sequence { schedules, boundaries } => {
                 let (i, first) = interval(boundaries, step);
-                schedules[i].at(step - first)
+                schedules[i].at(step.saturating_sub(first))
             }
         }
     }
@@ -88,7 +88,19 @@ fn mix(start: f64, end: f64, share: f64) -> f64 {
     }
     // Halves, since the difference of two numbers may overflow.
     let value = 2.0 * (end * 0.5 + (start * 0.5 - end * 0.5) * share);
-    value.clamp(start.min(end), start.max(end))
+    between(value, start, end)
+}
+
+/// `value`, not beyond `a` or `b`. `clamp` panics where both are NaN, as a field that is set past its check may be.
+fn between(value: f64, a: f64, b: f64) -> f64 {
+    let (low, high) = (a.min(b), a.max(b));
+    if value < low {
+        low
+    } else if value > high {
+        high
+    } else {
+        value
+    }
 }
 
 /// From `start` at step 0 to `end` at `steps` and after, along half a wave.

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,13 @@ from optirs._compiled import Compiled
 
 # Ctrl-C works in the tests, and in the processes that they start, also where the shell has told them to ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what cannot run under AddressSanitizer where that watches; the mark says why."""
+    mark = item.get_closest_marker("unsanitized")
+    if mark is not None and os.environ.get("OPTIRS_SANITIZER"):
+        pytest.skip(f"under a sanitizer: {mark.args[0]}")
 
 
 @pytest.fixture

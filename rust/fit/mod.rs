@@ -174,7 +174,8 @@ unsafe impl Send for Fit<'_> {}
 
 /// Looks at the clock now and then: not so often that it costs, not so rarely that a pause comes late.
 struct Clock {
-    end: Instant,
+    /// `None` for a time so long that no clock shows its end.
+    end: Option<Instant>,
     last: Instant,
     every: u32,
     left: u32,
@@ -183,7 +184,7 @@ struct Clock {
 impl Clock {
     fn new(time: Duration) -> Self {
         let last = Instant::now();
-        Self { end: last + time, last, every: 1, left: 1 }
+        Self { end: last.checked_add(time), last, every: 1, left: 1 }
     }
 
     /// Whether the time is up, as far as is known.
@@ -199,7 +200,7 @@ impl Clock {
             self.every = (self.every / 4).max(1);
         }
         (self.last, self.left) = (now, self.every);
-        now >= self.end
+        self.end.is_some_and(|end| now >= end)
     }
 }
 

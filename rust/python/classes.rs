@@ -46,10 +46,11 @@ pub fn add(class: &Bound<'_, PyType>, registration: Registration) -> PyResult<()
         _kept: kept,
     };
     let mut classes = known();
-    classes.retain(|_, known| known.class.bind(py).upgrade().is_some());
+    let gone: Vec<Known> =
+        classes.extract_if(|_, known| known.class.bind(py).upgrade().is_none()).map(|k| k.1).collect();
     let old = classes.insert(class.as_ptr() as usize, new);
     drop(classes);
-    drop(old); // which may run Python code
+    drop((gone, old)); // which may run Python code
     Ok(())
 }
 

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRecursionError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
+use super::path::too_deep;
 use super::schedules::read as schedule;
 use crate::chain::{Followed, Program, Spec};
 use crate::dtype::DType;
@@ -53,16 +54,20 @@ pub fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<
     if described.is_none() {
         return Ok(None);
     }
-    let mut program = Program::new(&spec(&described)?).map_err(PyValueError::new_err)?;
-    program.plain = is_plain(rule)?;
+    let mut program = Program::new(&spec(&described, 0)?).map_err(PyValueError::new_err)?;
+    program.plain = is_plain(rule, 0)?;
     Ok(Some(Arc::new(program)))
 }
 
-/// Whether a compiled rule, or a part of it, is of classes of this package alone and holds nothing but numbers and names.
-fn is_plain(part: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Whether a compiled rule, or a part of it, is of classes of this package alone and holds nothing but numbers and names. One
+/// that is too deep to tell, such as one that was made to hold itself, is not.
+fn is_plain(part: &Bound<'_, PyAny>, depth: usize) -> PyResult<bool> {
     let py = part.py();
+    if too_deep(depth) {
+        return Ok(false);
+    }
     if let Ok(tuple) = part.cast_exact::<PyTuple>() {
-        return all_plain(tuple.iter());
+        return all_plain(tuple.iter(), depth);
     }
     let is_number = part.is_exact_instance_of::<PyFloat>() || part.is_exact_instance_of::<PyInt>();
     if is_number || part.is_none() || part.is_exact_instance_of::<PyBool>() || part.is_exact_instance_of::<PyString>() {
@@ -73,11 +78,11 @@ fn is_plain(part: &Bound<'_, PyAny>) -> PyResult<bool> {
     if !own.contains(intern!(py, "_builtin"))? && !own.contains(intern!(py, "_kind"))? {
         return Ok(false);
     }
-    all_plain(part.getattr(intern!(py, "__dict__"))?.cast::<PyDict>()?.values().iter())
+    all_plain(part.getattr(intern!(py, "__dict__"))?.cast::<PyDict>()?.values().iter(), depth)
 }
 
-fn all_plain<'py>(mut parts: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<bool> {
-    parts.try_fold(true, |plain, part| Ok(plain && is_plain(&part)?))
+fn all_plain<'py>(mut parts: impl Iterator<Item = Bound<'py, PyAny>>, depth: usize) -> PyResult<bool> {
+    parts.try_fold(true, |plain, part| Ok(plain && is_plain(&part, depth + 1)?))
 }
 
 /// What scheduled fields follow; `None` where functions in Python are among it.
@@ -85,33 +90,52 @@ fn scheduled(described: &Bound<'_, PyAny>) -> PyResult<Option<Followed>> {
     if described.is_none() {
         return Ok(None);
     }
-    let fields = described.cast::<PyDict>()?.iter();
     let read = |(name, schedules): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-        let schedules = schedules.try_iter()?.map(|s| schedule(&s?)).collect::<PyResult<_>>()?;
+        let schedules = schedules.try_iter()?.map(|s| schedule(&s?, 0)).collect::<PyResult<_>>()?;
         Ok((name.extract()?, schedules))
     };
-    fields.map(read).collect::<PyResult<_>>().map(Some)
+    items(described)?.into_iter().map(read).collect::<PyResult<_>>().map(Some)
 }
 
-/// Reads what `optirs.rules.spec` returned.
-fn spec(described: &Bound<'_, PyAny>) -> PyResult<Spec> {
+/// The items of a dict, all at once: to read one may run Python code, and pyo3's iterator panics where that changes the dict.
+fn items<'py>(dict: &Bound<'py, PyAny>) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+    Ok(dict.cast::<PyDict>()?.iter().collect())
+}
+
+/// Reads what `optirs.rules.spec` returned; `depth` is how many rules it is in.
+fn spec(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Spec> {
+    if too_deep(depth) {
+        return Err(PyRecursionError::new_err("rules nest too deep"));
+    }
     let parts = described.cast::<PyTuple>()?;
     let name: String = parts.get_item(0)?.extract()?;
     let body = parts.get_item(1)?;
     match name.as_str() {
-        "OptimiserChain" => Ok(Spec::Chain(body.try_iter()?.map(|r| spec(&r?)).collect::<PyResult<_>>()?)),
+        "OptimiserChain" => Ok(Spec::Chain(body.try_iter()?.map(|r| spec(&r?, depth + 1)).collect::<PyResult<_>>()?)),
         "MixedPrecision" => {
             let dtype: String = parts.get_item(2)?.extract()?;
-            let dtype = DType::from_name(&dtype).ok_or_else(|| PyValueError::new_err(format!("no type {dtype}")))?;
-            Ok(Spec::Mixed(Box::new(spec(&body)?), dtype))
+            // A complex copy of a real parameter makes no sense: what is complex follows from the parameter.
+            let real = DType::from_name(&dtype).filter(|dtype| !dtype.is_complex());
+            let real = real.ok_or_else(|| PyValueError::new_err(format!("MixedPrecision: dtype is {dtype:?}")))?;
+            Ok(Spec::Mixed(Box::new(spec(&body, depth + 1)?), real))
         }
-        "Scheduled" => Ok(Spec::Scheduled(Box::new(spec(&body)?), scheduled(&parts.get_item(2)?)?)),
+        "Scheduled" => Ok(Spec::Scheduled(Box::new(spec(&body, depth + 1)?), scheduled(&parts.get_item(2)?)?)),
         _ => {
-            let fields = body.cast::<PyDict>()?;
-            let fields = fields.iter().map(|(k, v)| Ok((k.extract()?, value(&v)?))).collect::<PyResult<_>>()?;
+            let field = |(key, given): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+                let key: String = key.extract()?;
+                let read = value(&given).map_err(|_| unreadable(&name, &key, &given))?;
+                PyResult::Ok((key, read))
+            };
+            let fields = items(&body)?.into_iter().map(field).collect::<PyResult<_>>()?;
             Ok(Spec::Rule(name, fields))
         }
     }
+}
+
+/// The error of a field that was set past its check.
+fn unreadable(rule: &str, field: &str, given: &Bound<'_, PyAny>) -> PyErr {
+    let given = given.repr().map_or_else(|_| "?".into(), |text| text.to_string());
+    PyTypeError::new_err(format!("{rule}: {field} must be a number, a switch or two numbers, got {given}"))
 }
 
 fn value(value: &Bound<'_, PyAny>) -> PyResult<Value> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRecursionError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -14,6 +14,7 @@ use super::entry::{Entry, Names};
 use super::gradient::Gradient;
 use super::leaf::{Counts, Inner, Moments};
 use super::lists::Items;
+use super::path::too_deep;
 use super::program::compiled;
 use super::update::{at, placeless};
 use crate::chain::Program;
@@ -24,7 +25,7 @@ use crate::schedules::Schedule;
 /// The value of a schedule, as its `_spec` describes it, at `step`.
 #[pyfunction]
 pub fn schedule_at(described: &Bound<'_, PyAny>, step: u64) -> PyResult<f64> {
-    Ok(read(described)?.at(step))
+    Ok(read(described, 0)?.at(step))
 }
 
 /// The values of a schedule at each of `steps`.
@@ -34,13 +35,16 @@ pub fn schedule_of<'py>(
     described: &Bound<'py, PyAny>,
     steps: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let schedule = read(described)?;
+    let schedule = read(described, 0)?;
     let values = integers(steps, |steps: &[u64]| listed(steps.iter().map(|&step| schedule.at(step))));
     of_values(py, &values.ok_or_else(|| PyValueError::new_err("the steps are no uint64"))??)
 }
 
-/// Reads what `_spec` of a schedule returned: its name and its fields.
-pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
+/// Reads what `_spec` of a schedule returned: its name and its fields; `depth` is how many schedules it is in.
+pub fn read(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Schedule> {
+    if too_deep(depth) {
+        return Err(PyRecursionError::new_err("schedules nest too deep"));
+    }
     let parts = described.cast::<PyTuple>()?;
     let (name, fields): (String, _) = (parts.get_item(0)?.extract()?, parts.get_item(1)?);
     let fields = fields.cast::<PyDict>()?;
@@ -65,7 +69,7 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
         },
         "Cosine" => Schedule::Cosine { start: float("start")?, steps: whole("steps")?, end: float("end")? },
         "Warmup" => Schedule::Warmup {
-            schedule: Box::new(read(&field("schedule")?)?),
+            schedule: Box::new(read(&field("schedule")?, depth + 1)?),
             steps: whole("steps")?,
             start: float("start")?,
         },
@@ -82,7 +86,7 @@ pub fn read(described: &Bound<'_, PyAny>) -> PyResult<Schedule> {
             Schedule::Piecewise { values: values.into(), boundaries: boundaries.into() }
         }
         "Sequence" => {
-            let schedules = collected(field("schedules")?.try_iter()?.map(|s| read(&s?)))?;
+            let schedules = collected(field("schedules")?.try_iter()?.map(|s| read(&s?, depth + 1)))?;
             let boundaries = boundaries()?;
             one_more(schedules.len(), &boundaries)?;
             Schedule::Sequence { schedules: schedules.into(), boundaries: boundaries.into() }

@@ -131,7 +131,7 @@ impl Step<'_> {
     }
 
     fn in_bytes(&self, layout: &Layout) -> Strides {
-        layout.strides.iter().map(|s| s * self.leaf.dtype.size() as isize).collect()
+        layout.strides.iter().map(|s| s.wrapping_mul(self.leaf.dtype.size() as isize)).collect()
     }
 
     /// Copies elements of the parameter's type; `swaps` if one side has the other byte order.

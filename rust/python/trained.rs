@@ -65,6 +65,9 @@ pub fn arrays<'py>(
             continue;
         };
         let Ok(other) = states[1][i].1.cast_exact::<Leaf>() else { return Ok(None) };
+        if !alike(leaf.get(), other.get())? {
+            return Ok(None);
+        }
         place += 1;
         if leaf.get().reading()?.get().frozen {
             origins.push(Array::Fixed(model.array(at.0, at.1)));
@@ -96,6 +99,19 @@ pub fn arrays<'py>(
         return Ok(None);
     }
     Ok(Some((parameters, origins)))
+}
+
+/// Whether two leaves are of one type and layout, and their states lie alike, so that a step can read one and write the other.
+fn alike(a: &Leaf, b: &Leaf) -> PyResult<bool> {
+    let (first, second) = (a.reading()?, b.reading()?);
+    let states = match (&first.get().moments, &second.get().moments) {
+        (Moments::Compiled { program: p, .. }, Moments::Compiled { program: q, .. }) => {
+            Arc::ptr_eq(p, q) || p.lies_like(q)
+        }
+        (Moments::Own(_), Moments::Own(_)) => true,
+        _ => false,
+    };
+    Ok(states && a.dtype == b.dtype && a.layout == b.layout)
 }
 
 /// Whether an array without a leaf is of floats that no rule steps, such as longdouble: of its gradient `update` warns.

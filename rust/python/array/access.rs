@@ -125,7 +125,7 @@ struct Was<'a> {
 impl<'a> Was<'a> {
     fn laid(address: usize, dtype: DType, layout: &'a Layout) -> Self {
         let size = dtype.size();
-        let strides = layout.strides.iter().map(|s| s * size as isize).collect();
+        let strides = layout.strides.iter().map(|s| s.wrapping_mul(size as isize)).collect();
         Self { address, dtype: Some(dtype), itemsize: size, shape: &layout.shape, strides }
     }
 

@@ -26,7 +26,7 @@ pub fn array<'py>(
     layout: &Layout,
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut shape = layout.shape.clone();
-    let mut strides: Vec<isize> = layout.strides.iter().map(|s| s * itemsize as isize).collect();
+    let mut strides: Vec<isize> = layout.strides.iter().map(|s| s.wrapping_mul(itemsize as isize)).collect();
     // SAFETY: the layout's bytes lie within `place`, which the base object keeps alive; NumPy steals the references to the
     // descriptor and to the base, which are given to it with `into_ptr`.
     unsafe {

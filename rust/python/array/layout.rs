@@ -26,7 +26,9 @@ impl Layout {
         let nd = view.shape.len();
         let mut axes: Vec<usize> = (0..nd).collect();
         // Stable, so that C order wins where strides are equal.
-        axes.sort_by_key(|&a| std::cmp::Reverse(if view.shape[a] == 1 { isize::MAX } else { view.strides[a].abs() }));
+        axes.sort_by_key(|&a| {
+            std::cmp::Reverse(if view.shape[a] == 1 { usize::MAX } else { view.strides[a].unsigned_abs() })
+        });
         let lies = |layout: &Self| layout.matches(&view.strides, view.itemsize, view.c_order);
         let fortran = Self::in_order(&view.shape, (0..nd).rev());
         if lies(&Self::in_order(&view.shape, 0..nd)) {
@@ -56,15 +58,15 @@ impl Layout {
         let mut step = 1;
         for a in axes.rev() {
             strides[a] = step;
-            step *= shape[a].max(1);
+            step = isize::wrapping_mul(step, shape[a].max(1)); // which wraps for empty arrays alone
         }
         let mut c_step = 1;
         let c_order = (0..shape.len()).rev().all(|a| {
             let same = shape[a] <= 1 || strides[a] == c_step;
-            c_step *= shape[a].max(1);
+            c_step = isize::wrapping_mul(c_step, shape[a].max(1));
             same
         });
-        Self { shape: shape.to_vec(), strides, len: shape.iter().product::<isize>() as usize, c_order }
+        Self { shape: shape.to_vec(), strides, len: elements(shape), c_order }
     }
 
     /// Whether `shape` is this one: a loop, since calling `memcmp` takes longer than comparing two or three lengths.
@@ -80,6 +82,11 @@ impl Layout {
         if self.len == 0 || self.c_order && c_order {
             return true; // the latter without a look at the strides
         }
-        (0..self.shape.len()).all(|a| self.shape[a] <= 1 || strides[a] == self.strides[a] * size as isize)
+        (0..self.shape.len()).all(|a| self.shape[a] <= 1 || strides[a] == self.strides[a].wrapping_mul(size as isize))
     }
+}
+
+/// How many elements an array of this shape has. NumPy has seen to it that the number of those that are not empty is one.
+pub fn elements(shape: &[isize]) -> usize {
+    shape.iter().fold(1_isize, |n, &extent| n.wrapping_mul(extent)) as usize
 }

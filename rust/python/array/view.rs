@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use std::os::raw::c_int;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
-use super::layout::Layout;
+use super::layout::{Layout, elements};
 use crate::dtype::DType;
 use crate::strides::Strided;
 
@@ -201,7 +201,7 @@ impl View {
 
     /// The number of elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product::<isize>() as usize
+        elements(&self.shape)
     }
 
     /// The addresses from the first byte to behind the last one; empty for an empty array.
@@ -211,10 +211,13 @@ impl View {
         }
         let (mut low, mut high) = (0, 0);
         for (n, s) in self.shape.iter().zip(&self.strides) {
-            let reach = (n - 1) * s;
-            if reach < 0 { low += reach } else { high += reach }
+            // Of an array that was made up the strides may lead anywhere.
+            let reach = isize::wrapping_mul(n - 1, *s);
+            let end = if reach < 0 { &mut low } else { &mut high };
+            *end = isize::wrapping_add(*end, reach);
         }
-        (self.address.wrapping_add_signed(low), self.address.wrapping_add_signed(high) + self.itemsize)
+        let high = self.address.wrapping_add_signed(high).wrapping_add(self.itemsize);
+        (self.address.wrapping_add_signed(low), high)
     }
 
     /// Where the elements lie; `None` if there are none.

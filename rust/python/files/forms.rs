@@ -25,7 +25,7 @@ use super::super::tree::Node;
 use super::outline::{Outline, address, deep, nonsense};
 
 /// Larger ints are not the same to every reader of JSON.
-const EXACT: i64 = 1 << 53;
+const EXACT: u64 = 1 << 53;
 
 /// The forms of the nodes that were written so far.
 pub struct Forms {
@@ -135,7 +135,10 @@ impl Forms {
                 };
                 let plain = PyDict::new(py);
                 let mut same = vec![layer.clone()]; // as another one, if all of these are
-                for (name, value) in object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?.iter() {
+                // All at once: what is asked of a name or a value may change the dict.
+                let attributes: Vec<_> =
+                    object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?.iter().collect();
+                for (name, value) in attributes {
                     let is_child = names.clone().any(|child| child.as_any().eq(&name).unwrap_or(false));
                     if !is_child {
                         plain.set_item(&name, self.written(&value)?)?;
@@ -224,7 +227,7 @@ fn single<'py>(py: Python<'py>, name: &str, value: impl IntoPyObject<'py>) -> Py
 pub fn is_json(value: &Object<'_>) -> bool {
     value.is_exact_instance_of::<PyString>()
         || value.is_exact_instance_of::<PyBool>()
-        || (value.is_exact_instance_of::<PyInt>() && value.extract::<i64>().is_ok_and(|n| n.abs() < EXACT))
+        || (value.is_exact_instance_of::<PyInt>() && value.extract::<i64>().is_ok_and(|n| n.unsigned_abs() < EXACT))
         || value.cast_exact::<PyFloat>().is_ok_and(|x| x.value().is_finite())
 }
 

@@ -449,7 +449,9 @@ fn order(view: &View, fortran: bool) -> Option<Vec<usize>> {
         axes.reverse();
         return Some(axes);
     }
-    axes.sort_by_key(|&a| std::cmp::Reverse(if view.shape[a] == 1 { isize::MAX } else { view.strides[a].abs() }));
+    axes.sort_by_key(|&a| {
+        std::cmp::Reverse(if view.shape[a] == 1 { usize::MAX } else { view.strides[a].unsigned_abs() })
+    });
     (!axes.is_sorted()).then_some(axes)
 }
 

@@ -1,0 +1,7 @@
+"""Runs the fuzzer from the command line."""
+
+import sys
+
+from .run import main
+
+sys.exit(main())
