@@ -238,3 +238,86 @@ def test_threads_that_lock_a_strided_parameter() -> None:
         stop.set()
         thread.join()
     assert steps
+
+
+@STEPS
+@pytest.mark.parametrize("what", ["parameter", "gradient"])
+@pytest.mark.parametrize("order", ["view", "part", "transpose", "class"])
+def test_views_of_an_array_that_is_resized(step: Any, what: str, order: str) -> None:
+    """A view stays as it was when the array that has its memory is resized, and must not be followed all the same."""
+    view: Callable[[np.ndarray], Any] = {
+        "view": lambda x: x[:],
+        "part": lambda x: x[10:-10:2],
+        "transpose": lambda x: x.T,
+        "class": lambda x: x.view(type("Derived", (np.ndarray,), {}))[1:],
+    }[order]
+    owner = np.ones((300, 200))
+    of_views, plain = view(owner), np.ones(view(owner).shape)
+    model = {"a": of_views if what == "parameter" else plain.copy(), "b": np.ones(3)}
+    state = optirs.setup(optirs.Momentum(), {"a": plain, "b": np.ones(3)})
+    late = Late(np.ones(3), lambda: owner.resize(1, refcheck=False))
+    gradient = {"a": of_views if what == "gradient" else plain, "b": late}
+    if what == "gradient" and order in ("part", "transpose"):  # which was copied before
+        step(state, model, gradient)
+        return
+    with pytest.raises(RuntimeError, match="in use: the array that it is a view of was resized"):
+        step(state, model, gradient)
+    assert (model["b"] == 1).all()
+
+
+def test_tied_gradients_of_an_array_that_is_resized() -> None:
+    W = np.ones((300, 200))
+    model = {"a": W, "b": W.T, "c": np.ones(3)}
+    state = optirs.setup(optirs.Momentum(), model)
+    g = np.ones((200, 300))
+    late = Late(np.ones((300, 200)), lambda: g.resize(1, refcheck=False))
+    for gradient in ({"a": late, "b": g, "c": None}, {"a": g.T, "b": None, "c": Late(np.ones(3), late.act)}):
+        with pytest.raises((RuntimeError, ValueError)):
+            optirs.update_(state, model, gradient)
+        g = np.ones((200, 300))
+        assert (W == 1).all()
+
+
+def test_rules_of_ones_own_under_a_schedule_and_in_a_chain() -> None:
+    @dataclass(frozen=True)
+    class Own(optirs.Rule):
+        eta: float = 0.1
+
+        def init(self, x: Any) -> None:
+            return None
+
+        def apply(self, state: None, x: Any, dx: Any) -> tuple[None, Any]:
+            return None, x * self.eta
+
+    @dataclass(frozen=True)
+    class Acts(Own):
+        def apply(self, state: None, x: Any, dx: Any) -> tuple[None, Any]:
+            if on:
+                array.resize(1, refcheck=False)
+            return None, dx
+
+    on: list[bool] = []
+    scheduled = optirs.Scheduled(Own(), eta=lambda t: (on and array.resize((0,), refcheck=False), 0.1)[1])
+    for rule in (scheduled, optirs.OptimiserChain(Acts(), Own()), optirs.OptimiserChain(Acts(), optirs.WeightDecay())):
+        for road in (optirs.update, optirs.update_):
+            array = np.ones(5_000_000)
+            on.clear()
+            state = optirs.setup(rule, {"a": array})
+            on.append(True)
+            with pytest.raises((RuntimeError, ValueError)):
+                road(state, {"a": array}, {"a": np.ones(5_000_000)})
+
+
+def test_views_that_are_in_order() -> None:
+    """Views of views, of other classes, of foreign memory, and such as overlap themselves or turn back, are arrays as any."""
+    owner = np.ones((6, 8))
+    views = [
+        owner[:], owner[1:][2:].T, owner[::-1, ::-2], owner.view(np.ndarray)[2:4], owner.real,
+        np.frombuffer(bytearray(64)), np.lib.stride_tricks.as_strided(owner, (3, 3), (64, 8)), np.ones(3)[None][0],
+        np.ones(4, complex).real, np.ones(2, [("a", "f8"), ("b", "f4")])["a"], np.broadcast_to(1.0, (3,)),
+        np.ndarray((2,), buffer=owner, offset=8), owner[:0], owner.reshape(-1)[5:6],
+    ]  # fmt: skip
+    for view in views:
+        x = np.ones(view.shape, view.dtype)
+        _, new = optirs.update(optirs.setup(optirs.Descent(1.0), {"a": x}), {"a": x}, {"a": view})
+        assert (new["a"] == 1 - view).all()

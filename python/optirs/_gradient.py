@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import as_plain, refuse_masked
+from ._core import as_plain, refuse_masked, refuse_moved
 
 Array = NDArray[Any]
 
@@ -17,6 +17,8 @@ def total(terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], 
 
     It is of type `dtype`, in which it is summed; of 16 bits where the only term is. `strides` count elements.
     """
+    for term in terms:
+        refuse_moved("the gradient", term)  # since it was converted, code of others may have run
     if len(terms) == 1:
         (array,) = terms
     else:

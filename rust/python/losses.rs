@@ -4,8 +4,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::array::access::{read, run};
-use super::array::empty;
 use super::array::numbers::{Numbers, Precision, Reals, as_array, int64, rows, shape_error, shape_text};
+use super::array::{empty, is_array};
 use super::masked::refuse;
 use crate::element::Real;
 use crate::losses::{Objective, Pointwise, Rows, Target, Values};
@@ -144,7 +144,8 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
     let array = as_array("y", y)?;
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {
-        let rows = Reals::new(&format!("{name}: y"), array.as_any())?;
+        let given = if is_array(y) { y } else { array.as_any() }; // not a view of it, which would outlive its memory
+        let rows = Reals::new(&format!("{name}: y"), given)?;
         let precision = Precision::of(&array)?.unwrap_or(Precision::Other);
         check_unit(name, &rows)?;
         check_row_sums(name, columns, &rows, tolerance(precision, columns))?;

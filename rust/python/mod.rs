@@ -54,7 +54,7 @@ mod _core {
     #[pymodule_export]
     use super::array::Recycling;
     #[pymodule_export]
-    use super::array::array_span;
+    use super::array::{array_span, refuse_moved};
     #[pymodule_export]
     use super::files::{
         Draft, Header, Inventory, Numbers, Outline, States, build, file_header, outline_of_file, outline_of_tree,

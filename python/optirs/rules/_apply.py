@@ -159,6 +159,7 @@ def _shown(rule: Rule, x: Array) -> Array:
 def _locked(value: Any) -> Any:
     """`value` with its arrays, also those in plain containers, as read-only views."""
     if isinstance(value, np.ndarray):
+        _core.refuse_moved("the state", value)
         view = np.asarray(value).view()
         view.flags.writeable = False
         return view

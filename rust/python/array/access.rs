@@ -15,7 +15,7 @@ use std::slice::{from_raw_parts, from_raw_parts_mut};
 use super::super::arena::{List, list_in};
 use super::create::Fresh;
 use super::layout::Layout;
-use super::view::{Fields, Look, View, shape_text};
+use super::view::{Fields, Look, View, moved, shape_text};
 use crate::dtype::DType;
 use crate::element::Real;
 use crate::reserve::{OutOfMemory, collected};
@@ -85,10 +85,11 @@ impl Seen<'_> {
         let (address, same, writeable) = match *self {
             Self::Laid { address, dtype, layout } => {
                 let look = Look::at(array, layout)?;
-                (address, look.address == address && look.laid && look.dtype == Some(dtype), look.writeable)
+                let same = look.address == address && look.laid && look.held && look.dtype == Some(dtype);
+                (address, same, look.writeable)
             }
             Self::Other(view) => {
-                let now = View::of(array)?;
+                let now = View::of(array).filter(|_| Fields::of(array).is_some_and(|f| f.is_held(array.py())))?;
                 let writeable = now.writeable;
                 (view.address, View { writeable: view.writeable, ..now } == *view, writeable)
             }
@@ -152,6 +153,7 @@ impl<'a> Was<'a> {
             Some(now) if now.strides[..] != *self.strides => {
                 format!("its strides were {} and are {}", text(&self.strides), text(&now.strides))
             }
+            Some(_) if Fields::of(array).is_some_and(|fields| !fields.is_held(array.py())) => return moved(name),
             Some(now) if !now.writeable => "it is read-only".into(),
             _ => "its byte order or alignment is another".into(),
         };
@@ -302,6 +304,7 @@ impl Slice<'_> {
             fields.data as usize == self.address
                 && fields.dtype == Some(self.dtype)
                 && fields.is_plain_and_in_c_order()
+                && fields.is_held(array.py())
                 && fields.shape.len() == self.shape.len()
                 && fields.shape.iter().zip(self.shape).all(alike)
         });
@@ -357,7 +360,8 @@ impl Whole for u64 {
 /// Calls `f` with the elements of a C-contiguous array of such numbers; `None` if it is another one.
 pub fn integers<T: Whole, R>(array: &Bound<'_, PyAny>, f: impl for<'a> FnOnce(&'a [T]) -> R + Send) -> Option<R> {
     let view = View::of(array)?;
-    let fits = view.is_plain() && view.c_order && view.code.1 == T::KIND && view.itemsize == size_of::<T>();
+    let alike = view.code.1 == T::KIND && view.itemsize == size_of::<T>();
+    let fits = alike && view.is_plain() && view.c_order && Fields::of(array)?.is_held(array.py());
     // SAFETY: just looked at; `f` holds no Python object.
     fits.then(|| f(unsafe { elements::<T>(array, view.len()) }))
 }
@@ -381,7 +385,8 @@ pub fn fill_bytes(array: &Bound<'_, PyAny>, len: usize, offset: usize, from: &[u
 fn in_c_order(array: &Bound<'_, PyAny>, len: usize) -> Option<()> {
     let view = View::of(array)?;
     let lengths = view.shape.iter().map(|&n| n as usize).try_fold(view.itemsize, usize::checked_mul);
-    (view.c_order && lengths == Some(len)).then_some(())
+    let held = Fields::of(array)?.is_held(array.py());
+    (view.c_order && lengths == Some(len) && held).then_some(())
 }
 
 impl<A: Access> Access for &A {

@@ -13,7 +13,7 @@ use std::ptr;
 use super::access::read;
 use super::layout::Layout;
 use super::memory::{OWN, Place, own};
-use super::view::{bfloat16, is_array, numpy};
+use super::view::{bfloat16, is_array, numpy, refuse_moved};
 use crate::dtype::DType;
 use crate::element::Real;
 
@@ -184,6 +184,7 @@ pub fn copy_into(to: &Bound<'_, PyAny>, from: &Bound<'_, PyAny>) -> PyResult<()>
     if !is_array(to) || !is_array(from) {
         return Err(PyTypeError::new_err("not an array"));
     }
+    refuse_moved("an array", from)?;
     // SAFETY: both are arrays; NumPy checks all else.
     let failed = unsafe { PY_ARRAY_API.PyArray_CopyInto(to.py(), to.as_ptr().cast(), from.as_ptr().cast()) } != 0;
     if failed { Err(PyErr::fetch(to.py())) } else { Ok(()) }
@@ -207,6 +208,7 @@ fn from_array<'py>(array: &Bound<'py, PyAny>, descr: *mut PyArray_Descr, flags: 
         return Err(PyTypeError::new_err("not an array"));
     }
     let py = array.py();
+    refuse_moved("an array", array)?;
     // SAFETY: an array, and null or an owned reference to a descriptor, which NumPy takes over; it returns a new reference, or
     // null with an exception set.
     unsafe {

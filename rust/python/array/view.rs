@@ -2,9 +2,10 @@
 
 use numpy::npyffi::{
     NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes,
-    PY_ARRAY_API, PyArray_Check, PyArrayObject, PyDataType_ELSIZE, get_type_object,
+    PY_ARRAY_API, PyArray_Check, PyArray_Descr, PyArrayObject, PyDataType_ELSIZE, get_type_object,
 };
-use pyo3::exceptions::PyTypeError;
+use pyo3::PyTypeInfo;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyTuple, PyType};
 use smallvec::SmallVec;
@@ -12,6 +13,7 @@ use std::os::raw::c_int;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use super::layout::{Layout, elements};
+use super::memory::Memory;
 use crate::dtype::DType;
 use crate::strides::Strided;
 
@@ -53,7 +55,8 @@ pub(super) struct Fields<'a> {
     pub(super) dtype: Option<DType>,
     flags: c_int,
     swapped: bool,
-    descr: *mut numpy::npyffi::PyArray_Descr,
+    descr: *mut PyArray_Descr,
+    base: *mut pyo3::ffi::PyObject,
 }
 
 impl<'a> Fields<'a> {
@@ -78,8 +81,35 @@ impl<'a> Fields<'a> {
                 flags: array.flags,
                 swapped: descr.byteorder as u8 == swapped,
                 descr: array.descr,
+                base: array.base,
             })
         }
+    }
+
+    /// Whether the elements lie in the memory of the array that this is a view of, if it is one: that may have been resized,
+    /// which leaves the view as it was.
+    #[inline]
+    pub(super) fn is_held(&self, py: Python<'_>) -> bool {
+        // SAFETY: an array keeps its base alive.
+        let is_ours = || unsafe { pyo3::ffi::Py_TYPE(self.base) } == Memory::type_object_raw(py);
+        self.base.is_null() || is_ours() || self.lies_in_base(py)
+    }
+
+    #[cold]
+    fn lies_in_base(&self, py: Python<'_>) -> bool {
+        let mut base = self.base;
+        let mut owner = None;
+        while !base.is_null() {
+            // SAFETY: an array keeps its base alive.
+            let object = unsafe { Bound::from_borrowed_ptr(py, base) };
+            let Some(fields) = Fields::of(&object) else { break };
+            let length = elements(fields.shape).wrapping_mul(itemsize(py, fields.descr));
+            owner = Some((fields.data as usize, length));
+            base = fields.base;
+        }
+        let Some((start, length)) = owner.filter(|_| base.is_null()) else { return true };
+        let (low, high) = reach(self.data as usize, self.shape, self.strides, itemsize(py, self.descr));
+        low == high || start <= low && high <= start.wrapping_add(length)
     }
 
     pub(super) fn has(&self, flag: c_int) -> bool {
@@ -113,6 +143,8 @@ pub struct Look {
     pub laid: bool,
     /// Whether elements may be written.
     pub writeable: bool,
+    /// Whether the memory is still there: the array is no view of one that was resized.
+    pub held: bool,
 }
 
 impl Look {
@@ -127,6 +159,7 @@ impl Look {
             fits,
             laid: fits && fields.is_laid(layout),
             writeable: fields.has(NPY_ARRAY_WRITEABLE),
+            held: fields.is_held(object.py()),
         })
     }
 }
@@ -170,17 +203,14 @@ impl View {
     pub fn of(object: &Bound<'_, PyAny>) -> Option<Self> {
         let fields = Fields::of(object)?;
         // SAFETY: the descriptor is a live object.
-        let (size, number, kind) = unsafe {
-            let descr = &(*fields.descr).fields;
-            (PyDataType_ELSIZE(object.py(), fields.descr), descr.type_num, descr.kind as u8)
-        };
+        let (number, kind) = unsafe { ((*fields.descr).fields.type_num, (*fields.descr).fields.kind as u8) };
         Some(Self {
             address: fields.data as usize,
             shape: fields.shape.into(),
             strides: fields.strides.into(),
             dtype: fields.dtype,
             code: (number, kind),
-            itemsize: usize::try_from(size).unwrap_or(0),
+            itemsize: itemsize(object.py(), fields.descr),
             aligned: fields.has(NPY_ARRAY_ALIGNED),
             swapped: fields.swapped,
             writeable: fields.has(NPY_ARRAY_WRITEABLE),
@@ -206,24 +236,50 @@ impl View {
 
     /// The addresses from the first byte to behind the last one; empty for an empty array.
     pub fn span(&self) -> (usize, usize) {
-        if self.len() == 0 {
-            return (self.address, self.address);
-        }
-        let (mut low, mut high) = (0, 0);
-        for (n, s) in self.shape.iter().zip(&self.strides) {
-            // Of an array that was made up the strides may lead anywhere.
-            let reach = isize::wrapping_mul(n - 1, *s);
-            let end = if reach < 0 { &mut low } else { &mut high };
-            *end = isize::wrapping_add(*end, reach);
-        }
-        let high = self.address.wrapping_add_signed(high).wrapping_add(self.itemsize);
-        (self.address.wrapping_add_signed(low), high)
+        reach(self.address, &self.shape, &self.strides, self.itemsize)
     }
 
     /// Where the elements lie; `None` if there are none.
     pub fn strided(&self) -> Option<Strided> {
         Strided::new(self.address, self.itemsize, &self.shape, &self.strides)
     }
+}
+
+/// Bytes of an element of this type.
+fn itemsize(py: Python<'_>, descr: *mut PyArray_Descr) -> usize {
+    // SAFETY: the descriptor of an array, a live object.
+    usize::try_from(unsafe { PyDataType_ELSIZE(py, descr) }).unwrap_or(0)
+}
+
+/// The addresses from the first byte to behind the last one of an array; empty for an empty one.
+fn reach(address: usize, shape: &[isize], strides: &[isize], itemsize: usize) -> (usize, usize) {
+    if shape.contains(&0) {
+        return (address, address);
+    }
+    let (mut low, mut high) = (0, 0);
+    for (n, s) in shape.iter().zip(strides) {
+        // Of an array that was made up the strides may lead anywhere.
+        let way = isize::wrapping_mul(n - 1, *s);
+        let end = if way < 0 { &mut low } else { &mut high };
+        *end = isize::wrapping_add(*end, way);
+    }
+    (address.wrapping_add_signed(low), address.wrapping_add_signed(high).wrapping_add(itemsize))
+}
+
+/// Refuses an array, called `what`, that is a view of memory which was given back, as by `resize` of the array that had it.
+#[pyfunction(name = "refuse_moved")]
+#[pyo3(signature = (what, x, /))]
+pub fn refuse_moved(what: &str, x: &Bound<'_, PyAny>) -> PyResult<()> {
+    let held = Fields::of(x).is_none_or(|fields| fields.is_held(x.py()));
+    if held { Ok(()) } else { Err(moved(what)) }
+}
+
+/// The error of such an array.
+#[cold]
+pub(super) fn moved(what: &str) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "{what} was changed while it was in use: the array that it is a view of was resized"
+    ))
 }
 
 /// The addresses from an array's first byte to behind its last one, whatever its type; `None` if it is no array.
