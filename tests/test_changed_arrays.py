@@ -309,7 +309,7 @@ def test_rules_of_ones_own_under_a_schedule_and_in_a_chain() -> None:
 
 
 def test_views_that_are_in_order() -> None:
-    """Views of views, of other classes, of foreign memory, and such as overlap themselves or turn back, are arrays as any."""
+    """Views of views, of other classes, of foreign memory, that overlap themselves or turn back, are arrays as any."""
     owner = np.ones((6, 8))
     views = [
         owner[:], owner[1:][2:].T, owner[::-1, ::-2], owner.view(np.ndarray)[2:4], owner.real,
