@@ -222,7 +222,9 @@ mod tests {
         let rows = Rows { batch, n: yhat.len().checked_div(batch).unwrap_or(3) };
         let mut slopes = vec![P::from_f64(f64::NAN); yhat.len()];
         let loss = objective.pullback(rows, yhat, &mut slopes).unwrap();
-        assert_eq!(loss.to_bits(), objective.loss(rows, yhat).unwrap().to_bits());
+        let alone = objective.loss(rows, yhat).unwrap();
+        // Whose sign a NaN has is the compiler's choice.
+        assert!(loss.to_bits() == alone.to_bits() || loss.is_nan() && alone.is_nan(), "{loss} {alone}");
         (loss, slopes)
     }
 
