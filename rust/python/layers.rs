@@ -83,7 +83,8 @@ pub fn dense_gradient<'py>(
     }
     let layer = dense(shape, activation(name)?);
     let (dw, db, dx) = (empty(py, w.shape())?, empty(py, &[shape.n_out])?, empty(py, x.shape())?);
-    let mut d = Floats::new(z.shape().iter().product()).ok_or_else(|| too_large(z.shape().iter().product()))?;
+    let len: usize = z.shape().iter().product();
+    let mut d = Floats::new(len).ok_or_else(|| too_large(len.saturating_mul(size_of::<f32>())))?;
     run(py, &((&w, &x, z, dy), (&dw, &db, &dx)), |((w, x, z, dy), (dw, db, dx))| {
         d.copy_from_slice(dy);
         layer.backward_from_input(shape.batch, w, x, z, &mut d, Gradient { dw, db, dx });
