@@ -142,3 +142,30 @@ def test_the_child_of_a_fork_collects() -> None:
         if child == 0:
             os._exit(0 if gc.isenabled() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.usefixtures("collector")
+def test_blocks_between_any_two_lines_of_another() -> None:
+    gc.enable()
+    inside: list[bool] = []
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_globals.get("__name__") != "optirs._collector":
+            return None
+        if not inside:
+            inside.append(True)
+            with no_collections:
+                pass
+            inside.clear()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for _ in range(3):
+            with no_collections:
+                assert not gc.isenabled()
+            assert gc.isenabled()
+    finally:
+        sys.settrace(before)
+    assert gc.isenabled()
