@@ -3,7 +3,7 @@
 //! They are for whatever grows with the user's data: elements, rows, classes, leaves, steps. What is bounded by a constant, by
 //! the dimensions of an array or the links of a rule is left to the standard methods.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -79,6 +79,13 @@ impl<K: Eq + Hash, V, S: BuildHasher> Reserve for HashMap<K, V, S> {
     }
 }
 
+impl<K: Eq + Hash, S: BuildHasher> Reserve for HashSet<K, S> {
+    fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        check::<K>(self.len().saturating_add(more))?;
+        self.try_reserve(more).map_err(|_| OutOfMemory::of::<K>(self.len().saturating_add(more)))
+    }
+}
+
 /// A list that grows by one.
 pub trait Put<T> {
     /// Adds `value` at the end.
@@ -124,6 +131,14 @@ pub fn collected<T, E: From<OutOfMemory>>(items: impl IntoIterator<Item = Result
     Ok(all)
 }
 
+/// A copy of `text`.
+pub fn owned(text: &str) -> Result<String, OutOfMemory> {
+    let mut copy = String::new();
+    copy.make_room(text.len())?;
+    copy.push_str(text);
+    Ok(copy)
+}
+
 /// `n` times `value`.
 pub fn repeated<T: Clone>(value: T, n: usize) -> Result<Vec<T>, OutOfMemory> {
     let mut all = list(n)?;
@@ -142,6 +157,7 @@ mod tests {
         assert_eq!(VecDeque::from([1_u8]).make_room(usize::MAX), refused(usize::MAX));
         assert_eq!(String::from("some").make_room(usize::MAX - 9), refused(usize::MAX - 5));
         assert_eq!(HashMap::<u64, u64>::new().make_room(usize::MAX), refused(usize::MAX));
+        assert_eq!(HashSet::<u64>::new().make_room(usize::MAX), refused(usize::MAX));
         assert_eq!(list::<u16>(usize::MAX / 2).map(|_| ()), refused(usize::MAX - 1));
         assert_eq!(repeated(0_u8, usize::MAX).map(|_| ()), refused(usize::MAX));
         assert_eq!((probe(1), probe(usize::MAX)), (Ok(()), refused(usize::MAX)));
@@ -151,6 +167,7 @@ mod tests {
     fn items_are_listed_in_order() {
         assert_eq!(listed((0..9).filter(|i| i % 2 == 1)), Ok(vec![1, 3, 5, 7]));
         assert_eq!(repeated('a', 3), Ok(vec!['a'; 3]));
+        assert_eq!(owned("some"), Ok("some".to_owned()));
         #[derive(Debug, PartialEq)]
         enum Error {
             Memory,

@@ -142,6 +142,19 @@ pub fn text<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> 
     }
 }
 
+/// A text, which becomes a str.
+pub struct Text<'a>(pub &'a str);
+
+impl<'py> IntoPyObject<'py> for Text<'_> {
+    type Target = PyString;
+    type Output = Bound<'py, PyString>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        text(py, self.0)
+    }
+}
+
 /// A bytes.
 pub fn bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
     let len = ffi::Py_ssize_t::try_from(bytes.len())?;

@@ -1,11 +1,13 @@
 //! Key paths: where a walk is, and how errors print it.
 
-use pyo3::exceptions::PyRecursionError;
+use pyo3::exceptions::{PyMemoryError, PyRecursionError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString, PyTuple};
 
 use super::lists::{Int, tuple};
 use super::stack::exhausted;
+use crate::reserve::Reserve;
 
 /// Deeper structures are refused: a walk may not overflow the stack.
 pub const MAX_DEPTH: usize = 1000;
@@ -100,36 +102,61 @@ impl Path {
 /// `layers[0].W` for `("layers", 0, "W")`; "the top" where there are no keys.
 fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> String {
     let mut text = String::new();
-    keys.for_each(|key| append(&mut text, &key));
+    keys.for_each(|key| append_or_not(&mut text, &key));
     if text.is_empty() { "the top".into() } else { text }
 }
 
-/// Adds a key to the text of those above it.
-pub fn append(text: &mut String, key: &Bound<'_, PyAny>) {
-    match key.cast::<PyString>() {
-        Ok(name) if is_identifier(name) => {
-            if !text.is_empty() {
-                text.push('.');
-            }
-            text.push_str(&name.to_string_lossy());
-        }
-        _ => {
-            text.push('[');
-            text.push_str(&key.repr().map_or_else(|_| "?".into(), |r| r.to_string_lossy().into_owned()));
-            text.push(']');
-        }
+/// Adds a key to the text of those above it, for the words of an error.
+fn append_or_not(text: &mut String, key: &Bound<'_, PyAny>) {
+    if append(text, key).is_err() {
+        text.push_str("[?]");
+    }
+}
+
+/// Adds a key to the text of those above it. The only error is that there is no memory for it.
+pub fn append(text: &mut String, key: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = key.py();
+    if let Ok(name) = key.cast::<PyString>()
+        && or_memory(py, is_identifier(name))?.unwrap_or(false)
+    {
+        let dot = if text.is_empty() { "" } else { "." };
+        return append_text(text, dot, name, "");
+    }
+    match or_memory(py, key.repr())? {
+        Some(printed) => append_text(text, "[", &printed, "]"),
+        None => Ok(text.push_str("[?]")),
+    }
+}
+
+/// Adds `words` between these two; what is no Unicode in them is replaced.
+pub fn append_text(text: &mut String, before: &str, words: &Bound<'_, PyString>, behind: &str) -> PyResult<()> {
+    let mut add = |words: &str| {
+        text.make_room(before.len() + words.len() + behind.len())?;
+        [before, words, behind].into_iter().for_each(|part| text.push_str(part));
+        Ok(())
+    };
+    match or_memory(words.py(), words.to_str())? {
+        Some(words) => add(words),
+        None => add(&words.to_string_lossy()),
+    }
+}
+
+/// What was found, if anything; a lack of memory is an error.
+fn or_memory<T>(py: Python<'_>, found: PyResult<T>) -> PyResult<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_instance_of::<PyMemoryError>(py) => Err(error),
+        Err(_) => Ok(None),
     }
 }
 
 /// Whether Python could have it as a name.
-fn is_identifier(name: &Bound<'_, PyString>) -> bool {
+fn is_identifier(name: &Bound<'_, PyString>) -> PyResult<bool> {
     match name.to_str() {
-        Ok(text) if text.is_ascii() => {
-            !text.is_empty()
-                && !text.as_bytes()[0].is_ascii_digit()
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        }
-        _ => name.call_method0("isidentifier").and_then(|b| b.is_truthy()).unwrap_or(false),
+        Ok(text) if text.is_ascii() => Ok(!text.is_empty()
+            && !text.as_bytes()[0].is_ascii_digit()
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')),
+        _ => name.call_method0(intern!(name.py(), "isidentifier"))?.is_truthy(),
     }
 }
 

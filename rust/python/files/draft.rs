@@ -11,18 +11,22 @@ use std::sync::Arc;
 
 use super::super::array::{Layout, is_array};
 use super::super::leaf::{Leaf, Moments, Slot};
+use super::super::lists::{Int, Items, Text, ints, list, text, tuple};
 use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
 use super::inventory::Inventory;
 use super::numbers::Numbers;
-use super::outline::{Outline, outline_to_write};
+use super::outline::{Outline, by_text, outline_to_write};
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
+use crate::reserve::{Put, Reserve, collected, list as room, listed, owned};
 
 /// Levels of the state of one Leaf, so that every reader can follow.
 const DEEPEST: usize = 200;
 /// Where Leafs stand, as key paths name it.
 const ROOT: &str = "state";
+/// The text of a position takes at most so many bytes.
+const KEY: usize = 22;
 
 /// See the module.
 #[pyclass(module = "optirs._core")]
@@ -68,7 +72,7 @@ enum Child {
 type LeafKind<'py> = (Py<PyAny>, Bound<'py, PyList>, Bound<'py, PyList>, &'static str, bool);
 
 /// What [`Draft::kinds`] finds: kinds of Leafs, the first Leaf of each, and the kind of each Leaf.
-type Kinds<'py> = (Vec<LeafKind<'py>>, Vec<usize>, Numbers);
+type Kinds<'py> = (Items<LeafKind<'py>>, Bound<'py, PyList>, Numbers);
 
 #[pymethods]
 impl Draft {
@@ -77,7 +81,7 @@ impl Draft {
     fn new(py: Python<'_>, words: Py<PyAny>, layers: Py<PyDict>, canonical: bool) -> PyResult<Self> {
         let inventory = Bound::new(py, Inventory::empty())?.unbind();
         Ok(Self {
-            forms: Forms::new(py, words.clone_ref(py)),
+            forms: Forms::new(py, words.clone_ref(py))?,
             words,
             layers,
             canonical,
@@ -97,7 +101,7 @@ impl Draft {
     fn kinds<'py>(py: Python<'py>, outline: &Outline) -> PyResult<Kinds<'py>> {
         let leafs = &outline.found;
         let (mut kinds, mut first) = (Vec::new(), Vec::new());
-        let mut of: Vec<i64> = Vec::with_capacity(leafs.len());
+        let mut of: Vec<i64> = room(leafs.len())?;
         let mut known: FxHashMap<(usize, Arc<Layout>, DType, bool), usize> = FxHashMap::default();
         for (i, leaf) in leafs.iter().enumerate() {
             let leaf = leaf.bind(py).cast_exact::<Leaf>()?.get();
@@ -108,15 +112,16 @@ impl Draft {
             let kind = match known.get(&key) {
                 Some(kind) => *kind,
                 None => {
-                    let (shape, strides) = (PyList::new(py, &key.1.shape)?, PyList::new(py, &key.1.strides)?);
-                    kinds.push((rule.clone_ref(py), shape, strides, leaf.dtype.name(), frozen));
-                    first.push(i);
+                    let (shape, strides) = (lengths(py, &key.1.shape)?, lengths(py, &key.1.strides)?);
+                    kinds.put((rule.clone_ref(py), shape, strides, leaf.dtype.name(), frozen))?;
+                    first.put(i)?;
+                    known.make_room(1)?;
                     *known.entry(key).or_insert(kinds.len() - 1)
                 }
             };
             of.push(i64::try_from(kind)?);
         }
-        Ok((kinds, first, of.into()))
+        Ok((Items(kinds), ints(py, first)?, of.into()))
     }
 
     /// Takes the states of all Leafs of a tree apart: their nodes, one state after the other.
@@ -126,7 +131,7 @@ impl Draft {
         let mut own = false;
         for (leaf, &first) in outline.found.iter().zip(&outline.first) {
             let leaf = leaf.bind(py).cast_exact::<Leaf>()?;
-            let mut text = outline.places.get(first).to_owned();
+            let mut text = owned(outline.places.get(first))?;
             let guard = leaf.get().reading()?;
             if let Moments::Compiled { program, slots, counts } = &guard.get().moments {
                 let mut arrays = inventory.try_borrow_mut(py)?;
@@ -168,10 +173,9 @@ struct Place<'a, 'py> {
 
 impl<'py> Place<'_, 'py> {
     fn path(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let root = PyString::new(py, ROOT).into_any();
+        let root = text(py, ROOT)?.into_any();
         let leaf = self.outline.path(py, self.first)?;
-        let keys: Vec<_> = std::iter::once(root).chain(leaf.iter()).chain(self.keys.iter().cloned()).collect();
-        PyTuple::new(py, keys)
+        tuple(py, listed(std::iter::once(root).chain(leaf.iter()).chain(self.keys.iter().cloned()))?)
     }
 }
 
@@ -190,14 +194,17 @@ impl Draft {
         let length = text.len();
         match form {
             Form::Chain(forms) => {
-                nodes.push(self.tuple(leaf.py(), forms.len())?);
+                nodes.put(self.tuple(leaf.py(), forms.len())?)?;
                 for (i, form) in forms.iter().enumerate() {
+                    text.make_room(KEY)?;
                     let _ = write!(text, "[{i}]"); // which never fails
                     self.compiled(leaf, moments, form, text, inventory, nodes)?;
                     text.truncate(length);
                 }
             }
             Form::Mixed(rule) => {
+                nodes.make_room(2)?;
+                text.make_room(KEY)?;
                 nodes.push(self.tuple(leaf.py(), 2)?);
                 text.push_str("[0]");
                 nodes.push(self.array(leaf, &slots[0], text, inventory)?);
@@ -206,6 +213,8 @@ impl Draft {
                 self.compiled(leaf, moments, rule, text, inventory, nodes)?;
             }
             Form::Scheduled(timer, rule) => {
+                nodes.make_room(2)?;
+                text.make_room(KEY)?;
                 nodes.push(self.tuple(leaf.py(), 2)?);
                 nodes.push(self.count(leaf.py(), counts[program.counter_of(*timer)])?);
                 text.push_str("[1]");
@@ -214,10 +223,12 @@ impl Draft {
             &Form::Link(i) => {
                 let known = self.known.links.get(&(Arc::as_ptr(program) as usize, i)).cloned();
                 let state = if let Some(state) = known { state } else { self.link(leaf, program, i)? };
+                nodes.make_room(1 + state.children.len())?;
                 nodes.push(state.node);
                 for child in &state.children {
                     nodes.push(match *child {
                         Child::Slot(slot, name) => {
+                            text.make_room(1 + name.len())?;
                             text.push('.');
                             text.push_str(name);
                             self.array(leaf, &slots[slot], text, inventory)?
@@ -246,10 +257,12 @@ impl Draft {
         let node = if named.is_empty() {
             self.forms.plain(py.None().bind(py))?
         } else {
-            self.forms.of_state(py, "dict", PyList::new(py, named.iter().map(|(name, _)| name))?.into_any(), true)?
+            let names = list(py, named.iter().map(|(name, _)| Text(name)))?.into_any();
+            self.forms.of_state(py, intern!(py, "dict"), names, true)?
         };
         let state = Arc::new(State { node, children: named.into_iter().map(|(_, child)| child).collect() });
-        self.known.programs.push(program.clone());
+        self.known.programs.put(program.clone())?;
+        self.known.links.make_room(1)?;
         self.known.links.insert((Arc::as_ptr(program) as usize, i), state.clone());
         Ok(state)
     }
@@ -258,7 +271,9 @@ impl Draft {
         if let Some(node) = self.known.tuples.get(&length) {
             return Ok(*node);
         }
-        let node = self.forms.of_state(py, "tuple", length.into_pyobject(py)?.into_any(), true)?;
+        let node =
+            self.forms.of_state(py, intern!(py, "tuple"), Int::from(length).into_pyobject(py)?.into_any(), true)?;
+        self.known.tuples.make_room(1)?;
         self.known.tuples.insert(length, node);
         Ok(node)
     }
@@ -267,10 +282,14 @@ impl Draft {
         if let Some(node) = self.known.counts.get(&count) {
             return Ok(*node);
         }
-        let value = count.into_pyobject(py)?.into_any();
-        let encoded =
-            if is_json(&value) { value } else { self.words.bind(py).call_method1("value", (value, (ROOT,)))? };
+        let value = match i64::try_from(count) {
+            Ok(count) => Int(count).into_pyobject(py)?,
+            Err(_) => count.into_pyobject(py)?, // which nobody has counted to
+        };
+        let value = value.into_any();
+        let encoded = if is_json(&value) { value } else { self.encoded(&value, tuple(py, [Text(ROOT)])?)? };
         let node = self.forms.of_value(&encoded)?;
+        self.known.counts.make_room(1)?;
         self.known.counts.insert(count, node);
         Ok(node)
     }
@@ -281,10 +300,12 @@ impl Draft {
         let layout = &leaf.get().layout;
         let key = (Arc::as_ptr(layout) as usize, slot.dtype);
         let number = match self.known.arrays.get(&key) {
-            Some(&like) if layout.c_order => inventory.push_like(like, slot.place.share(py), text),
+            Some(&like) if layout.c_order => inventory.push_like(like, slot.place.share(py), text)?,
             _ => {
                 let view = leaf.get().view(py, slot)?;
-                let number = inventory.push(&view, text, &self.words.bind(py).getattr("state_dtype")?)?;
+                let number = inventory.push(&view, text, &self.state_dtype(py)?)?;
+                self.known.arrays.make_room(1)?;
+                self.known.layouts.make_room(1)?;
                 if self.known.arrays.insert(key, number).is_none() {
                     self.known.layouts.push(layout.clone());
                 }
@@ -294,45 +315,54 @@ impl Draft {
         Ok(i64::try_from(number)?)
     }
 
+    fn state_dtype<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.words.bind(py).getattr(intern!(py, "state_dtype"))
+    }
+
+    /// A value that JSON has not, as Python encodes it.
+    fn encoded<'py>(&self, value: &Bound<'py, PyAny>, path: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        self.words.bind(value.py()).call_method1(intern!(value.py(), "value"), (value, path))
+    }
+
     fn state<'py>(&self, value: &Bound<'py, PyAny>, place: &mut Place<'_, 'py>, nodes: &mut Vec<i64>) -> PyResult<()> {
         let py = value.py();
-        let words = self.words.bind(py);
         let mut children: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
         let node = if let Ok(dict) = value.cast_exact::<PyDict>() {
-            children = dict.iter().collect();
+            children = listed(dict.iter())?;
             if self.canonical {
-                children.sort_by_cached_key(|(key, _)| text_of(key));
+                children = by_text(children)?;
             }
             let plain = children.iter().all(|(key, _)| key.is_exact_instance_of::<PyString>());
-            let keys = PyList::empty(py);
+            let keys = list(py, [(); 0])?;
             for (key, _) in &children {
-                place.keys.push(key.clone());
+                place.keys.put(key.clone())?;
                 let plain = key.is_exact_instance_of::<PyString>();
-                keys.append(if plain { key.clone() } else { words.call_method1("value", (key, place.path(py)?))? })?;
+                keys.append(if plain { key.clone() } else { self.encoded(key, place.path(py)?)? })?;
                 place.keys.pop();
             }
-            self.forms.of_state(py, "dict", keys.into_any(), plain)?
+            self.forms.of_state(py, intern!(py, "dict"), keys.into_any(), plain)?
         } else if let Ok(list) = value.cast_exact::<PyList>() {
             children = numbered(py, list.iter())?;
-            self.forms.of_state(py, "list", children.len().into_pyobject(py)?.into_any(), true)?
+            let count = Int::from(children.len()).into_pyobject(py)?.into_any();
+            self.forms.of_state(py, intern!(py, "list"), count, true)?
         } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
             children = numbered(py, tuple.iter())?;
-            self.forms.of_state(py, "tuple", children.len().into_pyobject(py)?.into_any(), true)?
+            let count = Int::from(children.len()).into_pyobject(py)?.into_any();
+            self.forms.of_state(py, intern!(py, "tuple"), count, true)?
         } else if is_array(value) {
             let mut inventory = self.inventory.try_borrow_mut(py)?;
-            let number = inventory.push(value, &place.text, &words.getattr("state_dtype")?)?;
-            nodes.push(i64::try_from(number)?);
+            let number = inventory.push(value, &place.text, &self.state_dtype(py)?)?;
+            nodes.put(i64::try_from(number)?)?;
             return Ok(());
         } else if value.is_none() {
-            nodes.push(self.forms.plain(value)?);
+            nodes.put(self.forms.plain(value)?)?;
             return Ok(());
         } else {
-            let encoded =
-                if is_json(value) { value.clone() } else { words.call_method1("value", (value, place.path(py)?))? };
-            nodes.push(self.forms.of_value(&encoded)?);
+            let encoded = if is_json(value) { value.clone() } else { self.encoded(value, place.path(py)?)? };
+            nodes.put(self.forms.of_value(&encoded)?)?;
             return Ok(());
         };
-        nodes.push(node);
+        nodes.put(node)?;
         if place.keys.len() >= DEEPEST || too_deep(place.keys.len()) {
             let levels = place.keys.len();
             let leaf = &place.text[..place.leaf];
@@ -342,8 +372,8 @@ impl Draft {
         }
         let length = place.text.len();
         for (key, child) in children {
-            append(&mut place.text, &key);
-            place.keys.push(key);
+            append(&mut place.text, &key)?;
+            place.keys.put(key)?;
             self.state(&child, place, nodes)?;
             place.keys.pop();
             place.text.truncate(length);
@@ -352,10 +382,9 @@ impl Draft {
     }
 }
 
-fn text_of(key: &Bound<'_, PyAny>) -> String {
-    let mut text = String::new();
-    append(&mut text, key);
-    text
+/// The lengths or strides of an array.
+fn lengths<'py>(py: Python<'py>, numbers: &[isize]) -> PyResult<Bound<'py, PyList>> {
+    ints(py, numbers.iter().map(|&n| n as i64)) // of as many bits, or less
 }
 
 /// Children by their positions.
@@ -363,5 +392,5 @@ fn numbered<'py>(
     py: Python<'py>,
     children: impl Iterator<Item = Bound<'py, PyAny>>,
 ) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
-    children.enumerate().map(|(i, child)| Ok((i.into_pyobject(py)?.into_any(), child))).collect()
+    collected(children.enumerate().map(|(i, child)| Ok((Int::from(i).into_pyobject(py)?.into_any(), child))))
 }

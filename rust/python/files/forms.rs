@@ -20,9 +20,11 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 
-use super::super::path::{MAX_DEPTH, append};
+use super::super::lists::{Int, Items, dict, list, tuple};
+use super::super::path::{MAX_DEPTH, append, append_text};
 use super::super::tree::Node;
 use super::outline::{Outline, address, deep, nonsense};
+use crate::reserve::{Put, Reserve, collected, listed, repeated};
 
 /// Larger ints are not the same to every reader of JSON.
 const EXACT: u64 = 1 << 53;
@@ -40,8 +42,8 @@ type Object<'py> = Bound<'py, PyAny>;
 
 impl Forms {
     /// None yet.
-    pub fn new(py: Python<'_>, words: Py<PyAny>) -> Self {
-        Self { list: PyList::empty(py).unbind(), known: PyDict::new(py).unbind(), words }
+    pub fn new(py: Python<'_>, words: Py<PyAny>) -> PyResult<Self> {
+        Ok(Self { list: list(py, [(); 0])?.unbind(), known: dict(py)?.unbind(), words })
     }
 
     /// For the collector of cycles.
@@ -58,20 +60,22 @@ impl Forms {
 
     /// The node of the transpose of an array.
     pub fn transposed(&self, py: Python<'_>, array: usize) -> PyResult<i64> {
-        self.intern(py, Some(("transposed", array).into_pyobject(py)?), || single(py, "transposed", array))
+        let array = Int::from(array).into_pyobject(py)?.into_any();
+        let name = intern!(py, "transposed");
+        self.intern(py, Some(tuple(py, [name.as_any(), &array])?), || single(name, &array))
     }
 
     /// The node of a plain value.
     pub fn plain(&self, value: &Object<'_>) -> PyResult<i64> {
         let py = value.py();
         let key = if value.is_none() {
-            Some(("none",).into_pyobject(py)?)
+            Some(tuple(py, [intern!(py, "none")])?)
         } else if value.is_exact_instance_of::<PyString>() {
-            Some(("value", value).into_pyobject(py)?)
+            Some(tuple(py, [intern!(py, "value").as_any(), value])?)
         } else if value.is_exact_instance_of::<PyInt>() {
-            Some(("int", value).into_pyobject(py)?)
+            Some(tuple(py, [intern!(py, "int").as_any(), value])?)
         } else if value.is_exact_instance_of::<PyBool>() {
-            Some(("bool", value).into_pyobject(py)?)
+            Some(tuple(py, [intern!(py, "bool").as_any(), value])?)
         } else {
             None
         };
@@ -84,7 +88,11 @@ impl Forms {
         if value.is_none() {
             return Ok(value.clone());
         }
-        if is_json(value) { single(py, "value", value) } else { self.words.bind(py).call_method1("plain", (value,)) }
+        if is_json(value) {
+            single(intern!(py, "value"), value)
+        } else {
+            self.words.bind(py).call_method1(intern!(py, "plain"), (value,))
+        }
     }
 
     /// The node of a container. `layer` is the name of its class, if that is one of ours.
@@ -97,83 +105,96 @@ impl Forms {
     ) -> PyResult<i64> {
         let py = object.py();
         let class = object.get_type();
-        let here = address(&class);
-        let (count, keys) = (children.len(), children.iter().map(|(key, _)| key));
+        let here = Int::from(address(&class)).into_pyobject(py)?.into_any();
+        let count = Int::from(children.len()).into_pyobject(py)?.into_any();
+        let keys = children.iter().map(|(key, _)| key);
         match kind {
             Node::Leaf => Err(nonsense("a leaf has no children")),
             Node::Dict(_) => {
                 // Other keys may be equal without being the same, as 1 and True are.
                 let texts = keys.clone().all(|key| key.is_exact_instance_of::<PyString>());
-                let key = if texts { Some(("dict", here, PyTuple::new(py, keys)?).into_pyobject(py)?) } else { None };
+                let name = intern!(py, "dict");
+                let key = match texts {
+                    true => Some(tuple(py, [name.as_any(), &here, tuple(py, keys)?.as_any()])?),
+                    false => None,
+                };
                 let written = || {
-                    let keys = children.iter().map(|(key, _)| self.key(key)).collect::<PyResult<Vec<_>>>()?;
-                    self.with_class(
-                        object,
-                        single(py, "dict", PyList::new(py, keys)?)?,
-                        object.is_exact_instance_of::<PyDict>(),
-                    )
+                    let keys = list(py, collected(children.iter().map(|(key, _)| self.key(key)))?)?;
+                    self.with_class(object, single(name, &keys)?, object.is_exact_instance_of::<PyDict>())
                 };
                 self.intern(py, key, written)
             }
             Node::List(_) => {
+                let name = intern!(py, "list");
                 let written =
-                    || self.with_class(object, single(py, "list", count)?, object.is_exact_instance_of::<PyList>());
-                self.intern(py, Some(("list", here, count).into_pyobject(py)?), written)
+                    || self.with_class(object, single(name, &count)?, object.is_exact_instance_of::<PyList>());
+                self.intern(py, Some(tuple(py, [name.as_any(), &here, &count])?), written)
             }
             Node::Tuple(_, None) => {
-                self.intern(py, Some(("tuple", here, count).into_pyobject(py)?), || single(py, "tuple", count))
+                let name = intern!(py, "tuple");
+                self.intern(py, Some(tuple(py, [name.as_any(), &here, &count])?), || single(name, &count))
             }
             Node::Tuple(_, Some(fields)) => {
-                let written = || self.with_class(object, single(py, "namedtuple", fields)?, false);
-                self.intern(py, Some(("namedtuple", here, fields).into_pyobject(py)?), written)
+                let name = intern!(py, "namedtuple");
+                let written = || self.with_class(object, single(name, fields)?, false);
+                self.intern(py, Some(tuple(py, [name.as_any(), &here, fields])?), written)
             }
             Node::Object(class) => {
                 let names = class.get().children.iter().map(|name| name.bind(py));
                 let Some(layer) = layer else {
-                    let written = || self.with_class(object, single(py, "object", PyList::new(py, names)?)?, false);
-                    return self.intern(py, Some(("object", here).into_pyobject(py)?), written);
+                    let name = intern!(py, "object");
+                    let written = || self.with_class(object, single(name, list(py, names)?.as_any())?, false);
+                    return self.intern(py, Some(tuple(py, [name.as_any(), &here])?), written);
                 };
-                let plain = PyDict::new(py);
-                let mut same = vec![layer.clone()]; // as another one, if all of these are
+                let plain = dict(py)?;
+                let mut same = listed([layer.clone()])?; // as another one, if all of these are
                 // All at once: what is asked of a name or a value may change the dict.
-                let attributes: Vec<_> =
-                    object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?.iter().collect();
-                for (name, value) in attributes {
+                let attributes = object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
+                for (name, value) in listed(attributes.iter())? {
                     let is_child = names.clone().any(|child| child.as_any().eq(&name).unwrap_or(false));
                     if !is_child {
                         plain.set_item(&name, self.written(&value)?)?;
+                        same.make_room(2)?;
                         same.extend([name, value]);
                     }
                 }
                 let texts = same.iter().all(|x| x.is_none() || x.is_exact_instance_of::<PyString>());
-                let key = if texts { Some(("layer", PyTuple::new(py, same)?).into_pyobject(py)?) } else { None };
+                let name = intern!(py, "layer");
+                let key = if texts { Some(tuple(py, [name.as_any(), tuple(py, same)?.as_any()])?) } else { None };
                 self.intern(py, key, || {
-                    let form = PyDict::new(py);
-                    form.set_item("layer", layer)?;
-                    form.set_item("children", PyList::new(py, names)?)?;
-                    form.set_item("plain", plain)?;
-                    Ok(form.into_any())
+                    let form = single(name, layer)?;
+                    form.set_item(intern!(py, "children"), list(py, names)?)?;
+                    form.set_item(intern!(py, "plain"), plain)?;
+                    Ok(form)
                 })
             }
         }
     }
 
     /// The node of a list, tuple or dict in the state of a Leaf.
-    pub fn of_state<'py>(&self, py: Python<'py>, what: &str, keys: Object<'py>, plain: bool) -> PyResult<i64> {
+    pub fn of_state<'py>(
+        &self,
+        py: Python<'py>,
+        what: &Bound<'py, PyString>,
+        keys: Object<'py>,
+        plain: bool,
+    ) -> PyResult<i64> {
         let key = match keys.cast::<PyList>() {
-            Ok(list) if plain => Some((what, list.to_tuple()).into_pyobject(py)?),
+            Ok(list) if plain => Some(tuple(py, [what.as_any(), copied(list)?.as_any()])?),
             Ok(_) => None,
-            Err(_) => Some((what, &keys).into_pyobject(py)?),
+            Err(_) => Some(tuple(py, [what.as_any(), &keys])?),
         };
-        self.intern(py, key, || single(py, what, &keys))
+        self.intern(py, key, || single(what, &keys))
     }
 
     /// The node of a value in the state of a Leaf, which is encoded already.
     pub fn of_value(&self, encoded: &Object<'_>) -> PyResult<i64> {
         let py = encoded.py();
-        let key =
-            if encoded.is_exact_instance_of::<PyInt>() { Some(("int", encoded).into_pyobject(py)?) } else { None };
-        self.intern(py, key, || single(py, "value", encoded))
+        let key = match encoded.is_exact_instance_of::<PyInt>() {
+            true => Some(tuple(py, [intern!(py, "int").as_any(), encoded])?),
+            false => None,
+        };
+        self.intern(py, key, || single(intern!(py, "value"), encoded))
     }
 
     /// The number of a form; it is made if it was not met before.
@@ -194,7 +215,7 @@ impl Forms {
         list.append(form)?;
         let number = -i64::try_from(list.len())?;
         if let Some(key) = key {
-            known.set_item(key, number)?;
+            known.set_item(key, Int(number))?;
         }
         Ok(number)
     }
@@ -204,23 +225,30 @@ impl Forms {
         if key.is_exact_instance_of::<PyString>() {
             Ok(key.clone())
         } else {
-            self.words.bind(key.py()).call_method1("key", (key,))
+            self.words.bind(key.py()).call_method1(intern!(key.py(), "key"), (key,))
         }
     }
 
     fn with_class<'py>(&self, object: &Object<'py>, form: Object<'py>, exact: bool) -> PyResult<Object<'py>> {
         if !exact {
-            form.set_item("class", self.words.bind(object.py()).call_method1("name", (object.get_type(),))?)?;
+            let py = object.py();
+            let name = self.words.bind(py).call_method1(intern!(py, "name"), (object.get_type(),))?;
+            form.set_item(intern!(py, "class"), name)?;
         }
         Ok(form)
     }
 }
 
 /// `{name: value}`.
-fn single<'py>(py: Python<'py>, name: &str, value: impl IntoPyObject<'py>) -> PyResult<Object<'py>> {
-    let form = PyDict::new(py);
+fn single<'py>(name: &Bound<'py, PyString>, value: &Object<'py>) -> PyResult<Object<'py>> {
+    let form = dict(name.py())?;
     form.set_item(name, value)?;
     Ok(form.into_any())
+}
+
+/// The items of a list.
+fn copied<'py>(list: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyTuple>> {
+    tuple(list.py(), listed(list.iter())?)
 }
 
 /// Whether JSON has the value as it is.
@@ -286,7 +314,7 @@ impl<'py> Container<'py> {
     /// The key of a child, or the text of one that could not be written.
     pub fn key(&self, py: Python<'py>, i: usize) -> PyResult<Object<'py>> {
         match self.keys.as_ref().map(|keys| &keys[i]) {
-            None => Ok(i.into_pyobject(py)?.into_any()),
+            None => Ok(Int::from(i).into_pyobject(py)?.into_any()),
             Some(Key::Object(key)) => Ok(key.clone()),
             Some(Key::Text(text)) => Ok(text.clone().into_any()),
         }
@@ -295,12 +323,9 @@ impl<'py> Container<'py> {
     /// Adds the key of a child to the text of those above it.
     pub fn append_key(&self, py: Python<'py>, i: usize, text: &mut String) -> PyResult<()> {
         match self.keys.as_ref().map(|keys| &keys[i]) {
-            Some(Key::Text(key)) => {
-                *text = format!("{text}[{key}]");
-            }
+            Some(Key::Text(key)) => append_text(text, "[", key, "]"),
             _ => append(text, &self.key(py, i)?),
         }
-        Ok(())
     }
 
     /// Whether its keys are these `count` names.
@@ -327,7 +352,7 @@ enum Kept<'py> {
 impl<'py> Read<'py> {
     /// All of them; `key` decodes the key of a dict.
     pub fn all(forms: &Bound<'py, PyList>, key: &Object<'py>) -> PyResult<Self> {
-        forms.iter().map(|form| kept(form, key)).collect::<PyResult<_>>().map(Self)
+        collected(forms.iter().map(|form| kept(form, key))).map(Self)
     }
 
     /// What stands at a node.
@@ -352,8 +377,8 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
     let item = |name: &Bound<'py, PyString>| form.get_item(name);
     let names = |list: &Object<'py>| -> PyResult<(Vec<Key<'py>>, Bound<'py, PyTuple>)> {
         let list = list.cast::<PyList>().map_err(|_| nonsense("names are no list"))?;
-        let keys = list.iter().map(|name| Ok(Key::Object(name.cast_into::<PyString>()?.into_any())));
-        Ok((keys.collect::<PyResult<_>>()?, list.to_tuple()))
+        let keys = list.iter().map(|name| PyResult::Ok(Key::Object(name.cast_into::<PyString>()?.into_any())));
+        Ok((collected(keys)?, copied(list)?))
     };
     let classed = form.contains(intern!(py, "class"))?;
     let container = |kind, keys: Option<Vec<Key<'py>>>, count: Option<usize>, plain: Option<Plain>| {
@@ -364,21 +389,21 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
     };
     if let Some(keys) = item(intern!(py, "dict"))? {
         let keys = keys.cast_into::<PyList>().map_err(|_| nonsense("keys are no list"))?;
-        let keys = keys.iter().map(|key| read_key(key, decode)).collect::<PyResult<_>>()?;
-        return container(PyTuple::new(py, [intern!(py, "dict")])?, Some(keys), None, Some(Plain::Dict));
+        let keys = collected(keys.iter().map(|key| read_key(key, decode)))?;
+        return container(tuple(py, [intern!(py, "dict")])?, Some(keys), None, Some(Plain::Dict));
     }
     for (what, plain) in [(intern!(py, "list"), Plain::List), (intern!(py, "tuple"), Plain::Tuple)] {
         if let Some(count) = item(what)? {
-            return container(PyTuple::new(py, [what])?, None, Some(count.extract()?), Some(plain));
+            return container(tuple(py, [what])?, None, Some(count.extract()?), Some(plain));
         }
     }
     if let Some(fields) = item(intern!(py, "namedtuple"))? {
         let (keys, fields) = names(&fields)?;
-        return container(PyTuple::new(py, [intern!(py, "namedtuple").as_any(), &fields])?, Some(keys), None, None);
+        return container(tuple(py, [intern!(py, "namedtuple").as_any(), &fields])?, Some(keys), None, None);
     }
     if let Some(children) = item(intern!(py, "object"))? {
         let (keys, children) = names(&children)?;
-        return container(PyTuple::new(py, [intern!(py, "class").as_any(), &children])?, Some(keys), None, None);
+        return container(tuple(py, [intern!(py, "class").as_any(), &children])?, Some(keys), None, None);
     }
     if let Some(layer) = item(intern!(py, "layer"))? {
         let children = item(intern!(py, "children"))?.ok_or_else(|| nonsense("a layer has no children"))?;
@@ -391,7 +416,7 @@ fn kept<'py>(form: Object<'py>, decode: &Object<'py>) -> PyResult<Kept<'py>> {
             _ => None,
         };
         let value = value.unwrap_or_else(|| py.None().into_bound(py));
-        let kind = PyTuple::new(py, [intern!(py, "layer").as_any(), layer.as_any(), &value])?;
+        let kind = tuple(py, [intern!(py, "layer").as_any(), layer.as_any(), &value])?;
         return container(kind, Some(keys), None, None);
     }
     if let Some(array) = item(intern!(py, "transposed"))? {
@@ -427,13 +452,13 @@ fn read_key<'py>(key: Object<'py>, decode: &Object<'py>) -> PyResult<Key<'py>> {
 pub fn build<'py>(
     outline: &Outline,
     forms: &Bound<'py, PyList>,
-    same: Vec<(usize, usize)>,
+    same: Items<(usize, usize)>,
     values: &Bound<'py, PyList>,
     decode: &Object<'py>,
     make: &Object<'py>,
 ) -> PyResult<Object<'py>> {
     let value = |array: usize| values.get_item(array).map_err(|_| nonsense("there are not so many arrays"));
-    Builder { py: forms.py(), forms: &Read::all(forms, decode)?, decode, make }.tree(&outline.nodes, same, value)
+    Builder { py: forms.py(), forms: &Read::all(forms, decode)?, decode, make }.tree(&outline.nodes, same.0, value)
 }
 
 /// What makes trees again.
@@ -459,7 +484,8 @@ impl<'py> Builder<'_, 'py> {
         let py = self.py;
         // Which object each of these nodes is, and the objects with their levels, once they are made.
         let mut shared: FxHashMap<usize, usize> = FxHashMap::default();
-        let mut objects: Vec<Option<(Object<'py>, usize)>> = vec![None; same.len()];
+        let mut objects: Vec<Option<(Object<'py>, usize)>> = repeated(None, same.len())?;
+        shared.make_room(same.len().saturating_mul(2))?;
         for (i, (later, first)) in same.into_iter().enumerate() {
             let object = *shared.entry(first).or_insert(i);
             shared.insert(later, object);
@@ -472,25 +498,28 @@ impl<'py> Builder<'_, 'py> {
             let mut levels = 0;
             let object = match self.forms.at(node)? {
                 Form::Array(array) => value(array)?,
-                Form::Transposed(array) => match transposes.entry(array) {
-                    Entry::Occupied(known) => known.get().clone(),
-                    Entry::Vacant(new) => new.insert(value(array)?.getattr(intern!(py, "T"))?).clone(),
-                },
+                Form::Transposed(array) => {
+                    transposes.make_room(1)?;
+                    match transposes.entry(array) {
+                        Entry::Occupied(known) => known.get().clone(),
+                        Entry::Vacant(new) => new.insert(value(array)?.getattr(intern!(py, "T"))?).clone(),
+                    }
+                }
                 Form::None => py.None().into_bound(py),
                 Form::Value(encoded) if is_json(encoded) => encoded.clone(),
                 Form::Value(encoded) => self.decode.call1((encoded,))?,
-                Form::Unknown(class) => self.make.call1((class, py.None(), i))?,
+                Form::Unknown(class) => self.make.call1((class, py.None(), Int::from(i)))?,
                 Form::Container(container) => {
                     let count = container.len();
                     if count > stack.len() {
                         return Err(nonsense("the structure ends too early"));
                     }
-                    let children = stack.split_off(stack.len() - count);
-                    levels = 1 + children.iter().map(|(_, levels)| *levels).max().unwrap_or(0);
+                    let first = stack.len() - count;
+                    levels = 1 + stack[first..].iter().map(|(_, levels)| *levels).max().unwrap_or(0);
                     if levels > MAX_DEPTH {
                         return Err(deep());
                     }
-                    let children = children.into_iter().rev().map(|(child, _)| child).collect();
+                    let children = listed(stack.drain(first..).rev().map(|(child, _)| child))?;
                     let known = shared.get(&i).copied();
                     if let Some((object, made)) = known.and_then(|k| objects[k].clone()) {
                         levels = made;
@@ -504,7 +533,7 @@ impl<'py> Builder<'_, 'py> {
                     }
                 }
             };
-            stack.push((object, levels));
+            stack.put((object, levels))?;
         }
         match stack.pop() {
             Some((tree, _)) if stack.is_empty() => Ok(tree),
@@ -517,15 +546,15 @@ impl<'py> Builder<'_, 'py> {
         let py = self.py;
         match container.plain {
             Some(Plain::Dict) => {
-                let dict = PyDict::new(py);
+                let dict = dict(py)?;
                 for (i, child) in children.into_iter().enumerate() {
                     dict.set_item(container.key(py, i)?, child)?;
                 }
                 Ok(dict.into_any())
             }
-            Some(Plain::List) => Ok(PyList::new(py, children)?.into_any()),
-            Some(Plain::Tuple) => Ok(PyTuple::new(py, children)?.into_any()),
-            None => self.make.call1((&container.form, PyList::new(py, children)?, node)),
+            Some(Plain::List) => Ok(list(py, children)?.into_any()),
+            Some(Plain::Tuple) => Ok(tuple(py, children)?.into_any()),
+            None => self.make.call1((&container.form, list(py, children)?, Int::from(node))),
         }
     }
 }

@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use rustc_hash::FxHashMap;
 use safetensors::Dtype;
 use std::hash::{Hash, Hasher};
@@ -16,11 +16,13 @@ use std::os::raw::c_int;
 
 use super::super::array::access::{bytes, fill_bytes};
 use super::super::array::{Place, View, copy_into, is_exact};
+use super::super::lists::{Items, Text, bytes as new_bytes, dict, ints, list};
 use super::numbers::Numbers;
 use super::outline::Outline;
 use super::texts::Texts;
-use super::{type_named, wrong};
+use super::type_named;
 use crate::dtype::DType;
+use crate::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
 
 /// Bytes that are copied, summed and written at a time: they stay in the cache.
 const CHUNK: usize = 1 << 20;
@@ -77,23 +79,30 @@ enum Bytes {
 impl Inventory {
     /// An inventory of what a file says: kinds of arrays, and the kind of each array; or of nothing, to be added to.
     #[new]
-    #[pyo3(signature = (kinds = Vec::new(), of = Vec::new(), counted = false))]
-    fn new(kinds: Vec<Bound<'_, PyDict>>, of: Vec<usize>, counted: bool) -> PyResult<Self> {
-        let kinds = kinds.iter().map(Kind::read).collect::<PyResult<Vec<_>>>()?;
+    #[pyo3(signature = (kinds = Items(Vec::new()), of = Items(Vec::new()), counted = false))]
+    fn new(kinds: Items<Bound<'_, PyDict>>, of: Items<usize>, counted: bool) -> PyResult<Self> {
+        let (kinds, of) = (collected(kinds.0.iter().map(Kind::read))?, of.0);
         if of.iter().any(|&k| k >= kinds.len()) {
             return Err(PyValueError::new_err("an array is of a kind that is not there"));
         }
         let mut made = Self::empty();
+        made.arrays.make_room(of.len())?;
         made.arrays.resize_with(of.len(), || Bytes::None);
         (made.kinds, made.of, made.counted) = (kinds, of, counted);
-        made.order = made.file_order();
+        made.order = made.file_order()?;
         Ok(made)
     }
 
     /// Adds arrays. `dtype(array, name)` gives the name of a type that the format lacks, or refuses the array.
-    fn add(&mut self, arrays: Vec<Bound<'_, PyAny>>, names: Vec<String>, dtype: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn add(
+        &mut self,
+        arrays: Items<Bound<'_, PyAny>>,
+        names: Items<Bound<'_, PyString>>,
+        dtype: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         self.doubtful = true;
-        arrays.iter().zip(names).try_for_each(|(array, name)| self.push(array, &name, dtype).map(|_| ()))
+        let mut each = arrays.0.iter().zip(&names.0);
+        each.try_for_each(|(array, name)| self.push(array, name.to_str()?, dtype).map(|_| ()))
     }
 
     /// The same, of the arrays of a tree.
@@ -104,14 +113,14 @@ impl Inventory {
     }
 
     /// A name that two arrays have.
-    fn repeated(&self) -> Option<&str> {
-        if self.doubtful { self.names.repeated() } else { None }
+    fn repeated<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
+        if self.doubtful { self.names.repeated(py) } else { Ok(None) }
     }
 
     /// The kinds, as a file says them.
     #[getter]
-    fn kinds<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        self.kinds.iter().map(|kind| kind.write(py)).collect()
+    fn kinds<'py>(&self, py: Python<'py>) -> PyResult<Items<Bound<'py, PyDict>>> {
+        collected(self.kinds.iter().map(|kind| kind.write(py))).map(Items)
     }
 
     fn __len__(&self) -> usize {
@@ -129,25 +138,26 @@ impl Inventory {
     }
 
     #[getter]
-    fn of(&self) -> Numbers {
-        self.of.as_slice().into()
+    fn of(&self) -> PyResult<Numbers> {
+        Ok(Numbers::of(&self.of)?)
     }
 
     /// The names of the arrays in JSON, in the order in which they are counted.
-    fn names(&self) -> PyResult<String> {
-        self.names.json().map_err(wrong)
+    fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        self.names.json(py)
     }
 
     /// New arrays for what the file has, one after the other: of the type and shape that is given for each kind.
     fn allocate<'py>(
         &mut self,
         py: Python<'py>,
-        forms: Vec<(Bound<'py, PyAny>, Vec<isize>)>,
+        forms: Items<(Bound<'py, PyAny>, Items<isize>)>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let fits = |kind: &Kind, form: &(Bound<'py, PyAny>, Vec<isize>)| -> PyResult<bool> {
+        let Items(forms) = forms;
+        let fits = |kind: &Kind, form: &(Bound<'py, PyAny>, Items<isize>)| -> PyResult<bool> {
             let itemsize: usize = form.0.getattr(intern!(py, "itemsize"))?.extract()?;
             let plain = !form.0.getattr(intern!(py, "hasobject"))?.is_truthy()?;
-            Ok(plain && volume(&form.1, itemsize) == Some(kind.bytes))
+            Ok(plain && volume(&form.1.0, itemsize) == Some(kind.bytes))
         };
         if forms.len() != self.kinds.len() {
             return Err(PyValueError::new_err("a type for each kind is needed"));
@@ -157,9 +167,9 @@ impl Inventory {
                 return Err(PyValueError::new_err("an array takes more or less than the file has for it"));
             }
         }
-        let arrays = self.of.iter().map(|&k| new_array(&forms[k].0, &forms[k].1)).collect::<PyResult<Vec<_>>>()?;
-        self.arrays = arrays.iter().map(|x| Bytes::Array(x.clone().unbind())).collect();
-        PyList::new(py, arrays)
+        let arrays = collected(self.of.iter().map(|&k| new_array(&forms[k].0, &forms[k].1.0)))?;
+        self.arrays = listed(arrays.iter().map(|x| Bytes::Array(x.clone().unbind())))?;
+        list(py, arrays)
     }
 
     /// The next bytes of the arrays, in the order of the file; none at the end. With `canonical` it is the order in which
@@ -167,9 +177,9 @@ impl Inventory {
     #[pyo3(signature = (canonical = false))]
     fn chunk<'py>(&mut self, py: Python<'py>, canonical: bool) -> PyResult<Bound<'py, PyBytes>> {
         if self.at == 0 && self.offset == 0 {
-            self.order = if canonical { (0..self.of.len()).collect() } else { self.file_order() };
+            self.order = if canonical { listed(0..self.of.len())? } else { self.file_order()? };
         }
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = room(CHUNK)?;
         while self.at < self.order.len() && chunk.len() < CHUNK {
             let i = self.order[self.at];
             let kind = &self.kinds[self.of[i]];
@@ -211,7 +221,7 @@ impl Inventory {
         if chunk.is_empty() {
             (self.at, self.offset) = (0, 0);
         }
-        Ok(PyBytes::new(py, &chunk))
+        new_bytes(py, &chunk)
     }
 
     /// Copies the next bytes of the file into the arrays that were allocated.
@@ -263,23 +273,26 @@ impl Inventory {
         let k = match self.known.get(&kind) {
             Some(k) => *k,
             None => {
-                self.kinds.push(kind.clone());
+                self.known.make_room(1)?;
+                self.kinds.put(kind.clone())?;
                 *self.known.entry(kind).or_insert(self.kinds.len() - 1)
             }
         };
-        Ok(self.put(k, Bytes::Array(array.clone().unbind()), name))
+        Ok(self.put(k, Bytes::Array(array.clone().unbind()), name)?)
     }
 
     /// Adds an array in memory of ours that is just like another one, which was pushed.
-    pub fn push_like(&mut self, other: usize, place: Place, name: &str) -> usize {
+    pub fn push_like(&mut self, other: usize, place: Place, name: &str) -> Result<usize, OutOfMemory> {
         self.put(self.of[other], Bytes::Ours(place), name)
     }
 
-    fn put(&mut self, kind: usize, bytes: Bytes, name: &str) -> usize {
+    fn put(&mut self, kind: usize, bytes: Bytes, name: &str) -> Result<usize, OutOfMemory> {
+        self.of.make_room(1)?;
+        self.arrays.make_room(1)?;
+        self.names.push(name)?;
         self.of.push(kind);
         self.arrays.push(bytes);
-        self.names.push(name);
-        self.of.len() - 1
+        Ok(self.of.len() - 1)
     }
 
     /// How many arrays there are.
@@ -300,32 +313,31 @@ impl Inventory {
     /// The types of elements, in the order of the file, and the bytes of all arrays of each.
     pub fn blocks(&self) -> PyResult<Vec<(Dtype, usize)>> {
         let mut blocks: Vec<(Dtype, usize)> = Vec::new();
-        for i in self.file_order() {
+        for i in self.file_order()? {
             let kind = self.kind(i);
             match blocks.last_mut() {
                 Some((code, bytes)) if *code == kind.code => {
                     *bytes = bytes.checked_add(kind.bytes).ok_or_else(|| PyValueError::new_err("too many bytes"))?;
                 }
-                _ => blocks.push((kind.code, kind.bytes)),
+                _ => blocks.put((kind.code, kind.bytes))?,
             }
         }
         Ok(blocks)
     }
 
     /// The arrays in the order of the file: those of one type together, larger elements first, so that all are aligned.
-    pub fn file_order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.of.len()).collect();
+    pub fn file_order(&self) -> Result<Vec<usize>, OutOfMemory> {
+        let mut order = listed(0..self.of.len())?;
         if self.counted {
-            return order;
+            return Ok(order);
         }
-        let names: Vec<_> =
-            self.kinds.iter().map(|k| (std::cmp::Reverse(k.code.bitsize()), k.code.to_string())).collect();
-        let mut sorted: Vec<_> = names.iter().collect();
+        let names = listed(self.kinds.iter().map(|k| (std::cmp::Reverse(k.code.bitsize()), k.code.to_string())))?;
+        let mut sorted = listed(&names)?;
         sorted.sort_unstable();
         sorted.dedup();
-        let ranks: Vec<_> = names.iter().map(|name| sorted.binary_search(&name)).collect();
-        order.sort_by_key(|&i| ranks[self.of[i]]);
-        order
+        let ranks = listed(names.iter().map(|name| sorted.binary_search(&name)))?;
+        order.sort_unstable_by_key(|&i| (ranks[self.of[i]], i)); // a stable sort would ask for room
+        Ok(order)
     }
 
     fn gone(&self, i: usize) -> PyErr {
@@ -387,34 +399,31 @@ impl Kind {
     }
 
     /// What [`Kind::write`] wrote, of which only code and shape matter here.
-    fn read(kind: &Bound<'_, PyDict>) -> PyResult<Self> {
-        let item = |key: &str| kind.get_item(key)?.ok_or_else(|| PyValueError::new_err(format!("a kind has no {key}")));
-        let code = type_named(&item("code")?.extract::<String>()?)?;
-        let shape: Vec<usize> = item("shape")?.extract()?;
-        let signed: Option<Vec<isize>> = shape.iter().map(|&n| isize::try_from(n).ok()).collect();
-        let bytes = signed.and_then(|s| volume(&s, code.bitsize() / 8)).filter(|_| code.bitsize().is_multiple_of(8));
-        Ok(Self {
-            code,
-            shape,
-            dtype: None,
-            order: None,
-            swapped: false,
-            bytes: bytes.ok_or_else(|| PyValueError::new_err("an array is too large"))?,
-        })
+    fn read<'py>(kind: &Bound<'py, PyDict>) -> PyResult<Self> {
+        let py = kind.py();
+        let item = |key: &Bound<'py, PyString>| {
+            kind.get_item(key)?.ok_or_else(|| PyValueError::new_err(format!("a kind has no {key}")))
+        };
+        let code = type_named(&item(intern!(py, "code"))?.extract::<String>()?)?;
+        let Items(shape): Items<usize> = item(intern!(py, "shape"))?.extract()?;
+        let too_large = || PyValueError::new_err("an array is too large");
+        let signed = collected(shape.iter().map(|&n| isize::try_from(n).map_err(|_| too_large())))?;
+        let bytes = volume(&signed, code.bitsize() / 8).filter(|_| code.bitsize().is_multiple_of(8));
+        Ok(Self { code, shape, dtype: None, order: None, swapped: false, bytes: bytes.ok_or_else(too_large)? })
     }
 
     fn write<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let written = PyDict::new(py);
-        written.set_item("code", self.code.to_string())?;
-        written.set_item("shape", &self.shape)?;
+        let written = dict(py)?;
+        written.set_item(intern!(py, "code"), Text(&self.code.to_string()))?;
+        written.set_item(intern!(py, "shape"), ints(py, self.shape.iter().copied())?)?;
         if let Some(dtype) = &self.dtype {
-            written.set_item("dtype", dtype)?;
+            written.set_item(intern!(py, "dtype"), Text(dtype))?;
         }
         if let Some(order) = &self.order {
-            written.set_item("order", order)?;
+            written.set_item(intern!(py, "order"), ints(py, order.iter().copied())?)?;
         }
         if self.swapped {
-            written.set_item("swapped", true)?;
+            written.set_item(intern!(py, "swapped"), true)?;
         }
         Ok(written)
     }

@@ -1,8 +1,14 @@
 //! Whole numbers that a file lists: nodes, and the kinds of arrays and Leafs.
 
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyString};
 use std::fmt::Write;
+
+use super::super::lists::{ints, text};
+use crate::reserve::{OutOfMemory, Reserve, listed};
+
+/// An i64 has at most so many characters, and a comma.
+const LONGEST: usize = 21;
 
 /// A list of numbers that Python hands on: an object for each would take longer to make than all else about it.
 #[pyclass(frozen, module = "optirs._core")]
@@ -14,9 +20,10 @@ impl From<Vec<i64>> for Numbers {
     }
 }
 
-impl From<&[usize]> for Numbers {
-    fn from(numbers: &[usize]) -> Self {
-        Self(numbers.iter().map(|&n| n as i64).collect()) // they count things in memory
+impl Numbers {
+    /// Of what counts things in memory.
+    pub fn of(numbers: &[usize]) -> Result<Self, OutOfMemory> {
+        listed(numbers.iter().map(|&n| n as i64)).map(Self)
     }
 }
 
@@ -24,18 +31,20 @@ impl From<&[usize]> for Numbers {
 impl Numbers {
     /// As a list of Python's.
     fn tolist<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.0)
+        ints(py, self.0.iter().copied())
     }
 
     /// As JSON has them.
-    fn json(&self) -> String {
-        let mut text = String::with_capacity(8 * self.0.len() + 2);
-        text.push('[');
+    fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        let mut json = String::new();
+        json.make_room(self.0.len().saturating_mul(8))?;
+        json.push('[');
         for (i, number) in self.0.iter().enumerate() {
+            json.make_room(LONGEST + 1)?;
             let comma = if i > 0 { "," } else { "" };
-            let _ = write!(text, "{comma}{number}"); // which never fails
+            let _ = write!(json, "{comma}{number}"); // which never fails
         }
-        text.push(']');
-        text
+        json.push(']');
+        text(py, &json)
     }
 }

@@ -9,12 +9,14 @@ use rustc_hash::FxHashMap;
 
 use super::super::array::View;
 use super::super::leaf::Leaf;
+use super::super::lists::{Int, Items, ints, list, text, tuple};
 use super::super::path::{MAX_DEPTH, Path, append};
 use super::super::ties::{Ties, ties};
-use super::super::tree::{Node, children, node, trained};
+use super::super::tree::{Children, Node, children, node, trained};
 use super::forms::{Container, Form, Forms, Read};
 use super::numbers::Numbers;
 use super::texts::Texts;
+use crate::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed, repeated};
 
 /// See the module. `at`, `places`, `index`, `transposed` and `ends` have an entry for each place where an array or a Leaf
 /// stands. Python gets lists of them where it asks, which it does where something differs, or is wrong.
@@ -61,10 +63,10 @@ impl Outline {
     }
 
     /// The key paths of some places, as tuples of a class derived from `tuple`.
-    fn paths<'py>(&self, class_: Bound<'py, PyType>, places: Vec<usize>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    fn paths<'py>(&self, class_: Bound<'py, PyType>, places: Items<usize>) -> PyResult<Items<Bound<'py, PyAny>>> {
         let py = class_.py();
         let new = py.get_type::<PyTuple>().getattr(intern!(py, "__new__"))?;
-        places.into_iter().map(|place| new.call1((&class_, self.path(py, place)?))).collect()
+        collected(places.0.into_iter().map(|place| new.call1((&class_, self.path(py, place)?)))).map(Items)
     }
 
     /// How many arrays or Leafs there are.
@@ -94,9 +96,9 @@ impl Outline {
     }
 
     /// The first place where a Leaf stands.
-    fn leaf_place(&self, py: Python<'_>) -> Option<&str> {
+    fn leaf_place<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
         let is_leaf = |object: &Py<PyAny>| object.bind(py).is_exact_instance_of::<Leaf>();
-        self.found.iter().position(is_leaf).map(|i| self.places.get(self.first[i]))
+        self.found.iter().position(is_leaf).map(|i| text(py, self.places.get(self.first[i]))).transpose()
     }
 
     /// Whether each leaf is a Leaf or None.
@@ -106,18 +108,25 @@ impl Outline {
     }
 
     /// A place that two arrays or Leafs have.
-    fn repeated(&self) -> Option<&str> {
-        if self.doubtful { self.places.repeated() } else { None }
+    fn repeated<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
+        if self.doubtful { self.places.repeated(py) } else { Ok(None) }
     }
 
     /// A tree's leaves, with other arrays or Leafs. There is one transpose of each, as what stands twice is one object.
-    fn filled<'py>(&self, py: Python<'py>, values: Vec<Bound<'py, PyAny>>, bare: bool) -> PyResult<Bound<'py, PyList>> {
+    fn filled<'py>(
+        &self,
+        py: Python<'py>,
+        values: Items<Bound<'py, PyAny>>,
+        bare: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let Items(values) = values;
         let none = py.None();
-        let mut leaves: Vec<_> = if bare { vec![&none; self.leaves.len()] } else { self.leaves.iter().collect() };
+        let mut leaves = if bare { repeated(&none, self.leaves.len())? } else { listed(&self.leaves)? };
         let mut transposes: FxHashMap<usize, Py<PyAny>> = FxHashMap::default();
         if !bare {
             for (&i, _) in self.index.iter().zip(&self.transposed).filter(|(_, transposed)| **transposed) {
                 let x = values.get(i).ok_or_else(|| PyIndexError::new_err("there are not so many arrays"))?;
+                transposes.make_room(1)?;
                 transposes.insert(i, x.getattr(intern!(py, "T"))?.unbind());
             }
         }
@@ -125,7 +134,7 @@ impl Outline {
             let found = if transposed && !bare { transposes.get(i) } else { values.get(*i).map(Bound::as_unbound) };
             leaves[at] = found.ok_or_else(|| PyIndexError::new_err("there are not so many arrays"))?;
         }
-        PyList::new(py, leaves)
+        list(py, leaves)
     }
 
     #[getter]
@@ -135,27 +144,27 @@ impl Outline {
 
     #[getter]
     fn index<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.index)
+        ints(py, self.index.iter().copied())
     }
 
     #[getter]
     fn transposed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.transposed)
+        list(py, &self.transposed)
     }
 
     #[getter]
     fn found<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.found)
+        list(py, &self.found)
     }
 
     #[getter]
     fn first<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.first)
+        ints(py, self.first.iter().copied())
     }
 
     #[getter]
     fn overlapping<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.overlapping)
+        ints(py, self.overlapping.iter().copied())
     }
 
     #[getter]
@@ -165,17 +174,19 @@ impl Outline {
 
     #[getter]
     fn containers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.containers.iter().zip(&self.kinds))
+        let pair = |(place, kind): (&str, &Py<PyTuple>)| tuple(py, [text(py, place)?.as_any(), kind.bind(py)]);
+        list(py, collected(self.containers.iter().zip(&self.kinds).map(pair))?)
     }
 
     #[getter]
-    fn nodes(&self) -> Numbers {
-        self.nodes.clone().into()
+    fn nodes(&self) -> PyResult<Numbers> {
+        Ok(listed(self.nodes.iter().copied())?.into())
     }
 
     #[getter]
     fn same<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, &self.same)
+        let pair = |&(later, first): &(usize, usize)| tuple(py, [Int::from(later), Int::from(first)]);
+        list(py, collected(self.same.iter().map(pair))?)
     }
 
     // No `__clear__`: a cycle leads through an object in a tree or a key, which have one.
@@ -198,19 +209,19 @@ impl Keys {
     }
 
     /// Adds a key below another one; its number.
-    fn push(&mut self, above: usize, key: &Bound<'_, PyAny>) -> usize {
-        self.0.push((above, Some(key.clone().unbind())));
-        self.0.len() - 1
+    fn push(&mut self, above: usize, key: &Bound<'_, PyAny>) -> Result<usize, OutOfMemory> {
+        self.0.put((above, Some(key.clone().unbind())))?;
+        Ok(self.0.len() - 1)
     }
 
     fn path<'py>(&self, py: Python<'py>, mut end: usize) -> PyResult<Bound<'py, PyTuple>> {
         let mut keys = Vec::new();
         while let (above, Some(key)) = &self.0[end] {
-            keys.push(key.bind(py).clone());
+            keys.put(key.bind(py).clone())?;
             end = *above;
         }
         keys.reverse();
-        PyTuple::new(py, keys)
+        tuple(py, keys)
     }
 }
 
@@ -309,26 +320,22 @@ impl<'a, 'py> Walk<'a, 'py> {
         let kind = if trains || self.whole { node(object)? } else { Node::Leaf };
         let Some(mut children) = children(object, &kind, &self.path)? else { return self.leaf(object, trains, end) };
         if self.canonical && matches!(kind, Node::Dict(_)) {
-            children.sort_by_cached_key(|(key, _)| {
-                let mut text = String::new();
-                append(&mut text, key);
-                text
-            });
+            children = by_text(children)?;
         }
         let trains = match &kind {
             Node::Object(class) if !self.whole => trained(object, class.get(), &self.path)?,
-            _ => vec![true; children.len()],
+            _ => repeated(true, children.len())?,
         };
         self.container(object, &kind, &children)?;
         let length = self.text.len();
         for ((key, child), trains) in children.iter().zip(trains) {
-            append(&mut self.text, key);
+            append(&mut self.text, key)?;
             self.path.push(key)?;
             let plain = key.is_exact_instance_of::<PyString>() || key.is_exact_instance_of::<PyInt>();
             let nameless = !plain && matches!(kind, Node::Dict(_)) && is_nameless(key);
             self.doubtful |= !plain;
             self.nameless += usize::from(nameless);
-            let below = self.keys.push(end, key);
+            let below = self.keys.push(end, key)?;
             self.visit(child, trains, below)?;
             self.nameless -= usize::from(nameless);
             self.path.pop();
@@ -338,7 +345,7 @@ impl<'a, 'py> Walk<'a, 'py> {
     }
 
     fn leaf(&mut self, object: &Bound<'py, PyAny>, trains: bool, end: usize) -> PyResult<()> {
-        self.leaves.push(object.clone().unbind());
+        self.leaves.put(object.clone().unbind())?;
         let wanted = match View::of(object) {
             Some(view) => self.whole || (trains && view.dtype.is_some()),
             None => object.is_exact_instance_of::<Leaf>(),
@@ -347,19 +354,19 @@ impl<'a, 'py> Walk<'a, 'py> {
             if self.nameless > 0 && self.forms.is_some() {
                 return Err(unnamed(&self.text));
             }
-            self.at.push(self.leaves.len() - 1);
-            self.wanted.push(object.clone());
-            self.places.push(&self.text);
-            self.ends.push(end);
-            self.slots.push(self.nodes.len());
-            self.nodes.push(0);
+            self.at.put(self.leaves.len() - 1)?;
+            self.wanted.put(object.clone())?;
+            self.places.push(&self.text)?;
+            self.ends.put(end)?;
+            self.slots.put(self.nodes.len())?;
+            self.nodes.put(0)?;
             return Ok(());
         }
         if object.is_none() {
-            self.none.push(&self.text);
+            self.none.push(&self.text)?;
         }
         if let Some(forms) = &mut self.forms {
-            self.nodes.push(forms.plain(object)?);
+            self.nodes.put(forms.plain(object)?)?;
         }
         Ok(())
     }
@@ -377,16 +384,17 @@ impl<'a, 'py> Walk<'a, 'py> {
             _ => None,
         };
         let what = self.kind_of(object, kind, layer.as_ref())?;
-        self.containers.push(&self.text);
-        self.kinds.push(what.unbind());
+        self.containers.push(&self.text)?;
+        self.kinds.put(what.unbind())?;
         let Some(forms) = &mut self.forms else { return Ok(()) };
         if !children.is_empty() || !matches!(kind, Node::Tuple(..)) {
+            self.met.make_room(1)?;
             let (first, _) = self.met.entry(object.as_ptr() as usize).or_insert((self.nodes.len(), object.clone()));
             if *first != self.nodes.len() {
-                self.same.push((self.nodes.len(), *first));
+                self.same.put((self.nodes.len(), *first))?;
             }
         }
-        self.nodes.push(forms.container(object, kind, layer.as_ref(), children)?);
+        self.nodes.put(forms.container(object, kind, layer.as_ref(), children)?)?;
         Ok(())
     }
 
@@ -398,11 +406,12 @@ impl<'a, 'py> Walk<'a, 'py> {
                 self.nodes[slot] = if transposed { forms.transposed(py, i)? } else { i as i64 };
             }
         }
-        let (index, transposed) = index.into_iter().unzip();
+        let transposed = listed(index.iter().map(|(_, transposed)| *transposed))?;
+        let index = listed(index.iter().map(|(i, _)| *i))?;
         Ok(Outline {
             leaves: self.leaves,
             at: self.at,
-            found: first.iter().map(|&i| self.wanted[i].clone().unbind()).collect(),
+            found: listed(first.iter().map(|&i| self.wanted[i].clone().unbind()))?,
             first,
             places: self.places,
             index,
@@ -433,7 +442,7 @@ impl<'a, 'py> Walk<'a, 'py> {
             Node::List(_) => ("list", 0),
             Node::Tuple(_, None) => ("tuple", 0),
             Node::Tuple(_, Some(fields)) => {
-                return PyTuple::new(py, [intern!(py, "namedtuple").as_any(), fields]);
+                return tuple(py, [intern!(py, "namedtuple").as_any(), fields]);
             }
             Node::Object(_) if layer.is_some() => ("layer", 0),
             Node::Object(class) => ("class", class.as_ptr() as usize), // which lives as long as the tree
@@ -441,19 +450,20 @@ impl<'a, 'py> Walk<'a, 'py> {
         if let Some(name) = layer {
             let activation = object.getattr_opt(intern!(py, "activation"))?;
             let activation = activation.unwrap_or_else(|| py.None().into_bound(py));
-            return PyTuple::new(py, [intern!(py, "layer").as_any(), name, &activation]);
+            return tuple(py, [intern!(py, "layer").as_any(), name, &activation]);
         }
         if let Some(known) = self.known.get(&(what, class)) {
             return Ok(known.clone());
         }
-        let name = PyString::intern(py, what).into_any();
+        let name = text(py, what)?.into_any();
         let made = match kind {
             Node::Object(class) => {
-                let children = PyTuple::new(py, class.get().children.iter().map(|c| c.bind(py)))?;
-                PyTuple::new(py, [&name, children.as_any()])?
+                let children = tuple(py, class.get().children.iter().map(|c| c.bind(py)))?;
+                tuple(py, [&name, children.as_any()])?
             }
-            _ => PyTuple::new(py, [name])?,
+            _ => tuple(py, [name])?,
         };
+        self.known.make_room(1)?;
         self.known.insert((what, class), made.clone());
         Ok(made)
     }
@@ -464,6 +474,18 @@ pub fn unnamed(place: &str) -> PyErr {
     PyValueError::new_err(format!(
         "{place} cannot be saved under this name: a key prints like another, or differs by run"
     ))
+}
+
+/// Children in the order of their keys' texts. A stable sort would ask for room.
+pub fn by_text<'py>(children: Children<'py>) -> PyResult<Children<'py>> {
+    let mut texts = room(children.len())?;
+    for (i, (key, child)) in children.into_iter().enumerate() {
+        let mut text = String::new();
+        append(&mut text, &key)?;
+        texts.push((text, i, key, child));
+    }
+    texts.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    Ok(listed(texts.into_iter().map(|(.., key, child)| (key, child)))?)
 }
 
 /// Whether a key prints as its address.
@@ -499,25 +521,25 @@ pub fn outline_of_file<'py>(
             Form::Array(array) => (array, false),
             Form::Transposed(array) => (array, true),
             Form::Container(container) => {
-                containers.push(&at.text);
-                kinds.push(container.kind.clone().unbind());
+                containers.push(&at.text)?;
+                kinds.put(container.kind.clone().unbind())?;
                 continue;
             }
             Form::None => {
-                none.push(&at.text);
+                none.push(&at.text)?;
                 continue;
             }
             Form::Value(_) | Form::Unknown(_) => continue,
         };
         if array == first.len() {
-            first.push(places.len());
+            first.put(places.len())?;
         } else if array > first.len() {
             return Err(nonsense("arrays are not counted in the order of their first places"));
         }
-        places.push(&at.text);
-        ends.push(at.end);
-        index.push(array);
-        transposed.push(is_transposed);
+        places.push(&at.text)?;
+        ends.put(at.end)?;
+        index.put(array)?;
+        transposed.put(is_transposed)?;
     }
     at.check_end()?;
     Ok(Outline {
@@ -546,7 +568,7 @@ pub fn numbers(nodes: &Bound<'_, PyList>) -> PyResult<Vec<i64>> {
         let node = node.cast_into_exact::<PyInt>().map_err(|_| nonsense("a node is no number"))?;
         node.extract()
     };
-    nodes.iter().map(number).collect()
+    collected(nodes.iter().map(number))
 }
 
 /// Where the `i`-th node of a file's tree stands, as text.
@@ -557,14 +579,14 @@ pub fn place_in_file<'py>(
     root: &str,
     key: &Bound<'py, PyAny>,
     i: usize,
-) -> PyResult<String> {
+) -> PyResult<Bound<'py, PyString>> {
     let py = forms.py();
     let forms = Read::all(forms, key)?;
     let mut at = Descent::new(root);
     for &node in outline.nodes.iter().take(i.saturating_add(1)) {
         at.go(py, &forms.at(node)?)?;
     }
-    Ok(at.text)
+    text(py, &at.text)
 }
 
 /// Where a reader of nodes is.
@@ -601,7 +623,7 @@ impl<'a, 'py> Descent<'a, 'py> {
             let Some(parent) = self.open.last_mut() else { return Err(nonsense("a tree goes on behind its end")) };
             self.text.truncate(parent.text);
             parent.container.append_key(py, parent.next, &mut self.text)?;
-            self.end = self.keys.push(parent.end, &parent.container.key(py, parent.next)?);
+            self.end = self.keys.push(parent.end, &parent.container.key(py, parent.next)?)?;
             parent.next += 1;
         }
         self.began = true;
@@ -609,7 +631,7 @@ impl<'a, 'py> Descent<'a, 'py> {
             if self.open.len() > MAX_DEPTH {
                 return Err(deep());
             }
-            self.open.push(Open { container, next: 0, text: self.text.len(), end: self.end });
+            self.open.put(Open { container, next: 0, text: self.text.len(), end: self.end })?;
         }
         Ok(())
     }

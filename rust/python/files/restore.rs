@@ -2,17 +2,18 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyList};
-use smallvec::SmallVec;
 use std::ops::Range;
 
 use super::super::array::access::bytes;
 use super::super::array::{Layout, Look};
 use super::super::leaf::{Leaf, Slot};
+use super::super::lists::Items;
 use super::super::make::{Described, Source, possible, restored_leaves};
 use super::super::path::MAX_DEPTH;
 use super::forms::{Builder, Container, Form, Plain, Read};
 use super::outline::{deep, nonsense, numbers};
 use crate::chain::{self, Program};
+use crate::reserve::{Put, Reserve, collected, list, repeated};
 
 /// The states of Leafs as a file has them, one after the other.
 #[pyclass(frozen, module = "optirs._core")]
@@ -36,20 +37,20 @@ impl States {
     ) -> PyResult<Self> {
         let forms = Read::all(forms, decode)?;
         let nodes = numbers(nodes)?;
-        let mut starts = Vec::with_capacity(count + 1);
-        let mut used = vec![false; end.saturating_sub(first)];
+        let mut starts = list(count.saturating_add(1))?;
+        let mut used = repeated(false, end.saturating_sub(first))?;
         let mut open: Vec<usize> = Vec::new(); // how many children are to come, of each node on the way here
         for (i, &node) in nodes.iter().enumerate() {
             match open.last_mut() {
                 Some(left) => *left -= 1,
-                None => starts.push(i),
+                None => starts.put(i)?,
             }
             match forms.at(node)? {
                 Form::Array(array) => {
                     let used = array.checked_sub(first).and_then(|i| used.get_mut(i)).filter(|used| !**used);
                     *used.ok_or_else(nowhere)? = true;
                 }
-                Form::Container(container) => open.push(container.len()),
+                Form::Container(container) => open.put(container.len())?,
                 _ => {}
             }
             if open.len() > MAX_DEPTH {
@@ -68,7 +69,7 @@ impl States {
         if used.contains(&false) {
             return Err(nowhere());
         }
-        starts.push(nodes.len());
+        starts.put(nodes.len())?;
         Ok(Self { nodes, starts })
     }
 
@@ -79,22 +80,22 @@ impl States {
     #[expect(clippy::too_many_arguments, reason = "Python's")]
     fn restore<'py>(
         &self,
-        kinds: Vec<Described>,
-        of: Vec<usize>,
-        chosen: Vec<usize>,
+        kinds: Items<Described>,
+        of: Items<usize>,
+        chosen: Items<usize>,
         forms: &Bound<'py, PyList>,
         arrays: &Bound<'py, PyList>,
         decode: &Bound<'py, PyAny>,
         make: &Bound<'py, PyAny>,
-    ) -> PyResult<Vec<Bound<'py, Leaf>>> {
+    ) -> PyResult<Items<Bound<'py, Leaf>>> {
         let py = forms.py();
         let forms = Read::all(forms, decode)?;
         let builder = Builder { py, forms: &forms, decode, make };
-        let ranges = chosen.into_iter().map(|i| Some(*self.starts.get(i)?..*self.starts.get(i + 1)?));
-        let ranges: Option<Vec<_>> = ranges.collect();
-        let ranges = ranges.ok_or_else(|| nonsense("there is no such state"))?;
-        let mut read = InFile { states: self, ranges, builder, arrays, taken: SmallVec::new() };
-        restored_leaves(py, kinds, of, &mut read)?.into_iter().map(|leaf| leaf.into_object(py)).collect()
+        let range = |i: usize| Some(*self.starts.get(i)?..*self.starts.get(i + 1)?);
+        let ranges = chosen.0.into_iter().map(|i| range(i).ok_or_else(|| nonsense("there is no such state")));
+        let mut read = InFile { states: self, ranges: collected(ranges)?, builder, arrays, taken: Vec::new() };
+        let leaves = restored_leaves(py, kinds.0, of.0, &mut read)?;
+        collected(leaves.into_iter().map(|leaf| leaf.into_object(py))).map(Items)
     }
 }
 
@@ -110,7 +111,7 @@ struct InFile<'a, 'py> {
     builder: Builder<'a, 'py>,
     arrays: &'a Bound<'py, PyList>,
     /// The arrays of the state at hand that were copied.
-    taken: SmallVec<[usize; 4]>,
+    taken: Vec<usize>,
 }
 
 impl<'py> Source<'py> for InFile<'_, 'py> {
@@ -125,7 +126,7 @@ impl<'py> Source<'py> for InFile<'_, 'py> {
         self.taken.clear();
         let (arrays, taken) = (self.arrays, &mut self.taken);
         let state = self.builder.tree(&self.states.nodes[self.ranges[i].clone()], Vec::new(), |array| {
-            taken.push(array);
+            taken.put(array)?;
             arrays.get_item(array)
         })?;
         self.drop_taken()?;
@@ -210,6 +211,7 @@ impl<'py> InFile<'_, 'py> {
         if look.dtype != Some(slot.dtype) || !look.laid || !layout.c_order {
             return None;
         }
+        self.taken.make_room(1).ok()?;
         let to = &slot.place;
         // SAFETY: the slot was allocated for as many bytes as the layout's elements take, and nobody else has it yet.
         bytes(&array, layout.len * slot.dtype.size(), |from| unsafe {

@@ -4,6 +4,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 use rustc_hash::FxHashSet;
 
+use super::super::lists::{Text, list, text};
+use super::wrong;
+use crate::reserve::{OutOfMemory, Reserve, probe};
+
 /// Texts in one piece of memory; an object, or a piece, for each would take longer to make than all else about it.
 #[derive(Default, PartialEq, Eq)]
 pub struct Texts {
@@ -14,9 +18,12 @@ pub struct Texts {
 
 impl Texts {
     /// Adds one.
-    pub fn push(&mut self, text: &str) {
+    pub fn push(&mut self, text: &str) -> Result<(), OutOfMemory> {
+        self.all.make_room(text.len())?;
+        self.ends.make_room(1)?;
         self.all.push_str(text);
         self.ends.push(self.all.len());
+        Ok(())
     }
 
     /// The `i`-th; empty if there is none.
@@ -36,33 +43,39 @@ impl Texts {
     }
 
     /// The first that stands there twice.
-    pub fn repeated(&self) -> Option<&str> {
+    pub fn repeated<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyString>>> {
         let mut seen = FxHashSet::default();
-        self.iter().find(|text| !seen.insert(*text))
+        seen.make_room(self.len())?;
+        self.iter().find(|text| !seen.insert(*text)).map(|found| text(py, found)).transpose()
     }
 
     /// As JSON has them.
-    pub fn json(&self) -> serde_json::Result<String> {
-        let mut text = String::with_capacity(self.all.len() + 3 * self.len() + 2);
-        text.push('[');
+    pub fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        let mut json = String::new();
+        json.make_room(self.all.len() + 3 * self.len() + 2)?;
+        json.push('[');
         for (i, each) in self.iter().enumerate() {
             if i > 0 {
-                text.push(',');
+                json.push(',');
             }
             if each.bytes().any(|b| b < b' ' || b == b'"' || b == b'\\') {
-                text.push_str(&serde_json::to_string(each)?);
+                probe(each.len().saturating_mul(12))?; // six bytes for one, in a list that is there twice as it grows
+                let escaped = serde_json::to_string(each).map_err(wrong)?;
+                json.make_room(escaped.len() + 2)?;
+                json.push_str(&escaped);
             } else {
-                text.push('"');
-                text.push_str(each);
-                text.push('"');
+                json.make_room(each.len() + 4)?;
+                json.push('"');
+                json.push_str(each);
+                json.push('"');
             }
         }
-        text.push(']');
-        Ok(text)
+        json.push(']');
+        text(py, &json)
     }
 
     /// As a list of Python's.
     pub fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.iter().map(|text| PyString::new(py, text)))
+        list(py, self.iter().map(Text))
     }
 }
