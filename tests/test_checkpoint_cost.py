@@ -44,11 +44,15 @@ def calls(function: Callable[[], Any]) -> int:
         nonlocal count
         count += event in ("call", "c_call")
 
+    enabled = gc.isenabled()
+    gc.disable()  # or what other libraries do at each collection would count
     sys.setprofile(see)
     try:
         function()
     finally:
         sys.setprofile(None)
+        if enabled:
+            gc.enable()
     return count
 
 
