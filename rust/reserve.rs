@@ -54,6 +54,9 @@ pub trait Reserve {
 impl<T> Reserve for Vec<T> {
     #[inline]
     fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        if self.capacity() - self.len() >= more {
+            return Ok(());
+        }
         check::<T>(self.len().saturating_add(more))?;
         self.try_reserve(more).map_err(|_| OutOfMemory::of::<T>(self.len().saturating_add(more)))
     }

@@ -14,8 +14,7 @@ use super::leaf::Moments;
 use super::lists::Items;
 use super::make::{check_held, make_leaves, restored};
 use super::schedules::schedule;
-use super::steps::Target;
-use super::update::Call;
+use super::update::{Call, Targets};
 use super::walk::Place;
 use crate::dtype::DType;
 use crate::rules::RULES;
@@ -64,12 +63,9 @@ pub fn apply<'py>(
     let entry = &entries[0];
     let compute = entry.working().compute().dtype();
     let place = allocate(py, &[(0, layout.len * compute.size())])?.remove(0);
-    let (reach, stepped) = {
-        let mut call = Call::new(&arena, &names, 1)?;
-        call.add(entry, gradient.as_ref(), None, Target::Direction(&place))?;
-        let steps = call.run(py, &names)?;
-        (steps[0].reach, steps[0].steps)
-    };
+    let to = Targets::Direction(&place);
+    let gradients = std::slice::from_ref(&gradient);
+    let (reach, stepped) = Call { entries: &entries, gradients, made: &[], to }.run(py, &arena, &names)?[0];
     drop(entries);
     if let (Some(mut guard), Some(reach)) = (leaf.get().write(), reach)
         && let Some(Moments::Compiled { program, counts, .. }) = guard.get_mut().map(|i| &mut i.moments)

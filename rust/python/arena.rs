@@ -20,6 +20,9 @@ pub fn list_in<T>(n: usize, arena: &Bump) -> Result<List<'_, T>, OutOfMemory> {
 impl<T> Reserve for List<'_, T> {
     #[inline]
     fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        if self.capacity() - self.len() >= more {
+            return Ok(());
+        }
         check::<T>(self.len().saturating_add(more))?;
         self.try_reserve(more).map_err(|_| OutOfMemory::of::<T>(self.len().saturating_add(more)))
     }

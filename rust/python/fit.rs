@@ -6,14 +6,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use std::time::Duration;
 
-use super::array::access::{integers, run};
+use super::array::access::{Looks, Wanted, integers, run};
 use super::array::numbers::{Kept, KeptReals, Reals};
 use super::array::of_values;
 use super::entry::Names;
 use super::leaf::busy;
 use super::losses::{Kind, Targets};
 use super::network::{Input, Model, workspace};
-use super::trained::{Array, Trained, arrays, parameter, program, set_counts, wanted};
+use super::trained::{Array, Trained, arrays, look_again, parameter, program, set_counts};
 use super::update::{refused, unusable};
 use crate::fit::batch::{Data, Gathered};
 use crate::fit::step::{Reason, Stepper};
@@ -259,7 +259,8 @@ impl Fit {
         let side = self.progress.side;
         let programs = collected(guards.iter().map(|g: &[_; 2]| program(&g[side])))?;
         let (arena, names) = (Bump::new(), Names(held.state.bind(py)));
-        let wanted = wanted(py, &arena, &held.parameters, &names)?;
+        let looks = |looks: &mut Looks<'_, '_>| look_again(py, &held.parameters, looks);
+        let wanted = Wanted::new(&arena, 2 * held.parameters.len(), &names, looks);
         let fixed = listed(held.fixed().map(|array| array.bind(py)))?;
         let data = (held.x.bind(py), held.y.as_ref().map(|y| y.bind(py)));
         let Self { network, rows, batch, work, arrays, gathered, progress, .. } = self;

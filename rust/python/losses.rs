@@ -64,7 +64,7 @@ fn pullback<'py, T: Real + Element>(
 }
 
 fn prediction<'py>(name: &str, yhat: &Bound<'py, PyAny>) -> PyResult<(Reals<'py>, Rows)> {
-    let yhat = Reals::new(&format!("{name}: yhat"), yhat)?;
+    let yhat = Reals::new(format!("{name}: yhat"), yhat)?;
     let Some((batch, n)) = rows(yhat.shape()) else {
         let found = shape_text(yhat.shape());
         return Err(shape_error(format!("{name}: yhat has shape {found}, it must be (n,) or (batch, n)")));
@@ -127,7 +127,7 @@ impl<'py> Targets<'py> {
 
 fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyResult<Targets<'py>> {
     let name = loss.name();
-    let y = Reals::new(&format!("{name}: y"), y)?;
+    let y = Reals::new(format!("{name}: y"), y)?;
     if y.shape() != yhat {
         let (left, right) = (shape_text(yhat), shape_text(y.shape()));
         return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
@@ -145,7 +145,7 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {
         let given = if is_array(y) { y } else { array.as_any() }; // not a view of it, which would outlive its memory
-        let rows = Reals::new(&format!("{name}: y"), given)?;
+        let rows = Reals::new(format!("{name}: y"), given)?;
         let precision = Precision::of(&array)?.unwrap_or(Precision::Other);
         check_unit(name, &rows)?;
         check_row_sums(name, columns, &rows, tolerance(precision, columns))?;

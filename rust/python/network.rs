@@ -170,8 +170,8 @@ impl<'py> Reader<'py> {
         activation: Activation,
         place: &[usize],
     ) -> PyResult<()> {
-        let w = Float32::new(&at(place, "W"), w)?;
-        let b = Float32::new(&at(place, "b"), b)?;
+        let w = Float32::new(at(place, "W"), w)?;
+        let b = Float32::new(at(place, "b"), b)?;
         let found = shape_text(w.shape());
         let &[n_out, n_in] = w.shape() else {
             return Err(shape_error(format!("{} has shape {found}, it must be (n_out, n_in)", at(place, "W"))));

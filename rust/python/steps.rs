@@ -4,6 +4,7 @@
 //! the caller can see has been written by then, and nothing fails from then on.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bumpalo::Bump;
 use smallvec::SmallVec;
@@ -33,10 +34,10 @@ pub struct Step<'a> {
     pub inner: &'a Inner,
     /// The program of this step, where the leaf's own has schedules.
     pub scheduled: Option<&'a Program>,
-    /// The number of its array.
+    /// The number of its array; that of its gradient is the next one.
     pub array: usize,
     /// The copy through which it is stepped, if it does not lie as the leaf says.
-    pub through: Option<Through<'a>>,
+    pub through: Option<Box<Through<'a>>>,
     /// The gradient; `None` where there is no step.
     pub gradient: Option<Incoming<'a>>,
     /// What a rule in Python made of the parameter: the number of that array, and how it lies.
@@ -51,8 +52,6 @@ pub struct Step<'a> {
 
 /// A gradient of an open step.
 pub struct Incoming<'a> {
-    /// The number of its array.
-    pub array: usize,
     /// The type of its elements.
     pub dtype: DType,
     /// Where it is copied to first, if it is.
@@ -67,12 +66,23 @@ pub struct Through<'a> {
     pub copy: Buffer,
 }
 
+/// New memory for what becomes of a parameter and its state.
+pub struct Fresh {
+    /// For the parameter.
+    pub x: Part,
+    /// How that lies there: as the old one did.
+    pub layout: Arc<Layout>,
+    /// For the state arrays.
+    pub slots: SmallVec<[Part; 2]>,
+}
+
 /// Where the results of a step go.
+#[derive(Clone, Copy)]
 pub enum Target<'a> {
     /// To the parameter and the state.
     Place,
-    /// To new memory: the parameter, which has this layout there, and the state arrays.
-    Fresh(&'a Part, &'a Layout, &'a [Part]),
+    /// To new memory.
+    Fresh(&'a Fresh),
     /// `dx` to new memory, in the compute type; the state to its place.
     Direction(&'a Part),
 }
@@ -112,7 +122,7 @@ impl Step<'_> {
     /// Where its new values go, in the leaf's order.
     fn to(&self, arrays: Pointers<'_>) -> *mut u8 {
         match &self.target {
-            Target::Fresh(part, layout, _) if self.lands_as_it_is(layout) => part.ptr,
+            Target::Fresh(fresh) if self.lands_as_it_is(&fresh.layout) => fresh.x.ptr,
             _ => self.from(arrays),
         }
     }
@@ -156,9 +166,9 @@ impl Step<'_> {
             // SAFETY: the caller's promise; the copy is ours, and has room for the leaf's elements.
             unsafe { self.transfer(from, (through.copy.ptr(), &own), view.swapped) };
         }
-        if let Some(Incoming { array, dtype, copy: Some(copy) }) = &self.gradient {
+        if let Some(Incoming { dtype, copy: Some(copy) }) = &self.gradient {
             // SAFETY: a gradient is gapless and of this size; the copy is new.
-            unsafe { std::ptr::copy_nonoverlapping(arrays.of(*array), copy.ptr, self.len() * dtype.size()) };
+            unsafe { std::ptr::copy_nonoverlapping(arrays.of(self.array + 1), copy.ptr, self.len() * dtype.size()) };
         }
     }
 
@@ -175,8 +185,9 @@ impl Step<'_> {
                 let swapped = self.through.as_ref().is_some_and(|through| through.view.swapped);
                 (arrays.of(self.array), self.strides(), swapped)
             }
-            Target::Fresh(part, layout, _) => {
-                (part.ptr, self.in_bytes(layout), self.through.as_ref().is_some_and(|through| through.view.swapped))
+            Target::Fresh(fresh) => {
+                let swapped = self.through.as_ref().is_some_and(|through| through.view.swapped);
+                (fresh.x.ptr, self.in_bytes(&fresh.layout), swapped)
             }
             Target::Direction(_) => return,
         };
@@ -187,7 +198,7 @@ impl Step<'_> {
         }
         let Some(through) = &self.through else { return };
         let lies = match &self.target {
-            Target::Fresh(_, layout, _) => self.lands_as_it_is(layout),
+            Target::Fresh(fresh) => self.lands_as_it_is(&fresh.layout),
             _ => !self.steps,
         };
         if !lies {
@@ -210,18 +221,14 @@ pub unsafe fn run(steps: &mut [Step<'_>], arrays: Pointers<'_>, arena: &Bump) ->
     let n = steps.len();
     // SAFETY: the caller's promise.
     steps.iter().for_each(|step| unsafe { step.gather(arrays) });
-    let mut reached = list_in(n, arena)?;
     let mut plan = Drafted::new(arena, n, arrays)?;
-    for step in &*steps {
-        reached.push(plan.add(step)?);
+    for step in &mut *steps {
+        let reached = plan.add(step)?;
+        (step.reach, step.steps) = reached.map_or((None, false), |(reach, steps)| (Some(reach), steps));
     }
     plan.run()?;
-    drop(plan);
-    for (step, reached) in steps.iter_mut().zip(reached) {
-        (step.reach, step.steps) = reached.map_or((None, false), |(reach, steps)| (Some(reach), steps));
-        // SAFETY: the caller's promise.
-        unsafe { step.land(arrays) };
-    }
+    // SAFETY: the caller's promise.
+    steps.iter().for_each(|step| unsafe { step.land(arrays) });
     Ok(())
 }
 
@@ -287,7 +294,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
             self.carry_x(step);
             self.carry_slots(&rule, 0..course.slots.0, step);
         }
-        let ptr = gradient.copy.map_or_else(|| self.arrays.of(gradient.array), |copy| copy.ptr).cast_const();
+        let ptr = gradient.copy.map_or_else(|| self.arrays.of(step.array + 1), |copy| copy.ptr).cast_const();
         let (mut source, mut links) = (Source { ptr, dtype: gradient.dtype }, 0..course.first);
         if links.end < course.reach {
             let scratch = self.scratch(step)?;
@@ -346,7 +353,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
     /// When pure, copies state arrays that are not stepped.
     #[inline]
     fn carry_slots(&mut self, rule: &Rule, range: Range<usize>, step: &Step) {
-        let Target::Fresh(_, _, fresh) = step.target else { return };
+        let Target::Fresh(Fresh { slots: fresh, .. }) = step.target else { return };
         for i in range {
             let slot = &rule.slots[i];
             let bytes = step.len() * slot.dtype.size();
@@ -383,7 +390,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
         for i in slots_of(rule.program, &links) {
             let (from, size) = (rule.slots[i].place.ptr, rule.slots[i].dtype.size());
             let to = match step.target {
-                Target::Fresh(_, _, fresh) => fresh[i].ptr,
+                Target::Fresh(fresh) => fresh.slots[i].ptr,
                 _ => {
                     let to = self.keep(n * size)?;
                     self.copies.push(Copy { from: to, to: from, bytes: n * size });
@@ -426,7 +433,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
     /// Drafts the segment that reaches the parameter (unless the step ends in an accumulator).
     fn last_segment(&mut self, rule: &Rule<'a>, course: Course, links: Range<usize>, step: &Step, gradient: Source) {
         let (n, compute) = (step.len(), course.compute);
-        let fresh = if let Target::Fresh(_, _, fresh) = step.target { Some(fresh) } else { None };
+        let fresh = if let Target::Fresh(fresh) = step.target { Some(&fresh.slots) } else { None };
         let slots = if links.start == 0 { course.slots.0..course.slots.1 } else { slots_of(rule.program, &links) };
         let first = self.states.len();
         for i in slots {

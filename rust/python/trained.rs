@@ -1,14 +1,12 @@
 //! The parameters of a training in both of its sets: found once, and made plain data for every run.
 
-use bumpalo::Bump;
 use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::Arc;
 
-use super::array::access::{Role, Seen, Wanted};
+use super::array::access::{Looks, Role, Seen};
 use super::array::numbers::Kept;
 use super::array::{Look, View, span};
-use super::entry::Names;
 use super::leaf::{Guard, Leaf, Moments, busy};
 use super::network::Model;
 use super::tree::flatten;
@@ -16,7 +14,7 @@ use crate::chain::Program;
 use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
-use crate::reserve::{OutOfMemory, Put, list};
+use crate::reserve::{Put, list};
 
 /// Where an array of the network comes from.
 pub enum Array {
@@ -170,22 +168,16 @@ pub fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
     }
 }
 
-/// The arrays of these parameters, to be opened: that of the first set, and that of the second.
-pub fn wanted<'b, 'a, 'py>(
-    py: Python<'py>,
-    arena: &'b Bump,
-    parameters: &'a [Trained],
-    names: &'a Names<'a, 'py>,
-) -> Result<Wanted<'b, 'a, 'py>, OutOfMemory> {
-    let mut wanted = Wanted::new(arena, 2 * parameters.len(), names)?;
+/// Looks again at the arrays of these parameters: that of the first set, and that of the second.
+pub fn look_again(py: Python<'_>, parameters: &[Trained], looks: &mut Looks<'_, '_>) -> PyResult<()> {
     for p in parameters {
         let leaf = p.leaves[0].get();
         for (array, &address) in p.arrays.iter().zip(&p.addresses) {
             let seen = Seen::Laid { address, dtype: leaf.dtype, layout: &leaf.layout };
-            wanted.add(array.bind(py), seen, true, Role::Parameter, p.place);
+            looks.at(array.bind(py), seen, true, Role::Parameter, p.place)?;
         }
     }
-    Ok(wanted)
+    Ok(())
 }
 
 /// The plain data of a parameter, whose arrays start at `x`.

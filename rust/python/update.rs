@@ -10,7 +10,7 @@ use std::collections::hash_map;
 use std::sync::Arc;
 
 use super::arena::{List, list_in, with_arena};
-use super::array::access::{Arena, Role, Seen, Wanted, run};
+use super::array::access::{Arena, Looks, Role, Seen, Wanted, run};
 use super::array::{Layout, Place as Part, View, allocate, array, descriptor, swapped, too_large};
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::Gradient;
@@ -19,13 +19,13 @@ use super::lists::Items;
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
-use super::steps::{self, Incoming, Refusal, Step, Target, Through};
+use super::steps::{self, Fresh, Incoming, Refusal, Step, Target, Through};
 use super::walk::walk;
 use crate::buffer::Buffer;
-use crate::reserve::{OutOfMemory, Put, Reserve, collected, list};
+use crate::reserve::{Put, Reserve, collected, list};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one, with how it lay.
-type Made<'py> = (Bound<'py, PyAny>, Option<(Bound<'py, PyAny>, View)>);
+pub type Made<'py> = (Bound<'py, PyAny>, Option<(Bound<'py, PyAny>, View)>);
 
 /// One step of `state` and `model`; new trees, or in place the same ones.
 #[pyfunction]
@@ -65,19 +65,11 @@ fn update_in<'py>(
     let mut elsewhere = Vec::new();
     touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
     let results = if in_place { Vec::new() } else { results(arena, py, &entries)? };
-    let mut reached = list_in(entries.len(), arena)?;
     let mut old = list_in(if in_place { made.len() } else { 0 }, arena)?; // before anything is written
-    {
-        let mut call = Call::new(arena, &names, entries.len())?;
-        for (i, (entry, gradient)) in entries.iter().zip(&gradients).enumerate() {
-            let made = made.get(i).and_then(|made| made.as_ref()?.1.as_ref());
-            let target = results.get(i).map_or(Target::Place, Fresh::target);
-            call.add(entry, gradient.as_ref(), made, target)?;
-        }
-        reached.extend(call.run(py, &names)?.iter().map(|step| step.reach));
-    }
+    let to = if in_place { Targets::Places } else { Targets::Fresh(&results) };
+    let reached = Call { entries: &entries, gradients: &gradients, made: &made, to }.run(py, arena, &names)?;
     if in_place {
-        for (i, (entry, reach)) in entries.iter_mut().zip(reached).enumerate() {
+        for (i, (entry, (reach, _))) in entries.iter_mut().zip(reached).enumerate() {
             let made = made.get_mut(i).and_then(Option::take);
             if let Some(state) = commit(entry, made, reach) {
                 old.push(state);
@@ -87,7 +79,7 @@ fn update_in<'py>(
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = list_in(entries.len(), arena)?;
-    for (i, ((entry, result), reach)) in entries.iter().zip(&results).zip(reached).enumerate() {
+    for (i, ((entry, result), (reach, _))) in entries.iter().zip(&results).zip(reached).enumerate() {
         fresh.push(hand_out(py, entry, result, made.get_mut(i).and_then(Option::take), reach)?);
     }
     drop(entries);
@@ -103,64 +95,42 @@ fn update_in<'py>(
     replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), moved)
 }
 
-/// The steps of a call, and the arrays that they open.
-pub struct Call<'b, 'a, 'py> {
-    arena: &'b Bump,
-    steps: List<'b, Step<'a>>,
-    wanted: Wanted<'b, 'a, 'py>,
+/// What a call steps.
+pub struct Call<'c, 'a, 'py> {
+    /// The parameters.
+    pub entries: &'c [Entry<'a, 'py>],
+    /// Their gradients.
+    pub gradients: &'c [Option<Gradient<'a, 'py>>],
+    /// What rules in Python made of them; empty where there is no such rule.
+    pub made: &'c [Option<Made<'py>>],
+    /// Where the results go.
+    pub to: Targets<'c>,
 }
 
-impl<'b, 'a, 'py> Call<'b, 'a, 'py> {
-    /// None yet, with room for those of `n` entries.
-    pub fn new(arena: &'b Bump, names: &'a Names<'a, 'py>, n: usize) -> Result<Self, OutOfMemory> {
-        Ok(Self { arena, steps: list_in(n, arena)?, wanted: Wanted::new(arena, 3 * n, names)? })
-    }
+/// Where the results of a call go.
+#[derive(Clone, Copy)]
+pub enum Targets<'c> {
+    /// To the parameters and their states.
+    Places,
+    /// To new memory, for each parameter.
+    Fresh(&'c [Fresh]),
+    /// The `dx` of the only parameter to new memory, the state to its place.
+    Direction(&'c Part),
+}
 
-    /// Adds the step of an entry. `made`: what a rule in Python made of the parameter, and how that lay.
-    #[inline]
-    pub fn add(
-        &mut self,
-        entry: &'a Entry<'_, 'py>,
-        gradient: Option<&'a Gradient<'_, 'py>>,
-        made: Option<&'a (Bound<'py, PyAny>, View)>,
-        target: Target<'a>,
-    ) -> PyResult<()> {
-        let (leaf, place) = (entry.leaf(), entry.place);
-        let writes = matches!(target, Target::Place);
-        let array = self.wanted.add(entry.array, entry.seen(), writes, Role::Parameter, place);
-        let through = match &entry.strided {
-            Some(view) => {
-                let bytes = leaf.layout.len * leaf.dtype.size();
-                Some(Through { view, copy: Buffer::new(bytes).ok_or_else(|| too_large(bytes))? })
-            }
-            None => None,
-        };
-        let gradient = gradient.map(|g| Incoming {
-            array: self.wanted.add(g.array.array(), g.seen(&leaf.layout), false, Role::Gradient, place),
-            dtype: g.dtype,
-            copy: g.copy.as_ref(),
-        });
-        let made = made.map(|(x, view)| (self.wanted.add(x, Seen::Other(view), false, Role::Result, place), view));
-        self.steps.push(Step {
-            place,
-            leaf,
-            inner: entry.guard.get(),
-            scheduled: entry.scheduled.as_deref(),
-            array,
-            through,
-            gradient,
-            made,
-            target,
-            reach: None,
-            steps: false,
-        });
-        Ok(())
-    }
+/// How many links of its rule a step has reached, if there was one, and whether it has reached the parameter.
+pub type Reached = (Option<usize>, bool);
 
+impl<'c, 'py> Call<'c, '_, 'py> {
     /// Opens the arrays and takes all steps, or none.
-    pub fn run(self, py: Python<'py>, names: &Names) -> PyResult<List<'b, Step<'a>>> {
-        let Self { arena, mut steps, wanted } = self;
+    pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<List<'b, Reached>> {
+        let n = self.entries.len();
+        let (mut steps, mut reached) = (list_in(n, arena)?, list_in(n, arena)?);
+        for (i, (entry, gradient)) in self.entries.iter().zip(self.gradients).enumerate() {
+            steps.push(self.step(i, entry, gradient.as_ref())?);
+        }
         let all = &mut steps[..];
+        let wanted = Wanted::new(arena, 2 * n, names, |looks: &mut Looks<'_, '_>| self.look_again(looks));
         // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are written
         // are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets and copies are new.
         let done = run(py, &(wanted, Arena(arena)), |(arrays, arena)| unsafe { steps::run(all, arrays, arena.0) })?;
@@ -168,7 +138,59 @@ impl<'b, 'a, 'py> Call<'b, 'a, 'py> {
             Refusal::Norm(place, reason) => refused(&names.of(place), &reason),
             Refusal::Memory(bytes) => too_large(bytes),
         })?;
-        Ok(steps)
+        reached.extend(steps.iter().map(|step: &Step<'_>| (step.reach, step.steps)));
+        Ok(reached)
+    }
+
+    /// Looks again at the arrays, which [`Step::array`] and [`Step::made`] name by their numbers.
+    fn look_again(&self, looks: &mut Looks<'_, '_>) -> PyResult<()> {
+        let writes = matches!(self.to, Targets::Places);
+        for (entry, gradient) in self.entries.iter().zip(self.gradients) {
+            looks.at(entry.array, entry.seen(), writes, Role::Parameter, entry.place)?;
+            match gradient {
+                Some(g) => {
+                    looks.at(g.array.array(), g.seen(&entry.leaf().layout), false, Role::Gradient, entry.place)?
+                }
+                None => looks.none()?,
+            }
+        }
+        for (entry, made) in self.entries.iter().zip(self.made) {
+            match made {
+                Some((_, Some((x, view)))) => looks.at(x, Seen::Other(view), false, Role::Result, entry.place)?,
+                _ => looks.none()?,
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn step(&self, i: usize, entry: &'c Entry<'_, 'py>, gradient: Option<&'c Gradient<'_, 'py>>) -> PyResult<Step<'c>> {
+        let leaf = entry.leaf();
+        let through = match &entry.strided {
+            Some(view) => {
+                let bytes = leaf.layout.len * leaf.dtype.size();
+                Some(Box::new(Through { view, copy: Buffer::new(bytes).ok_or_else(|| too_large(bytes))? }))
+            }
+            None => None,
+        };
+        let made = self.made.get(i).and_then(|made| made.as_ref()?.1.as_ref());
+        Ok(Step {
+            place: entry.place,
+            leaf,
+            inner: entry.guard.get(),
+            scheduled: entry.scheduled.as_deref(),
+            array: 2 * i,
+            through,
+            gradient: gradient.map(|g| Incoming { dtype: g.dtype, copy: g.copy.as_ref() }),
+            made: made.map(|(_, view)| (2 * self.entries.len() + i, view)),
+            target: match self.to {
+                Targets::Places => Target::Place,
+                Targets::Fresh(fresh) => Target::Fresh(&fresh[i]),
+                Targets::Direction(part) => Target::Direction(part),
+            },
+            reach: None,
+            steps: false,
+        })
     }
 }
 
@@ -259,20 +281,6 @@ pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     // A note that cannot be added is no reason to hide the error itself.
     let _ = value.call_method1("add_note", (format!("for the parameter at {place}"),));
     error
-}
-
-/// New memory for what becomes of an entry.
-struct Fresh {
-    x: Part,
-    /// How the new parameter lies: as the old one did.
-    layout: Arc<Layout>,
-    slots: SmallVec<[Part; 2]>,
-}
-
-impl Fresh {
-    fn target(&self) -> Target<'_> {
-        Target::Fresh(&self.x, &self.layout, &self.slots)
-    }
 }
 
 /// New memory for the results of all entries.

@@ -18,7 +18,7 @@ use super::layout::Layout;
 use super::view::{Fields, Look, View, moved, shape_text};
 use crate::dtype::DType;
 use crate::element::Real;
-use crate::reserve::{OutOfMemory, collected};
+use crate::reserve::{OutOfMemory, Put, collected};
 
 /// What lives as long as arrays are open.
 pub struct Session(());
@@ -188,57 +188,59 @@ pub trait Places {
     fn name(&self, i: usize) -> String;
 }
 
-/// Arrays that a step reads or writes where they lie.
-pub struct Wanted<'b, 'a, 'py> {
+/// Arrays that a step reads or writes where they lie, which `each` names one by one, without running Python code.
+pub struct Wanted<'b, 'p, F> {
     arena: &'b Bump,
-    all: List<'b, One<'a, 'py>>,
+    n: usize,
+    each: F,
+    places: &'p dyn Places,
     pointers: OnceCell<List<'b, *mut u8>>,
-    places: &'a dyn Places,
 }
 
-struct One<'a, 'py> {
-    array: &'a Bound<'py, PyAny>,
-    seen: Seen<'a>,
-    writes: bool,
-    role: Role,
-    place: u32,
-}
-
-impl<'b, 'a, 'py> Wanted<'b, 'a, 'py> {
-    /// None yet, with room for `n`.
-    pub fn new(arena: &'b Bump, n: usize, places: &'a dyn Places) -> Result<Self, OutOfMemory> {
-        Ok(Self { arena, all: list_in(n, arena)?, pointers: OnceCell::new(), places })
+impl<'b, 'p, F: Fn(&mut Looks<'b, 'p>) -> PyResult<()>> Wanted<'b, 'p, F> {
+    /// Those that `each` names, in their order; about `n` of them.
+    pub fn new(arena: &'b Bump, n: usize, places: &'p dyn Places, each: F) -> Self {
+        Self { arena, n, each, places, pointers: OnceCell::new() }
     }
+}
 
-    /// Adds an array at a place, which is written if `writes` says so; its number.
+/// Second looks at [`Wanted`] arrays.
+pub struct Looks<'b, 'p> {
+    pointers: List<'b, *mut u8>,
+    places: &'p dyn Places,
+}
+
+impl Looks<'_, '_> {
+    /// Looks at the array with the next number, which stands at a place, and is written if `writes` says so.
     #[inline]
-    pub fn add(
+    pub fn at(
         &mut self,
-        array: &'a Bound<'py, PyAny>,
-        seen: Seen<'a>,
+        array: &Bound<'_, PyAny>,
+        seen: Seen<'_>,
         writes: bool,
         role: Role,
         place: usize,
-    ) -> usize {
-        self.all.push(One { array, seen, writes, role, place: place as u32 });
-        self.all.len() - 1
+    ) -> PyResult<()> {
+        let changed = || seen.changed(&format!("{} {}", role.name(), self.places.name(place)), array);
+        let pointer = seen.again(array, writes).ok_or_else(changed)?;
+        Ok(self.pointers.put(pointer)?)
+    }
+
+    /// There is none with the next number.
+    #[inline]
+    pub fn none(&mut self) -> Result<(), OutOfMemory> {
+        self.pointers.put(std::ptr::null_mut())
     }
 }
 
-impl Access for Wanted<'_, '_, '_> {
+impl<'b, 'p, F: Fn(&mut Looks<'b, 'p>) -> PyResult<()>> Access for Wanted<'b, 'p, F> {
     type Open<'a> = Pointers<'a>;
 
     fn check(&self) -> PyResult<()> {
-        let mut pointers = list_in(self.all.len(), self.arena)?;
-        for one in &self.all {
-            let changed = || {
-                let name = format!("{} {}", one.role.name(), self.places.name(one.place as usize));
-                one.seen.changed(&name, one.array)
-            };
-            pointers.push(one.seen.again(one.array, one.writes).ok_or_else(changed)?);
-        }
-        // The first look stays: nothing opens arrays twice.
-        let _ = self.pointers.set(pointers);
+        let mut looks = Looks { pointers: list_in(self.n, self.arena)?, places: self.places };
+        (self.each)(&mut looks)?;
+        // The first list stays: nothing opens arrays twice.
+        let _ = self.pointers.set(looks.pointers);
         Ok(())
     }
 

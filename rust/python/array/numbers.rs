@@ -3,12 +3,13 @@ use numpy::{Element, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods}
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use smallvec::SmallVec;
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use super::super::masked::{as_plain, refuse};
 use super::access::{Access, Session, Slice, elements, integers};
 use super::create::{converted, plain_array};
-use super::view::{View, is_array};
+use super::view::{Fields, is_array};
 use crate::element::Real;
 use crate::losses::Values;
 use crate::reserve::{OutOfMemory, listed};
@@ -24,7 +25,7 @@ pub type Float32<'py> = Numbers<'py, f32>;
 
 /// Where such an array lay, and what errors call it.
 struct Lay<T> {
-    name: Box<str>,
+    name: Cow<'static, str>,
     address: usize,
     shape: SmallVec<[usize; 2]>,
     of: PhantomData<T>,
@@ -51,29 +52,38 @@ impl<T> Kept<T> {
 
 impl<'py, T: Real + Element> Numbers<'py, T> {
     /// Takes `value` itself where it is such an array already, else a converted copy; `what` names it in errors.
-    pub fn new(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        refuse(what, value)?;
-        match Self::as_is(what, value) {
-            Some(numbers) => Ok(numbers),
-            None => Self::convert(what, numbers(what, value)?.0.as_any()),
+    pub fn new(what: impl Into<Cow<'static, str>>, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let what = what.into();
+        refuse(&what, value)?;
+        match Self::lay(value) {
+            Some((address, shape)) => Ok(Self::of(what, value, address, shape)),
+            None => {
+                let array = numbers(&what, value)?.0;
+                Self::convert(what, array.as_any())
+            }
         }
     }
 
-    /// `value` itself, if it is such an array.
-    fn as_is(what: &str, value: &Bound<'py, PyAny>) -> Option<Self> {
-        let view = View::of(value)?;
-        let fits = view.is_plain() && view.c_order && view.dtype == Some(T::COMPUTE.dtype());
-        fits.then(|| {
-            let shape = view.shape.iter().map(|&n| n as usize).collect();
-            let seen = Lay { name: what.into(), address: view.address, shape, of: PhantomData };
-            Self { array: value.clone(), seen }
-        })
+    /// Where `value` lies, and its extents, if it is such an array itself.
+    #[inline]
+    fn lay(value: &Bound<'py, PyAny>) -> Option<(usize, SmallVec<[usize; 2]>)> {
+        let fields = Fields::of(value)?;
+        let fits = fields.dtype == Some(T::COMPUTE.dtype()) && fields.is_plain_and_in_c_order();
+        fits.then(|| (fields.data as usize, fields.shape.iter().map(|&n| n as usize).collect()))
+    }
+
+    #[inline]
+    fn of(name: Cow<'static, str>, array: &Bound<'py, PyAny>, address: usize, shape: SmallVec<[usize; 2]>) -> Self {
+        Self { array: array.clone(), seen: Lay { name, address, shape, of: PhantomData } }
     }
 
     /// A copy of `array` in this type.
-    fn convert(what: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
+    fn convert(what: Cow<'static, str>, array: &Bound<'py, PyAny>) -> PyResult<Self> {
         let copy = converted::<T>(array)?;
-        Self::as_is(what, &copy).ok_or_else(|| PyTypeError::new_err(format!("{what} cannot be converted")))
+        match Self::lay(&copy) {
+            Some((address, shape)) => Ok(Self::of(what, &copy, address, shape)),
+            None => Err(PyTypeError::new_err(format!("{what} cannot be converted"))),
+        }
     }
 
     /// To be kept.
@@ -173,15 +183,16 @@ pub enum RealsAgain<'a, 'py> {
 
 impl<'py> Reals<'py> {
     /// Takes `value` itself where it is such an array already, else a converted copy; `what` names it in errors.
-    pub fn new(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        refuse(what, value)?;
-        if let Some(single) = Numbers::as_is(what, value) {
-            return Ok(Self::Single(single));
+    pub fn new(what: impl Into<Cow<'static, str>>, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let what = what.into();
+        refuse(&what, value)?;
+        if let Some((address, shape)) = Numbers::<f32>::lay(value) {
+            return Ok(Self::Single(Numbers::of(what, value, address, shape)));
         }
-        if let Some(double) = Numbers::as_is(what, value) {
-            return Ok(Self::Double(double));
+        if let Some((address, shape)) = Numbers::<f64>::lay(value) {
+            return Ok(Self::Double(Numbers::of(what, value, address, shape)));
         }
-        let (array, precision) = numbers(what, value)?;
+        let (array, precision) = numbers(&what, value)?;
         Ok(match precision {
             Precision::Other => Self::Double(Numbers::convert(what, array.as_any())?),
             _ => Self::Single(Numbers::convert(what, array.as_any())?),
@@ -201,7 +212,7 @@ impl<'py> Reals<'py> {
         match self {
             Self::Single(numbers) => {
                 numbers.check()?;
-                Numbers::convert(&numbers.seen.name, &numbers.array)
+                Numbers::convert(numbers.seen.name.clone(), &numbers.array)
             }
             Self::Double(numbers) => Ok(numbers),
         }
