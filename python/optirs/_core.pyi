@@ -41,6 +41,7 @@ __all__ = [
     "path_text",
     "place_in_file",
     "refuse_masked",
+    "refuse_moved",
     "register",
     "registered",
     "release_memory",

@@ -31,7 +31,7 @@ def total(terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], 
     if _lies_so(array, in_bytes):
         return np.asarray(array)
     laid_out: Array = np.ndarray(tuple(shape), array.dtype, np.empty(max(array.size, 1), array.dtype), strides=in_bytes)
-    np.copyto(laid_out, array)
+    laid_out[...] = array
     return laid_out
 
 
@@ -65,6 +65,7 @@ def _converted(g: Any, dtype: np.dtype[Any], parameter: np.dtype[Any], shape: tu
         raise TypeError(f"is no array of numbers, but of {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"has shape {array.shape}, the parameter has {shape}")
+    refuse_moved("the gradient", array)
     if dtype == np.float32 and array.itemsize == 2 and array.dtype.kind not in "iu" and array.dtype.isnative:
         return array  # of 16 bits: whoever reads it widens it
     with np.errstate(over="ignore", invalid="ignore"):

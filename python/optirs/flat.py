@@ -45,6 +45,8 @@ def destructure(model: Any) -> tuple[Array, "Restructure"]:
     restructure = Restructure(model)
     if restructure._call is not None:
         return restructure._call.concatenated(restructure._arrays), restructure
+    for array in restructure._arrays:
+        _core.refuse_moved("destructure: an array of the model", array)  # since it was met, code of others may have run
     parts = [np.ravel(array) for array in restructure._arrays]
     flat = np.concatenate([np.empty(0, restructure._dtype), *parts], dtype=restructure._dtype)
     return flat, restructure

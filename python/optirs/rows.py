@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core import as_plain, refuse_masked
+from ._core import as_plain, refuse_masked, refuse_moved
 
 Take = Callable[[Any], Any]
 """Rows at a slice, or at an array of row numbers."""
@@ -57,7 +57,12 @@ def taker(name: str, array: Any, rows: int, shuffled: bool) -> Take:
         TypeError: its rows cannot be chosen so.
     """
     if isinstance(array, np.ndarray):
-        return array.__getitem__
+
+        def rows_of(at: Any) -> Any:
+            refuse_moved(name, array)  # since the last rows, code of others has run
+            return array[at]
+
+        return rows_of
     try:
         # The brackets of pandas go by label: by what the index says, wherever the row stands.
         take: Take = array.iloc.__getitem__ if hasattr(array, "iloc") else array.__getitem__

@@ -110,7 +110,10 @@ impl Queue {
     /// Asks for `helpers`, or for as many as there may be. Where there are fewer workers, threads are started.
     fn request(&'static self, team: &Team, helpers: usize) {
         let mut state = self.state();
-        let helpers = helpers.min(self.most());
+        let mut helpers = helpers.min(self.most());
+        if state.requests.try_reserve(helpers).is_err() {
+            helpers = 0; // without memory for the requests the caller works alone
+        }
         state.requests.extend(std::iter::repeat_n(NonNull::from(team), helpers));
         self.open.store(state.requests.len(), Ordering::Release);
         let mut missing = helpers.saturating_sub(state.workers);

@@ -235,7 +235,7 @@ fn not_tied(first: &str, second: &str) -> PyErr {
 
 /// Whether `b` is the array `a` (`Some(false)`), its full transpose (`Some(true)`), or neither.
 pub fn tied(a: &View, b: &View) -> Option<bool> {
-    if a.address != b.address || a.dtype != b.dtype || a.shape.len() != b.shape.len() {
+    if a.address != b.address || a.dtype != b.dtype || a.swapped != b.swapped || a.shape.len() != b.shape.len() {
         return None;
     }
     // The stride of an axis of length 1 leads nowhere, so any will do.

@@ -13,7 +13,7 @@ use super::entry::Names;
 use super::leaf::busy;
 use super::losses::{Kind, Targets};
 use super::network::{Input, Model, workspace};
-use super::trained::{Array, Trained, arrays, look_again, parameter, program, set_counts};
+use super::trained::{Array, Trained, alike, arrays, look_again, parameter, program, set_counts};
 use super::update::{refused, unusable};
 use crate::fit::batch::{Data, Gathered};
 use crate::fit::step::{Reason, Stepper};
@@ -254,7 +254,11 @@ impl Fit {
         let mut guards = list(held.parameters.len())?;
         for p in &held.parameters {
             let [a, b] = [0, 1].map(|side| p.leaves[side].get().write().ok_or_else(busy));
-            guards.push([a?, b?]);
+            let pair = [a?, b?];
+            if !alike(&pair[0], &pair[1]) {
+                return Err(PyRuntimeError::new_err("train: the rule of a Leaf was changed while it was in use"));
+            }
+            guards.push(pair);
         }
         let side = self.progress.side;
         let programs = collected(guards.iter().map(|g: &[_; 2]| program(&g[side])))?;

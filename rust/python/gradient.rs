@@ -10,6 +10,7 @@ use super::array::{Layout, Look, Place, descriptor, is_exact};
 use super::entry::{Entry, Names};
 use super::leaf::{Leaf, Moments};
 use super::order::a_leaf;
+use super::update::moved;
 use crate::dtype::DType;
 
 /// A gradient ready to be read: gapless, in the order of the leaf.
@@ -114,9 +115,11 @@ impl<'a, 'py> Entry<'a, 'py> {
                 return Err(a_leaf("gradient", &names.of(place), "third"));
             }
             let part = convert.call1((g, &dtype, &parameter, &layout.shape, transposed));
-            parts.append(part.map_err(|e| placed(py, e, &names.of(place)))?)?;
+            parts
+                .append(part.map_err(|e| placed(py, moved(py, e, "gradient", &names.of(place)), &names.of(place)))?)?;
         }
-        let array = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, &layout.strides))?;
+        let total = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, &layout.strides));
+        let array = total.map_err(|error| moved(py, error, "gradient", &names.of(self.place)))?;
         match Look::at(&array, layout) {
             Some(Look { address, dtype: Some(dtype), laid: true, .. }) => {
                 Ok(Gradient { address, dtype, array: Held::Made(array), copy: None })

@@ -77,8 +77,16 @@ pub fn dense_gradient<'py>(
     let z = Float32::new("Dense: z", z)?;
     let dy = Float32::new("Dense: dy", dy)?;
     let shape = shape_of(CALL, &w, &x)?;
-    if dy.shape() != z.shape() || z.shape() != with_columns(x.shape(), shape.n_out, &mut [0; 2]) {
-        let (found, expected) = (shape_text(dy.shape()), shape_text(z.shape()));
+    let mut extents = [0; 2];
+    let output = with_columns(x.shape(), shape.n_out, &mut extents);
+    if z.shape() != output {
+        let (found, expected) = (shape_text(z.shape()), shape_text(output));
+        return Err(shape_error(format!(
+            "{CALL}: the output had shape {found}, that of x as it is now has {expected}"
+        )));
+    }
+    if dy.shape() != output {
+        let (found, expected) = (shape_text(dy.shape()), shape_text(output));
         return Err(shape_error(format!("{CALL}: dy has shape {found}, the output has {expected}")));
     }
     let layer = dense(shape, activation(name)?);

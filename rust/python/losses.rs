@@ -146,6 +146,10 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
     if array.shape() == yhat {
         let given = if is_array(y) { y } else { array.as_any() }; // not a view of it, which would outlive its memory
         let rows = Reals::new(format!("{name}: y"), given)?;
+        if rows.shape() != yhat {
+            let (left, right) = (shape_text(yhat), shape_text(rows.shape()));
+            return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
+        }
         let precision = Precision::of(&array)?.unwrap_or(Precision::Other);
         check_unit(name, &rows)?;
         check_row_sums(name, columns, &rows, tolerance(precision, columns))?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
@@ -379,10 +379,25 @@ pub fn possible(program: &Program, i: usize, t: u64) -> PyResult<()> {
     }
 }
 
+/// `operator.index(value)`.
+fn int<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: a live object; a new int, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(value.py(), pyo3::ffi::PyNumber_Index(value.as_ptr())) }
+}
+
+/// What was asked of an object; `None` where that says, by an ordinary error, that it is none. What ends a program does not.
+pub fn asked<T>(py: Python<'_>, answer: PyResult<T>) -> PyResult<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// A count of steps in a state; `what` names it in errors.
 fn read_count(what: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
     let py = value.py();
-    let index = if value.is_instance_of::<PyBool>() { None } else { value.call_method0(intern!(py, "__index__")).ok() };
+    let index = if value.is_instance_of::<PyBool>() { None } else { asked(py, int(value))? };
     let Some(index) = index else {
         return Err(PyTypeError::new_err(format!("{what} must be an int, got {}", value.repr()?)));
     };

@@ -58,6 +58,7 @@ pub fn as_plain<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'p
     let numpy = numpy(value.py())?;
     let array = numpy.call_method1(intern!(value.py(), "asanyarray"), (value,))?;
     refuse(what, &array)?;
+    refuse_moved(what, &array)?;
     numpy.call_method1(intern!(value.py(), "asarray"), (array,))
 }
 

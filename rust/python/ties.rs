@@ -22,31 +22,35 @@ pub fn ties(objects: &[Bound<'_, PyAny>]) -> Result<Ties, OutOfMemory> {
     let mut found = Ties { index: list(objects.len())?, first: Vec::new(), overlapping: Vec::new() };
     let mut known: FxHashMap<usize, (usize, bool)> = FxHashMap::default();
     let mut by_span: FxHashMap<(usize, usize), SmallVec<[usize; 1]>> = FxHashMap::default();
-    known.reserve(objects.len());
+    known.make_room(objects.len())?;
     if objects.first().is_some_and(|object| View::of(object).is_some()) {
-        by_span.reserve(objects.len()); // which Leafs do not need
+        by_span.make_room(objects.len())?; // which Leafs do not need
     }
     let mut spans = Vec::new();
     for (place, object) in objects.iter().enumerate() {
-        known.make_room(1)?;
-        by_span.make_room(1)?;
-        found.first.make_room(1)?;
-        spans.make_room(1)?;
-        let at = *known.entry(object.as_ptr() as usize).or_insert_with(|| {
-            let span = span(object).filter(|(low, high)| low < high);
-            let alike = span.and_then(|s| by_span.get(&s)).into_iter().flatten();
-            let tied = |&i: &usize| Some((i, tie(&objects[found.first[i]], object)?));
-            if let Some(tied) = alike.into_iter().find_map(tied) {
-                return tied;
-            }
+        let address = object.as_ptr() as usize;
+        if let Some(at) = known.get(&address) {
+            found.index.push(*at);
+            continue;
+        }
+        let span = span(object).filter(|(low, high)| low < high);
+        let mut alike = span.and_then(|s| by_span.get(&s)).into_iter().flatten();
+        let tied = alike.find_map(|&i| Some((i, tie(&objects[found.first[i]], object)?)));
+        let at = if let Some(tied) = tied {
+            tied
+        } else {
             let i = found.first.len();
-            found.first.push(place);
+            found.first.put(place)?;
             if let Some(span) = span {
-                by_span.entry(span).or_default().push(i);
-                spans.push((span, i));
+                by_span.make_room(1)?;
+                let alike = by_span.entry(span).or_default();
+                alike.make_room(1)?;
+                alike.push(i);
+                spans.put((span, i))?;
             }
             (i, false)
-        });
+        };
+        known.insert(address, at); // there is room for each object
         found.index.push(at);
     }
     found.overlapping = overlapping(spans)?;

@@ -63,7 +63,7 @@ pub fn arrays<'py>(
             continue;
         };
         let Ok(other) = states[1][i].1.cast_exact::<Leaf>() else { return Ok(None) };
-        if !alike(leaf.get(), other.get())? {
+        if !alike(&leaf.get().reading()?, &other.get().reading()?) {
             return Ok(None);
         }
         place += 1;
@@ -100,16 +100,20 @@ pub fn arrays<'py>(
 }
 
 /// Whether two leaves are of one type and layout, and their states lie alike, so that a step can read one and write the other.
-fn alike(a: &Leaf, b: &Leaf) -> PyResult<bool> {
-    let (first, second) = (a.reading()?, b.reading()?);
+pub fn alike(first: &Guard<'_>, second: &Guard<'_>) -> bool {
+    let (a, b) = (first.leaf(), second.leaf());
     let states = match (&first.get().moments, &second.get().moments) {
-        (Moments::Compiled { program: p, .. }, Moments::Compiled { program: q, .. }) => {
-            Arc::ptr_eq(p, q) || p.lies_like(q)
+        (
+            Moments::Compiled { program: p, slots: s, counts: c },
+            Moments::Compiled { program: q, slots: t, counts: d },
+        ) => {
+            let same = Arc::ptr_eq(p, q) || p.lies_like(q);
+            same && c.len() == d.len() && s.iter().map(|slot| slot.dtype).eq(t.iter().map(|slot| slot.dtype))
         }
         (Moments::Own(_), Moments::Own(_)) => true,
         _ => false,
     };
-    Ok(states && a.dtype == b.dtype && a.layout == b.layout)
+    states && a.dtype == b.dtype && a.layout == b.layout
 }
 
 /// Whether an array without a leaf is of floats that no rule steps, such as longdouble: of its gradient `update` warns.

@@ -13,6 +13,7 @@ use super::array::is_array;
 use super::classes;
 use super::leaf::Leaf;
 use super::lists::{self, Int, Items, list};
+use super::make::asked;
 use super::path::Path;
 use super::twins::Twins;
 use crate::reserve::{self, Put, collected, listed, repeated};
@@ -306,7 +307,7 @@ pub fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> 
         Ok(class) => PyTypeError::new_err(format!("trainable of {class} at {} {what}", path.text(py))),
         Err(error) => error,
     };
-    let iterated = if names.is_instance_of::<PyString>() { None } else { names.try_iter().ok() };
+    let iterated = if names.is_instance_of::<PyString>() { None } else { asked(py, names.try_iter())? };
     let Some(iterated) = iterated else {
         return Err(wrong(format!("returns {}, not names of children", names.repr()?)));
     };

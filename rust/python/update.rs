@@ -1,7 +1,7 @@
 //! `update` and `update_`: check everything, plan, run, hand out.
 
 use bumpalo::Bump;
-use pyo3::exceptions::{PyFloatingPointError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyFloatingPointError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
@@ -248,7 +248,10 @@ fn own_step<'py>(
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let rule = entry.guard.get().rule.bind(py);
     let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, array));
-    let made = made.map_err(|error| at(py, error, &names.of(entry.place)))?;
+    let made = made.map_err(|error| {
+        let place = names.of(entry.place);
+        at(py, moved(py, error, "parameter", &place), &place)
+    })?;
     let (state, x): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
     if x.is_none() {
         return Ok(Some((state, None)));
@@ -259,6 +262,17 @@ fn own_step<'py>(
         PyTypeError::new_err(format!("the rule's result at {} is no array like the parameter", names.of(entry.place)))
     })?;
     Ok(Some((state, Some((x, view)))))
+}
+
+/// The refusal of an array that lies in memory that was given back, with the place in its text; any other error as it is.
+pub fn moved(py: Python<'_>, error: PyErr, what: &str, place: &str) -> PyErr {
+    let text = error.value(py).to_string();
+    match text.strip_prefix("the ").and_then(|text| text.strip_prefix(what)?.strip_prefix(" was changed")) {
+        Some(rest) if error.is_instance_of::<PyRuntimeError>(py) => {
+            PyRuntimeError::new_err(format!("{what} at {place} was changed{rest}"))
+        }
+        _ => error,
+    }
 }
 
 /// An error of a rule in Python with the place: in its text where it is ours, as a note where it is anybody's.

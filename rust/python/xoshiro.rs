@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyTuple};
 
 use super::lists::Items;
+use super::make::asked;
 use crate::xoshiro::{Uniform, Xoshiro as Core};
 
 /// Julia's random number generator `Xoshiro(seed)`, bit for bit (Julia 1.7 to 1.10).
@@ -198,7 +199,9 @@ fn seed_bytes<'py>(seed: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
 }
 
 fn state_words(state: &Bound<'_, PyAny>) -> PyResult<[u64; 4]> {
-    let words: Option<Items<u64>> = if state.len().is_ok_and(|n| n == 4) { state.extract().ok() } else { None };
+    let py = state.py();
+    let four = asked(py, state.len())? == Some(4);
+    let words: Option<Items<u64>> = if four { asked(py, state.extract())? } else { None };
     match words.and_then(|words| <[u64; 4]>::try_from(words.0).ok()) {
         Some(words) if words != [0; 4] => Ok(words),
         _ => Err(PyValueError::new_err(format!(

@@ -82,6 +82,7 @@ def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     state, dx = apply(rule, state, x, dx)
     if dx is None:
         return state, None
+    _core.refuse_moved("the parameter", x)  # since it was read, code of others has run
     new = np.empty_like(x)
     with np.errstate(over="ignore", invalid="ignore"):
         stepped = np.asarray(computed(x) - dx)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from .._core import refuse_moved
 from .._rounding import store
 from ._apply import computed, init, step
 from ._base import Array, Rule, expect_rule, spec
@@ -95,6 +96,7 @@ class MixedPrecision(Rule):
     def apply(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
         """`((new copy, new state), dx)`, where `dx` is the difference that the rounded copy makes to `x`."""
         state, new = self._advance(state, x, dx)
+        refuse_moved("the parameter", x)  # since it was read, code of others may have run
         with np.errstate(over="ignore", invalid="ignore"):
             return state, None if new is None else computed(x) - computed(new)
 
