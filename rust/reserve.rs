@@ -3,6 +3,7 @@
 //! They are for whatever grows with the user's data: elements, rows, classes, leaves, steps. What is bounded by a constant, by
 //! the dimensions of an array or the links of a rule is left to the standard methods.
 
+use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +66,12 @@ impl<T> Reserve for Vec<T> {
 impl<T> Reserve for VecDeque<T> {
     fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
         self.try_reserve(more).map_err(|_| OutOfMemory::of::<T>(self.len().saturating_add(more)))
+    }
+}
+
+impl<A: smallvec::Array> Reserve for SmallVec<A> {
+    fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        self.try_reserve(more).map_err(|_| OutOfMemory::of::<A::Item>(self.len().saturating_add(more)))
     }
 }
 
@@ -158,6 +165,7 @@ mod tests {
         let refused = |bytes| Err(OutOfMemory { bytes });
         assert_eq!(Vec::<u64>::new().make_room(usize::MAX / 16), refused(usize::MAX / 16 * 8));
         assert_eq!(VecDeque::from([1_u8]).make_room(usize::MAX), refused(usize::MAX));
+        assert_eq!(SmallVec::<[u64; 1]>::new().make_room(usize::MAX), refused(usize::MAX));
         assert_eq!(String::from("some").make_room(usize::MAX - 9), refused(usize::MAX - 5));
         assert_eq!(HashMap::<u64, u64>::new().make_room(usize::MAX), refused(usize::MAX));
         assert_eq!(HashSet::<u64>::new().make_room(usize::MAX), refused(usize::MAX));

@@ -321,3 +321,188 @@ def test_views_that_are_in_order() -> None:
         x = np.ones(view.shape, view.dtype)
         _, new = optirs.update(optirs.setup(optirs.Descent(1.0), {"a": x}), {"a": x}, {"a": view})
         assert (new["a"] == 1 - view).all()
+
+
+MOVED = "was changed while it was in use: the array that it is a view of was resized"
+
+
+def stale(n: int = 100_000) -> np.ndarray:
+    """A view of memory that was given back."""
+    owner = np.ones(2 * n)
+    view = owner[:n]
+    owner.resize(1, refcheck=False)
+    return view
+
+
+@dataclass(frozen=True)
+class Resizes(optirs.Rule):
+    """A rule that resizes what its parameter lies in."""
+
+    owners: tuple[Any, ...] = ()
+
+    def init(self, x: Any) -> None:
+        return None
+
+    def apply(self, state: None, x: Any, dx: Any) -> tuple[None, Any]:
+        self.owners[0].resize(1, refcheck=False)
+        return None, dx
+
+
+@STEPS
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("order", ["view", "class"])
+def test_a_rule_that_resizes_its_own_parameter(step: Any, mixed: bool, order: str) -> None:
+    owner = np.ones(500_000)
+    x = owner[:] if order == "view" else owner.view(type("Derived", (np.ndarray,), {}))
+    rule: Any = Resizes((owner,))
+    state = optirs.setup(optirs.MixedPrecision(rule, "float64") if mixed else rule, {"a": x})
+    with pytest.raises(RuntimeError, match=f"parameter at a {MOVED}"):
+        step(state, {"a": x}, {"a": np.ones(500_000)})
+    owner = np.ones(500_000)
+    rule = optirs.MixedPrecision(Resizes((owner,)), "float64")
+    with pytest.raises(RuntimeError, match=MOVED):
+        optirs.apply(rule, optirs.init(rule, owner[:]), owner[:], np.ones(500_000))
+
+
+def test_gradients_in_memory_that_was_given_back() -> None:
+    x, n = np.ones(100_000), np.zeros(1)
+    for rule in (optirs.Descent(), Own(), optirs.MixedPrecision(optirs.Descent())):
+        for model in ({"a": x.copy()}, {"a": x.copy().astype("f4"), "n": n}):
+            state = optirs.setup(rule, model)
+            with pytest.raises(RuntimeError, match=f"gradient at a {MOVED}"):
+                optirs.update_(state, model, {"a": stale()})
+            with pytest.raises((RuntimeError, TypeError), match=MOVED):
+                optirs.update_(state, model, {"a": Late(stale(), lambda: None)})
+    W = x.reshape(100, 1000)
+    tied = {"a": W, "b": W.T}
+    with pytest.raises(RuntimeError, match=MOVED):
+        optirs.update_(optirs.setup(optirs.Descent(), tied), tied, {"a": stale().reshape(100, 1000), "b": W.T.copy()})
+    odd = {"a": np.ones(3), "b": np.ones(100_000, np.longdouble)}
+    with pytest.raises(RuntimeError, match=MOVED):
+        optirs.update(optirs.setup(optirs.Descent(), odd), odd, {"a": np.ones(3), "b": stale()})
+
+
+@dataclass(frozen=True)
+class Own(optirs.Rule):
+    def init(self, x: Any) -> None:
+        return None
+
+    def apply(self, state: None, x: Any, dx: Any) -> tuple[None, Any]:
+        return None, dx
+
+
+@pytest.mark.parametrize("kind", ["memoryview", "as_strided", "slice"])
+def test_what_stands_between_an_array_and_its_memory(kind: str) -> None:
+    owner = np.ones(100_000)
+    view = {
+        "memoryview": lambda: np.asarray(memoryview(owner)),
+        "as_strided": lambda: np.lib.stride_tricks.as_strided(owner, (50_000,), (16,)),
+        "slice": lambda: owner[1:],
+    }[kind]()
+    model = {"a": view, "b": np.ones(2)}
+    state = optirs.setup(optirs.Descent(), {"a": np.ones(view.shape), "b": np.ones(2)})
+    late = Late(np.ones(2), lambda: owner.resize(4, refcheck=False))
+    with pytest.raises(RuntimeError, match=MOVED):
+        optirs.update_(state, model, {"a": np.ones(view.shape), "b": late})
+
+
+def test_operands_of_an_iterator_are_arrays_as_any() -> None:
+    """They have memory of their own and a base to which it is written back."""
+    flags: Any = [["readwrite", "updateifcopy"]]
+    with np.nditer(np.ones(4, ">f8"), op_flags=flags, op_dtypes=["f8"], casting="unsafe") as iterator:
+        (operand,) = iterator.operands
+        assert operand.flags.owndata
+        assert operand.base is not None
+        assert optirs.mse(operand, np.ones(4)) == 0
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_flat_vectors_of_an_array_that_a_property_resizes(at: int) -> None:
+    owner = np.ones(200_000).view(type("Derived", (np.ndarray,), {}))
+    asked: list[bool] = []
+
+    @optirs.functor(children=("x",))
+    class Acts:
+        def __init__(self) -> None:
+            self.x = np.ones(3)
+
+        @property
+        def x(self) -> Any:
+            asked.append(True)
+            if len(asked) == at:
+                owner.resize(1, refcheck=False)
+            return self._x
+
+        @x.setter
+        def x(self, value: Any) -> None:
+            self._x = value
+
+    try:
+        flat, _ = optirs.destructure([owner, Acts()])
+    except (RuntimeError, ValueError, TypeError):
+        return
+    assert flat.size in (4, 200_003)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_rows_of_an_array_that_is_resized(shuffle: bool, own: bool, started: list[bool]) -> None:
+    owner = np.ones((4000, 50), np.float32)
+    x, y = owner[:], np.ones((4000, 2), np.float32)
+    model = optirs.Affine(np.ones((2, 50), np.float32), np.zeros(2, np.float32))
+    gradient: Any = optirs.supervised(optirs.mse)
+    if own:
+        gradient = lambda *a: optirs.supervised(optirs.mse)(*a)  # noqa: E731
+
+    def callback(event: Any) -> None:
+        if event.step == 3:
+            owner.resize(1, refcheck=False)
+
+    with pytest.raises(RuntimeError, match=MOVED):
+        optirs.train(
+            gradient, model, (x, y), optirs.Descent(1e-6), epochs=9, batch_size=16, shuffle=shuffle, rng=0,
+            callbacks=[callback],
+        )  # fmt: skip
+
+
+def test_a_tie_in_the_other_byte_order() -> None:
+    w = np.ones(3)
+    state = optirs.setup(optirs.Descent(), [w, w])
+    with pytest.raises(ValueError, match="are one parameter in the state, but different arrays in the model"):
+        optirs.update(state, [w, w.view(">f8")], [w, None])
+
+
+class Hides(np.ndarray):
+    """An array that is resized when its class is asked for."""
+
+    count = 0
+
+    @property
+    def __class__(self) -> type:
+        Hides.count -= 1
+        if Hides.count == 0:
+            self.resize((2, 3), refcheck=False)
+        return np.ndarray
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_targets_that_change_when_their_class_is_asked_for(at: int) -> None:
+    y = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]].copy().view(Hides)
+    Hides.count = at
+    try:
+        assert np.isfinite(optirs.crossentropy(np.zeros((4, 3), np.float32), y))
+    except (ValueError, RuntimeError):
+        pass
+    finally:
+        Hides.count = 0
+
+
+def test_what_ends_a_program_is_no_wrong_type() -> None:
+    class Count:
+        def __index__(self) -> int:
+            raise KeyboardInterrupt
+
+    x = np.ones(2)
+    state = {"m": x, "v": x, "t": Count()}
+    with pytest.raises(KeyboardInterrupt):
+        optirs.apply(optirs.Adam(), state, x, x)

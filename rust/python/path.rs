@@ -124,7 +124,10 @@ pub fn append(text: &mut String, key: &Bound<'_, PyAny>) -> PyResult<()> {
     }
     match or_memory(py, key.repr())? {
         Some(printed) => append_text(text, "[", &printed, "]"),
-        None => Ok(text.push_str("[?]")),
+        None => {
+            text.push_str("[?]");
+            Ok(())
+        }
     }
 }
 
