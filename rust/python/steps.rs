@@ -219,16 +219,22 @@ type Strides = SmallVec<[isize; 4]>;
 /// go to their place; the memory of the targets and copies is nobody else's.
 pub unsafe fn run(steps: &mut [Step<'_>], arrays: Pointers<'_>, arena: &Bump) -> Result<(), Refusal> {
     let n = steps.len();
-    // SAFETY: the caller's promise.
-    steps.iter().for_each(|step| unsafe { step.gather(arrays) });
+    let mut moves = false;
+    for step in &*steps {
+        moves |= step.through.is_some() || step.made.is_some();
+        // SAFETY: the caller's promise.
+        unsafe { step.gather(arrays) };
+    }
     let mut plan = Drafted::new(arena, n, arrays)?;
     for step in &mut *steps {
         let reached = plan.add(step)?;
         (step.reach, step.steps) = reached.map_or((None, false), |(reach, steps)| (Some(reach), steps));
     }
     plan.run()?;
-    // SAFETY: the caller's promise.
-    steps.iter().for_each(|step| unsafe { step.land(arrays) });
+    if moves {
+        // SAFETY: the caller's promise.
+        steps.iter().for_each(|step| unsafe { step.land(arrays) });
+    }
     Ok(())
 }
 
@@ -274,25 +280,24 @@ impl<'b, 'a> Drafted<'b, 'a> {
     ///
     /// How many links of its rule it reaches, and whether it reaches the parameter; `None` where there is no step.
     fn add(&mut self, step: &Step<'a>) -> Result<Option<(usize, bool)>, Refusal> {
-        self.make_room(step)?;
         let Moments::Compiled { program, slots, counts } = &step.inner.moments else {
             if step.made.is_none() {
-                self.carry_x(step);
+                self.carry_x(step)?;
             }
             return Ok(None);
         };
         let program = step.scheduled.unwrap_or(program);
         let rule = Rule { program, slots, counts };
         let Some(gradient) = &step.gradient else {
-            self.carry_x(step);
-            self.carry_slots(&rule, 0..slots.len(), step);
+            self.carry_x(step)?;
+            self.carry_slots(&rule, 0..slots.len(), step)?;
             return Ok(None);
         };
-        let course = self.course(&rule, program.working(step.leaf.dtype));
-        self.carry_slots(&rule, course.slots.1..slots.len(), step);
+        let course = self.course(&rule, program.working(step.leaf.dtype))?;
+        self.carry_slots(&rule, course.slots.1..slots.len(), step)?;
         if !course.steps {
-            self.carry_x(step);
-            self.carry_slots(&rule, 0..course.slots.0, step);
+            self.carry_x(step)?;
+            self.carry_slots(&rule, 0..course.slots.0, step)?;
         }
         let ptr = gradient.copy.map_or_else(|| self.arrays.of(step.array + 1), |copy| copy.ptr).cast_const();
         let (mut source, mut links) = (Source { ptr, dtype: gradient.dtype }, 0..course.first);
@@ -303,62 +308,52 @@ impl<'b, 'a> Drafted<'b, 'a> {
                 links = program.segment(links.end, course.reach);
             }
         }
-        self.last_segment(&rule, course, links, step, source);
+        self.last_segment(&rule, course, links, step, source)?;
         Ok(Some((course.reach, course.steps)))
     }
 
-    /// Makes room for whatever a step adds to the lists.
-    fn make_room(&mut self, step: &Step) -> Result<(), OutOfMemory> {
-        let (slots, links) = match &step.inner.moments {
-            Moments::Compiled { program, slots, .. } => (slots.len(), program.links.len()),
-            Moments::Own(_) => (0, 0),
-        };
-        self.jobs.make_room(1)?;
-        self.scalars.make_room(links)?;
-        self.states.make_room(slots)?;
-        self.copies.make_room(slots + 1)?;
-        self.pending.make_room(1)
-    }
-
     /// The course of a step in the type `working`: that of an entry before, if it has the same rule and counts.
-    fn course(&mut self, rule: &Rule, working: DType) -> Course {
-        self.courses.find(rule, working).unwrap_or_else(|| self.new_course(rule, working))
+    fn course(&mut self, rule: &Rule, working: DType) -> Result<Course, OutOfMemory> {
+        self.courses.find(rule, working).map_or_else(|| self.new_course(rule, working), Ok)
     }
 
     #[cold]
-    fn new_course(&mut self, rule: &Rule, working: DType) -> Course {
+    fn new_course(&mut self, rule: &Rule, working: DType) -> Result<Course, OutOfMemory> {
         let mut course = Course::new(rule, working);
         if !rule.program.links.iter().any(|l| l.reduction().is_some()) {
-            course.scalars = Some(self.add_scalars(rule, 0..course.reach, course.compute));
+            course.scalars = Some(self.add_scalars(rule, 0..course.reach, course.compute)?);
         }
         self.courses.add(rule, working, course);
-        course
+        Ok(course)
     }
 
     /// Where the scalars of `links`, which are added, start.
-    fn add_scalars(&mut self, rule: &Rule, links: Range<usize>, compute: Compute) -> usize {
+    fn add_scalars(&mut self, rule: &Rule, links: Range<usize>, compute: Compute) -> Result<usize, OutOfMemory> {
         let start = self.scalars.len();
+        self.scalars.make_room(links.len())?;
         self.scalars.extend(scalars(rule, &links, compute, None));
-        start
+        Ok(start)
     }
 
     /// When pure, copies a parameter that is not stepped.
-    fn carry_x(&mut self, step: &Step) {
+    fn carry_x(&mut self, step: &Step) -> Result<(), OutOfMemory> {
         let (from, to) = (step.from(self.arrays), step.to(self.arrays));
         if from != to {
-            self.copies.push(Copy { from, to, bytes: step.len() * step.leaf.dtype.size() });
+            self.copies.put(Copy { from, to, bytes: step.len() * step.leaf.dtype.size() })?;
         }
+        Ok(())
     }
 
     /// When pure, copies state arrays that are not stepped.
     #[inline]
-    fn carry_slots(&mut self, rule: &Rule, range: Range<usize>, step: &Step) {
-        let Target::Fresh(Fresh { slots: fresh, .. }) = step.target else { return };
+    fn carry_slots(&mut self, rule: &Rule, range: Range<usize>, step: &Step) -> Result<(), OutOfMemory> {
+        let Target::Fresh(Fresh { slots: fresh, .. }) = step.target else { return Ok(()) };
         for i in range {
             let slot = &rule.slots[i];
             let bytes = step.len() * slot.dtype.size();
-            self.copies.push(Copy { from: slot.place.ptr, to: fresh[i].ptr, bytes });
+            self.copies.put(Copy { from: slot.place.ptr, to: fresh[i].ptr, bytes })?;
         }
+        Ok(())
     }
 
     /// Room for a gradient between segments.
@@ -393,7 +388,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
                 Target::Fresh(fresh) => fresh.slots[i].ptr,
                 _ => {
                     let to = self.keep(n * size)?;
-                    self.copies.push(Copy { from: to, to: from, bytes: n * size });
+                    self.copies.put(Copy { from: to, to: from, bytes: n * size })?;
                     to
                 }
             };
@@ -431,7 +426,14 @@ impl<'b, 'a> Drafted<'b, 'a> {
     }
 
     /// Drafts the segment that reaches the parameter (unless the step ends in an accumulator).
-    fn last_segment(&mut self, rule: &Rule<'a>, course: Course, links: Range<usize>, step: &Step, gradient: Source) {
+    fn last_segment(
+        &mut self,
+        rule: &Rule<'a>,
+        course: Course,
+        links: Range<usize>,
+        step: &Step,
+        gradient: Source,
+    ) -> Result<(), OutOfMemory> {
         let (n, compute) = (step.len(), course.compute);
         let fresh = if let Target::Fresh(fresh) = step.target { Some(&fresh.slots) } else { None };
         let slots = if links.start == 0 { course.slots.0..course.slots.1 } else { slots_of(rule.program, &links) };
@@ -439,7 +441,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
         for i in slots {
             let slot = &rule.slots[i];
             let to = fresh.map_or(slot.place.ptr, |fresh| fresh[i].ptr);
-            self.states.push(State { from: slot.place.ptr, to, size: slot.dtype.size() });
+            self.states.put(State { from: slot.place.ptr, to, size: slot.dtype.size() })?;
         }
         let x = Sink { ptr: step.to(self.arrays), dtype: step.leaf.dtype };
         let master = rule.program.master.is_some().then(|| {
@@ -454,12 +456,12 @@ impl<'b, 'a> Drafted<'b, 'a> {
                 if let Some(reduction) = rule.program.links.get(links.start).and_then(|l| l.reduction()) {
                     let measure = Measure { norm: reduction.norm(), of: gradient, n, compute };
                     let (job, link) = (self.jobs.len(), links.start);
-                    self.pending.push(Pending { job, program: rule.program, link, place: step.place, measure });
+                    self.pending.put(Pending { job, program: rule.program, link, place: step.place, measure })?;
                 }
-                self.add_scalars(rule, links.clone(), compute)
+                self.add_scalars(rule, links.clone(), compute)?
             }
         };
-        self.jobs.push(Job {
+        self.jobs.put(Job {
             links: &rule.program.links[links],
             scalars,
             states: first..self.states.len(),
@@ -470,7 +472,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
             y: writes.then_some(master.unwrap_or(x)),
             rounded: master.filter(|_| writes).map(|_| x),
             dx: dx.filter(|_| course.steps),
-        });
+        })
     }
 
     /// Computes the norms, then runs the plan, which nothing can stop.
