@@ -102,6 +102,7 @@ def _judged(world: World, road: roads.Road, chosen: list[Any], wanted: set[str])
     except Exception as error:  # a world too odd for this road: a copy of its state raises
         judge_error(world, error)
         return "no arguments"
+    world.spares_viewed = road.by_numpy or bool(wanted & hooks.ANYWHERE)
     quiet = wanted <= {"none"}
     expected = oracle.expected(world, road) if quiet else None
     before = Before(world, road.in_place)
