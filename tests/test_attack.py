@@ -5,22 +5,37 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import optirs
 import pytest
 from attack import acts, hooks, oracle, roads
 from attack.judge import Wrong
 from attack.run import Choice, attack, one_round
 from attack.worlds import LAYOUTS, World, owner
 
-ROUNDS = int(os.environ.get("OPTIRS_ATTACK_ROUNDS", "1500"))
+import optirs
+
+ROUNDS = int(os.environ.get("OPTIRS_ATTACK_ROUNDS", "500"))
+MEMORY: dict[str, Any] = {
+    "acts": ("memory",),
+    "hooks": (
+        "acting rule",
+        "properties",
+        "acting model",
+        "acting gradient",
+        "late model",
+        "late gradient",
+        "late argument",
+    ),
+    "roads": ("update", "update_", "setup", "destructure", "apply", "gradients", "supervised", "train", "train simply"),
+}
+"""What gives memory back that others are views of."""
 
 
 @pytest.mark.unsanitized(
     "rounds that end a process would hide what the sanitizer says; run `make attack` with it instead"
 )
-@pytest.mark.parametrize("seed", [1, 2])
-def test_hostile_worlds_neither_crash_nor_hang_nor_go_half_way(seed: int) -> None:
-    report = attack(Choice(seed=seed, rounds=ROUNDS), most=3)
+@pytest.mark.parametrize(("seed", "others"), [(1, {}), (2, {}), (4, MEMORY), (5, MEMORY)])
+def test_hostile_worlds_neither_crash_nor_hang_nor_go_half_way(seed: int, others: dict[str, Any]) -> None:
+    report = attack(Choice(seed=seed, rounds=ROUNDS, **others), most=3)
     assert not report.faults, "\n\n".join(report.faults)
     assert report.outcomes.total() == ROUNDS
     undisturbed = sum(n for word, n in report.outcomes.items() if "undisturbed" in word)
@@ -96,7 +111,9 @@ def test_a_small_step_that_is_not_taken_is_found(dtype: str) -> None:
         oracle.check(optirs.Adam(), False, x, x, np.ones(30))
 
 
-@pytest.mark.parametrize("layout", ["own view", "within", "reversed", "strided", "memoryview", "as_strided", "subclass view"])
+@pytest.mark.parametrize(
+    "layout", ["own view", "within", "reversed", "strided", "memoryview", "as_strided", "subclass view"]
+)
 def test_what_a_view_lies_in_is_known_and_resized(layout: str) -> None:
     world = World("views")
     x = world.known(LAYOUTS[layout](world, np.ones(6)))

@@ -74,7 +74,9 @@ def _has_parts(value: Any) -> bool:
     """Whether it is an object of a class that models are made of; the world, which some of them know, is not."""
     kind = type(value)
     known = kind.__module__.startswith(("attack.worlds", "attack.hooks", "optirs.layers"))
-    return known and kind.__name__ != "World" and not isinstance(value, optirs.Rule | type) and hasattr(value, "__dict__")
+    return (
+        known and kind.__name__ != "World" and not isinstance(value, optirs.Rule | type) and hasattr(value, "__dict__")
+    )
 
 
 class Before:
@@ -132,7 +134,7 @@ def _bytes(x: np.ndarray) -> np.ndarray:
 
 
 def _outside(x: np.ndarray, stepped: list[np.ndarray]) -> np.ndarray | None:
-    """Which bytes of `x` no step may write to; `None` for all of them. Of a strided array that is not asked in detail."""
+    """Which bytes of `x` no step may write to; `None` for all of them. Of strided ones it is not asked."""
     meeting = [y for y in stepped if _shares(x, y)]
     if not meeting:
         return None

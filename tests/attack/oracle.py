@@ -17,7 +17,7 @@ from .roads import Road
 from .worlds import World
 
 ROUNDINGS = 8
-"""How many roundings of its type the step itself may be away from the reference, and its gradient from the given one."""
+"""How many roundings of its type the step may be away from the reference, and its gradient from the given one."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the other of `update` and `update_` returned or raised, if it was asked, and the steps to ask the reference for."""
+    """What the other of `update` and `update_` returned or raised, if it was asked, and the steps to be compared."""
 
     other: Any
     places: list[Place]

@@ -47,7 +47,7 @@ def _one(w: World) -> tuple[Any, ...]:
 
 
 def _data(w: World) -> tuple[np.ndarray, np.ndarray]:
-    rows, dtype = w.rng.choice([0, 1, 5, 300]), w.rng.choice(["f4", "f4", "f8", "f2", "i4"])
+    rows, dtype = w.rng.choice([0, 1, 5, 300, 300]), w.rng.choice(["f4", "f4", "f8", "f2", "i4"])
     w.target = w.array((rows, w.n_out), dtype)
     return w.array((rows, w.n_in), w.rng.choice(["f4", "f4", "f8", "f2"])), w.target
 
@@ -92,10 +92,8 @@ def _train(model: Any, x: Any, y: Any, rule: Any, w: World, **options: Any) -> A
         data = _Table(w, x) if hasattr(x, "shape") else x, y
     callbacks: list[Any] = []
     if rng.random() < 0.6:
-        callbacks = [
-            rng.choice([lambda event: w.fire(), _Hooks(w), optirs.EarlyStopping(optirs.HeldOut(optirs.mse, (x, y)), 2)])
-        ]
-    loss = rng.choice(list(LOSSES.values()))
+        callbacks = [rng.choice([_called, _called, _Hooks, _stopping])(w, x, y)]
+    loss = rng.choice([*LOSSES.values(), *[optirs.mse] * 5])  # which takes targets of any size
     gradient: Any = optirs.supervised(loss)
     if rng.random() < 0.3:
         inner = gradient
@@ -106,13 +104,24 @@ def _train(model: Any, x: Any, y: Any, rule: Any, w: World, **options: Any) -> A
             return answer
 
     if isinstance(data, tuple):
-        options |= {"batch_size": rng.choice([None, 1, 2, 1000]), "shuffle": rng.random() < 0.3}
+        options |= {
+            "batch_size": rng.choice([None, 1000, *[1 + len(w.target) // 4] * 2]),
+            "shuffle": rng.random() < 0.5,
+        }
     options |= {"epochs": 3, "log_every": rng.choice([None, None, 1, 2]), "callbacks": callbacks}
     return optirs.train(gradient, model, data, rule, **options)
 
 
+def _called(w: World, *_: Any) -> Any:
+    return lambda event: w.fire()
+
+
+def _stopping(_: World, x: Any, y: Any) -> Any:
+    return optirs.EarlyStopping(optirs.HeldOut(optirs.supervised(optirs.mse), (x, y)), patience=2)
+
+
 class _Hooks:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *_: Any) -> None:
         self.world = world
 
     def on_step_end(self, event: Any) -> None:
@@ -320,6 +329,7 @@ ROADS: dict[str, Road] = {
     **{f"{name} backwards": Road(loss.pullback, _pair) for name, loss in LOSSES.items()},
 }
 """The roads by name, which `--roads` chooses from."""
+
 
 def _half_a_step(w: World) -> None:
     """Steps one parameter and leaves out the others, as an act changes something."""

@@ -203,7 +203,7 @@ def _until_a_crash(choice: Choice, first: int, end: int, report: Report) -> int:
     command = [sys.executable, "-m", "attack", "--child", f"--seed={choice.seed}", f"--first={first}"]
     command += [f"--rounds={end - first}", *options]
     # What is freed is given back to the system at once, so that who reads it is caught.
-    limits = {"MALLOC_MMAP_THRESHOLD_": "2048", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_PERTURB_": "165"}
+    limits = {"MALLOC_MMAP_THRESHOLD_": "1024", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_PERTURB_": "165"}
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**limits, **os.environ, "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
     at, done = first, False
