@@ -1,9 +1,10 @@
 """What code of others does in the middle of a call. Each act takes the world; what NumPy refuses, is refused."""
 
+import contextlib
 import copy
 import gc
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 import optirs
 
 from .judge import judge_error
-from .worlds import World
+from .worlds import World, owner
 
 NONSENSE: list[Any] = [
     None, True, 0, -1, 3, 2**40, 2**63, 2**64, -(2**63), 10**30, 0.5, -0.5, float("nan"), float("inf"), 1e308, 1j,
@@ -24,45 +25,70 @@ NONSENSE: list[Any] = [
 
 
 def _some_array(world: World) -> np.ndarray:
-    """An array of the world; its content counts as changed from here on."""
     met = [x for x in world.args if isinstance(x, np.ndarray)] if world.rng.random() < 0.7 else []
-    x = world.rng.choice(met or world.arrays)
+    return world.rng.choice(met or world.arrays)
+
+
+@contextlib.contextmanager
+def _touching(world: World, x: np.ndarray) -> Iterator[np.ndarray]:
+    """The content of `x` counts as changed from here on, unless NumPy refuses to change it."""
+    before = id(x) in world.changed
     world.changed.add(id(x))
-    return x
+    try:
+        yield x
+    except Exception:
+        if not before and not isinstance(x, np.ma.MaskedArray):  # which changes first, and raises for its mask then
+            world.changed.discard(id(x))
+        raise
+
+
+def _resize(world: World, x: np.ndarray, shape: tuple[int, ...]) -> None:
+    if world.spares_viewed and id(x) in world.viewed:
+        return
+    with _touching(world, x):
+        x.resize(shape, refcheck=False)
+    world.gone |= {id(y) for y in world.arrays if y is not x and owner(y) is x}
 
 
 def resize(world: World) -> None:
     x = _some_array(world)
-    if id(x) in world.viewed:
-        return
-    x.resize(world.rng.choice([(0,), (1,), (max(x.size // 2, 1),), (x.size * 4,), (3, 5)]), refcheck=False)
+    _resize(world, x, world.rng.choice([(0,), (1,), (max(x.size // 2, 1),), (x.size * 4,), (3, 5)]))
+
+
+def resize_owner(world: World) -> None:
+    """Resizes what others are views of."""
+    if owners := [x for x in world.arrays if id(x) in world.viewed]:
+        x = world.rng.choice(owners)
+        _resize(world, x, world.rng.choice([(0,), (1,), (x.size * 4,)]))
 
 
 def vanish(world: World) -> None:
     """Frees the memory of every array that owns some."""
     for x in world.arrays:
-        if x.flags.owndata and id(x) not in world.viewed and world.rng.random() < 0.7:
-            world.changed.add(id(x))
-            x.resize((0,), refcheck=False)
+        if x.flags.owndata and world.rng.random() < 0.7:
+            _resize(world, x, (0,))
 
 
 def reshape(world: World) -> None:
     x = _some_array(world)
-    x.shape = world.rng.choice([(-1,), (x.size, 1), (1, x.size), x.shape[::-1], (1,) * 8 + x.shape])
+    if id(x) not in world.gone:  # NumPy may copy it, before it refuses
+        with _touching(world, x):
+            x.shape = world.rng.choice([(-1,), (x.size, 1), (1, x.size), x.shape[::-1], (1,) * 8 + x.shape])
 
 
 def retype(world: World) -> None:
-    _some_array(world).dtype = world.rng.choice(["u1", "f2", "f4", "f8", "c16", "i4", ">f4", "V1", [("a", "u1")]])
+    with _touching(world, _some_array(world)) as x:
+        x.dtype = world.rng.choice(["u1", "f2", "f4", "f8", "c16", "i4", ">f4", "V1", [("a", "u1")]])
 
 
 def restride(world: World) -> None:
-    x = _some_array(world)
-    x.strides = world.rng.choice([(0,) * x.ndim, x.strides[::-1], (x.itemsize,) * x.ndim])
+    with _touching(world, _some_array(world)) as x:
+        x.strides = world.rng.choice([(0,) * x.ndim, x.strides[::-1], (x.itemsize,) * x.ndim])
 
 
 def lock(world: World) -> None:
-    x = _some_array(world)
-    x.flags.writeable = world.rng.random() < 0.3
+    """Forbids to write to an array, or allows it: what it holds stays."""
+    _some_array(world).flags.writeable = world.rng.random() < 0.3
 
 
 def misalign(world: World) -> None:
@@ -70,15 +96,21 @@ def misalign(world: World) -> None:
 
 
 def overwrite(world: World) -> None:
-    _some_array(world)[...] = world.rng.choice([0, np.nan, np.inf, 1e30])
+    x = _some_array(world)
+    if id(x) not in world.gone:
+        with _touching(world, x):
+            x[...] = world.rng.choice([0, np.nan, np.inf, 1e30])
 
 
 def swap_bytes(world: World) -> None:
-    _some_array(world).byteswap(inplace=True)
+    x = _some_array(world)
+    if id(x) not in world.gone:
+        with _touching(world, x):
+            x.byteswap(inplace=True)
 
 
 def _some_node(world: World) -> Any:
-    world.stepped = True
+    world.restructured = True
     return world.rng.choice(world.nodes)
 
 
@@ -107,7 +139,7 @@ def tree(world: World) -> None:
 
 def grow(world: World) -> None:
     """Changes the sizes of all containers, so that lists behind them move."""
-    world.stepped = True
+    world.restructured = True
     for node in world.nodes:
         if isinstance(node, list):
             node.extend([None] * 1000)
@@ -116,7 +148,7 @@ def grow(world: World) -> None:
 
 
 def shrink(world: World) -> None:
-    world.stepped = True
+    world.restructured = True
     for node in world.nodes:
         if isinstance(node, list | dict):
             node.clear()
@@ -144,16 +176,19 @@ def rule_field(world: World) -> None:
 
 def nested(world: World) -> None:
     """Another call on the same objects."""
-    world.stepped = True
-    calls: list[Callable[[], object]] = [
-        lambda: optirs.update(world.state, world.model, world.gradient),
+    changing: list[Callable[[], object]] = [
         lambda: optirs.update_(world.state, world.model, world.gradient),
         lambda: optirs.update_(world.state, world.model, None),
-        lambda: optirs.setup(world.rule, world.model),
-        lambda: optirs.adjust(world.state, 0.5),
         lambda: optirs.adjust_(world.state, 0.5),
         lambda: optirs.freeze_(world.state),
         lambda: optirs.thaw_(world.state),
+        lambda: world.other(*world.args) if callable(world.other) else None,
+    ]
+    calls: list[Callable[[], object]] = [
+        *changing,
+        lambda: optirs.update(world.state, world.model, world.gradient),
+        lambda: optirs.setup(world.rule, world.model),
+        lambda: optirs.adjust(world.state, 0.5),
         lambda: optirs.digest(world.state, world.model),
         lambda: optirs.save(world.folder() / "nested", state=world.state, model=world.model),
         lambda: optirs.destructure(world.model),
@@ -163,10 +198,11 @@ def nested(world: World) -> None:
         lambda: repr(world.state),
         lambda: world.state == copy.copy(world.state),
         lambda: optirs.train(optirs.supervised(optirs.mse), world.net(), _rows(world), optirs.Adam(), epochs=2),
-        lambda: world.other(*world.args) if callable(world.other) else None,
     ]
+    call = world.rng.choice(calls)
+    world.stepped = world.stepped or call in changing
     try:
-        world.rng.choice(calls)()
+        call()
     except BaseException as error:
         judge_error(world, error)
 
@@ -220,7 +256,7 @@ def nothing(world: World) -> None:
 
 
 GROUPS: dict[str, list[Callable[[World], object]]] = {
-    "memory": [resize, resize, vanish, vanish, reshape, retype, restride],
+    "memory": [resize, resize, resize_owner, vanish, vanish, reshape, retype, restride],
     "flags": [lock, misalign, overwrite, swap_bytes],
     "tree": [tree, tree, grow, shrink, forget],
     "rules": [rule_field],

@@ -19,7 +19,7 @@ import optirs
 
 from . import worlds
 from .acts import NONSENSE
-from .worlds import World
+from .worlds import World, owner
 
 # --- arrays that act ------------------------------------------------------------------------------
 
@@ -31,20 +31,28 @@ class Late:
         self.world, self.value = world, value
 
 
+class Held(Late):
+    """One that keeps its memory: of what it hands out nobody could tell that it is a view, or it reads it itself."""
+
+    def __init__(self, world: World, value: Any) -> None:
+        is_view = isinstance(value, np.ndarray) and owner(value) is not value
+        super().__init__(world, np.array(value) if is_view else value)
+
+
 class Array(Late):
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         self.world.fire()
         return self.value
 
 
-class Interface(Late):
+class Interface(Held):
     @property
     def __array_interface__(self) -> Any:
         self.world.fire()
         return np.asarray(self.value).__array_interface__
 
 
-class Capsule(Late):
+class Capsule(Held):
     def __dlpack_device__(self) -> Any:
         self.world.fire()
         return 1, 0
@@ -54,7 +62,7 @@ class Capsule(Late):
         return np.asarray(self.value).__dlpack__()
 
 
-class Buffer(Late):
+class Buffer(Held):
     """A buffer for those that ask for one, from Python 3.12 on."""
 
     def __buffer__(self, flags: int) -> memoryview:
@@ -70,7 +78,7 @@ class Buffer(Late):
         return self.value[i]
 
 
-class Everything(Late):
+class Everything(Held):
     """An object any of whose attributes may act."""
 
     def __getattribute__(self, name: str) -> Any:
@@ -476,8 +484,7 @@ def late_model(world: World) -> None:
         if not isinstance(leaf, np.ndarray) or rng.random() < 0.5:
             return leaf
         made = subclass(world, leaf)
-        world.arrays.append(made)
-        return made
+        return world.known(made) if isinstance(made, np.ndarray) else made
 
     world.model = _rebuilt(world.model, change)
 
@@ -497,6 +504,19 @@ def acting_gradient(world: World) -> None:
 def acting_model(world: World) -> None:
     """Some containers of the model act."""
     world.model = _rebuilt(world.model, lambda node: acting_node(world, node) if world.rng.random() < 0.6 else node)
+
+
+def properties(world: World) -> None:
+    """The model has an object whose attributes act when they are read."""
+    rng, dtype = world.rng, world.rng.choice(["f4", "f8"])
+    made = Acting(world, world.array((64, 3), dtype), world.array((1030,), dtype))
+    world.model = rng.choice([made, {"a": made, "b": world.array((5,), dtype)}, [world.array((300,), dtype), made]])
+    try:
+        world.state = optirs.setup(world.rule, world.model)
+    except (TypeError, ValueError):
+        world.rule = optirs.Adam()
+        world.state = optirs.setup(world.rule, world.model)
+    world.gradient = world.gradient_of(world.model)
 
 
 def acting_state(world: World) -> None:
@@ -537,6 +557,7 @@ def nonsense_field(world: World) -> None:
 
 
 BEFORE: dict[str, Callable[[World], None]] = {
+    "properties": properties,
     "late gradient": late_gradient,
     "late model": late_model,
     "acting gradient": acting_gradient,
@@ -547,11 +568,24 @@ BEFORE: dict[str, Callable[[World], None]] = {
 }
 """Hooks that are put into the world before the arguments of a call are taken from it."""
 
-TREES = {"late gradient", "acting gradient", "acting model", "acting state", "nonsense leaf"}
+TREES = {"properties", "late gradient", "acting gradient", "acting model", "acting state", "nonsense leaf"}
 """Those that only calls with trees meet."""
 
-OFTEN = {"acting rule", "late gradient", "late model", "late argument", "acting gradient", "collector", "profile"}
+OFTEN = {
+    "acting rule",
+    "late gradient",
+    "late model",
+    "late argument",
+    "acting gradient",
+    "collector",
+    "profile",
+    "properties",
+}
 """Those that act in most calls: they are chosen more often."""
+
+ANYWHERE = {"garbage", "collector", "alarm", "profile", "thread"}
+"""Those that act between any two instructions, also of NumPy's. Nobody can look at a view and read it in one there, so
+what others are views of keeps its memory."""
 
 AFTER: dict[str, Callable[[World], None]] = {
     "late argument": late_argument,

@@ -16,17 +16,20 @@ import optirs
 from optirs import _core
 
 from .acts import NONSENSE
-from .worlds import World
+from .judge import parts
+from .worlds import World, owner
 
 
 @dataclass(frozen=True)
 class Road:
-    """A call of `function` with what `arguments` takes from the world; `in_place` if it writes to the model."""
+    """A call of `function` with what `arguments` takes from the world; `in_place` if it writes to the model, and
+    `by_numpy` if not the package but NumPy reads its arrays."""
 
     function: Callable[..., Any]
     arguments: Callable[[World], tuple[Any, ...]]
     net: bool = False
     in_place: bool = False
+    by_numpy: bool = False
 
 
 def _step(w: World) -> tuple[Any, ...]:
@@ -44,7 +47,7 @@ def _one(w: World) -> tuple[Any, ...]:
 
 
 def _data(w: World) -> tuple[np.ndarray, np.ndarray]:
-    rows, dtype = w.rng.choice([0, 1, 5, 300]), w.rng.choice(["f4", "f4", "f8", "f2", "i4"])
+    rows, dtype = w.rng.choice([0, 1, 5, 300, 300]), w.rng.choice(["f4", "f4", "f8", "f2", "i4"])
     w.target = w.array((rows, w.n_out), dtype)
     return w.array((rows, w.n_in), w.rng.choice(["f4", "f4", "f8", "f2"])), w.target
 
@@ -85,12 +88,12 @@ def _train(model: Any, x: Any, y: Any, rule: Any, w: World, **options: Any) -> A
         data = [(x, y), (x, y)]
     elif rng.random() < 0.2:
         data = _Batches(w, [(x, y)])
+    elif rng.random() < 0.2:
+        data = _Table(w, x) if hasattr(x, "shape") else x, y
     callbacks: list[Any] = []
-    if rng.random() < 0.4:
-        callbacks = [
-            rng.choice([lambda event: w.fire(), _Hooks(w), optirs.EarlyStopping(optirs.HeldOut(optirs.mse, (x, y)), 2)])
-        ]
-    loss = rng.choice(list(LOSSES.values()))
+    if rng.random() < 0.6:
+        callbacks = [rng.choice([_called, _called, _Hooks, _stopping])(w, x, y)]
+    loss = rng.choice([*LOSSES.values(), *[optirs.mse] * 5])  # which takes targets of any size
     gradient: Any = optirs.supervised(loss)
     if rng.random() < 0.3:
         inner = gradient
@@ -101,13 +104,24 @@ def _train(model: Any, x: Any, y: Any, rule: Any, w: World, **options: Any) -> A
             return answer
 
     if isinstance(data, tuple):
-        options |= {"batch_size": rng.choice([None, 1, 2, 1000]), "shuffle": rng.random() < 0.3}
+        options |= {
+            "batch_size": rng.choice([None, 1000, *[1 + len(w.target) // 4] * 2]),
+            "shuffle": rng.random() < 0.5,
+        }
     options |= {"epochs": 3, "log_every": rng.choice([None, None, 1, 2]), "callbacks": callbacks}
     return optirs.train(gradient, model, data, rule, **options)
 
 
+def _called(w: World, *_: Any) -> Any:
+    return lambda event: w.fire()
+
+
+def _stopping(_: World, x: Any, y: Any) -> Any:
+    return optirs.EarlyStopping(optirs.HeldOut(optirs.supervised(optirs.mse), (x, y)), patience=2)
+
+
 class _Hooks:
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *_: Any) -> None:
         self.world = world
 
     def on_step_end(self, event: Any) -> None:
@@ -125,6 +139,20 @@ class _Batches:
         for batch in self.batches:
             self.world.fire()
             yield batch
+
+
+class _Table:
+    """Rows of an array that act when they are taken, so that a batch may be gone when it is there."""
+
+    def __init__(self, world: World, value: Any) -> None:
+        self.world, self.value, self.shape = world, value, value.shape
+
+    def __getitem__(self, at: Any) -> Any:
+        if id(self.value) in self.world.gone:
+            raise ValueError("the array is gone")
+        rows = self.value[at]
+        self.world.fire()
+        return rows
 
 
 def _layer_back(layer: Any, x: Any, dy: Any) -> Any:
@@ -161,7 +189,9 @@ def _random_state(state: Any, w: World) -> Any:
 
 def _training_alone(model: Any, x: Any, y: Any, w: World) -> Any:
     """The compiled loop, used as it is not meant to be."""
-    pairs = [(optirs.setup(optirs.Adam(), m), m) for m in (copy.deepcopy(model), copy.deepcopy(model))]
+    with w.calm():  # what is copied NumPy reads
+        models = copy.deepcopy(model), copy.deepcopy(model)
+    pairs = [(optirs.setup(optirs.Adam(), m), m) for m in models]
     fit = _core.Fit.start("mse", pairs, x, y, w.rng.choice([1, 2, 1000, 2**62]))
     if fit is None:
         return None
@@ -266,8 +296,8 @@ ROADS: dict[str, Road] = {
     "freeze_": Road(lambda s: (optirs.freeze_(s), optirs.thaw_(s)), lambda w: (w.state,), in_place=True),
     "digest": Road(optirs.digest, lambda w: (w.state, w.model)),
     "files": Road(_files, lambda w: (w.state, w.model, w)),
-    "pickle": Road(lambda *both: pickle.loads(pickle.dumps(both)), lambda w: (w.state, w.model)),
-    "deepcopy": Road(lambda *both: copy.deepcopy(both), lambda w: (w.state, w.model)),
+    "pickle": Road(lambda *both: pickle.loads(pickle.dumps(both)), lambda w: (w.state, w.model), by_numpy=True),
+    "deepcopy": Road(lambda *both: copy.deepcopy(both), lambda w: (w.state, w.model), by_numpy=True),
     "copy": Road(copy.copy, lambda w: (w.state,)),
     "equality": Road(lambda a, b: (a == b, repr(a), repr(b)), lambda w: (w.state, copy.deepcopy(w.state))),
     "restore": Road(_restored, lambda w: (_some_leaf(w), w)),
@@ -300,10 +330,31 @@ ROADS: dict[str, Road] = {
 }
 """The roads by name, which `--roads` chooses from."""
 
+
+def _half_a_step(w: World) -> None:
+    """Steps one parameter and leaves out the others, as an act changes something."""
+    arrays = [x for x in parts(w.model)[0] if x.flags.writeable and x.size and x.dtype.kind in "fc"]
+    for x in arrays[:1]:
+        x -= 0.5
+    while w.armed and w.fired < w.first:
+        w.fire()
+    raise ValueError("the second half is not gone")
+
+
+def _past_a_parameter(w: World) -> None:
+    """Writes to all of what parameters are views of."""
+    for x in parts(w.model)[0]:
+        whole = owner(x)
+        if whole is not None and whole.flags.writeable and whole.dtype.kind in "fc":
+            whole -= 0.5
+
+
 FAULTS: dict[str, Road] = {
     "a crash": Road(lambda: os.kill(os.getpid(), signal.SIGSEGV), lambda w: ()),
     "an exit": Road(lambda: os._exit(3), lambda w: ()),
     "a hang": Road(lambda: time.sleep(3600), lambda w: ()),
+    "half a step": Road(_half_a_step, lambda w: (w,), in_place=True),
+    "a write past a parameter": Road(_past_a_parameter, lambda w: (w,), in_place=True),
 }
 """What must be found, for the test of the fuzzer itself."""
 

@@ -102,6 +102,7 @@ def _judged(world: World, road: roads.Road, chosen: list[Any], wanted: set[str])
     except Exception as error:  # a world too odd for this road: a copy of its state raises
         judge_error(world, error)
         return "no arguments"
+    world.spares_viewed = road.by_numpy or bool(wanted & hooks.ANYWHERE)
     quiet = wanted <= {"none"}
     expected = oracle.expected(world, road) if quiet else None
     before = Before(world, road.in_place)
@@ -202,7 +203,7 @@ def _until_a_crash(choice: Choice, first: int, end: int, report: Report) -> int:
     command = [sys.executable, "-m", "attack", "--child", f"--seed={choice.seed}", f"--first={first}"]
     command += [f"--rounds={end - first}", *options]
     # What is freed is given back to the system at once, so that who reads it is caught.
-    limits = {"MALLOC_MMAP_THRESHOLD_": "2048", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_PERTURB_": "165"}
+    limits = {"MALLOC_MMAP_THRESHOLD_": "1024", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_PERTURB_": "165"}
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**limits, **os.environ, "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
     at, done = first, False

@@ -1,11 +1,12 @@
 """Worlds: models, gradients and rules of all kinds, drawn from one generator of random numbers."""
 
+import contextlib
 import contextvars
 import itertools
 import random
 import tempfile
 from collections import OrderedDict, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,11 @@ class World:
         self.fired = 0
         self.first = self.rng.choice([1, 1, 1, 2, 3, 5])  # the call of a hook at which the acts begin
         self.failures: list[BaseException] = []  # of what acts called, where that is none of the accepted ones
-        self.viewed: set[int] = set()  # arrays whose memory others share: NumPy itself reads it when it is freed
+        self.viewed: set[int] = set()  # arrays that own the memory of others, which are views of it
+        self.spares_viewed = False  # whether those keep their memory, as NumPy itself may be reading a view
+        self.gone: set[int] = set()  # the views whose memory acts have given back: nobody may read them
         self.changed: set[int] = set()  # the arrays whose content or memory acts have changed
+        self.restructured = False  # whether an act has changed containers
         self.stepped = False  # whether an act has stepped the model, or changed a state
         self.args: list[Any] = []
 
@@ -96,6 +100,15 @@ class World:
         finally:
             self.busy = False
 
+    @contextlib.contextmanager
+    def calm(self) -> Iterator[None]:
+        """No hook fires meanwhile."""
+        armed, self.armed = self.armed, False
+        try:
+            yield
+        finally:
+            self.armed = armed
+
     def __deepcopy__(self, memo: Any) -> Any:
         return self
 
@@ -110,16 +123,24 @@ class World:
 
     # --- arrays ------------------------------------------------------------------------------------------------------
 
-    def array(self, shape: tuple[int, ...], dtype: Any, plain: bool = False) -> np.ndarray:
+    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """An array of some layout with small numbers in it."""
         rng, dtype = self.rng, np.dtype(dtype)
         values = self.numbers.normal(size=shape)
         if dtype.kind == "c":
             values = values + 1j * self.numbers.normal(size=shape)
         x = np.asarray(values).astype(dtype)
-        how = "own" if plain or rng.random() < 0.5 else rng.choice(list(LAYOUTS))
-        x = LAYOUTS[how](self, x)
+        how = "own" if rng.random() < 0.4 else rng.choice(list(LAYOUTS))
+        return self.known(LAYOUTS[how](self, x))
+
+    def known(self, x: np.ndarray) -> np.ndarray:
+        """`x`, which acts may change from here on, as they may what it is a view of."""
         self.arrays.append(x)
+        whole = owner(x)
+        if whole is not None and whole is not x:
+            self.viewed.add(id(whole))
+            if all(whole is not y for y in self.arrays):
+                self.arrays.append(whole)
         return x
 
     def shape(self) -> tuple[int, ...]:
@@ -155,6 +176,8 @@ class World:
         kind = rng.random() if depth < 3 else 0.0
         if kind < 0.5:
             rule = rng.choice(simple)()
+            if hasattr(rule, "eta") and rng.random() < 0.5:  # a step that is seen in every type
+                rule = type(rule)(eta=rng.choice([0.5, 1.0]))
         elif kind < 0.58:
             rule = optirs.AccumGrad(rng.choice([1, 2, 3]))
         elif kind < 0.8:
@@ -184,8 +207,7 @@ class World:
             return np.zeros(3).astype(rng.choice(OTHER_DTYPES[:3]))
         if kind < 0.93:
             x = rng.choice(self.arrays)
-            self.viewed.add(id(x))
-            return rng.choice([x, x.T, x[1:] if x.ndim else x])
+            return self.known(rng.choice([x, x.T, x[1:] if x.ndim else x]))
         return rng.choice([None, 3, 1.5, "text", abs, np.float32(2), object(), [], {}, ()])
 
     def tree(self, depth: int = 0) -> Any:
@@ -261,6 +283,16 @@ class World:
         return made
 
 
+def owner(x: np.ndarray) -> np.ndarray | None:
+    """The array whose memory `x` lies in, which may be `x`, through views of any kind; `None` if it is no array's."""
+    at: Any = x
+    while at is not None:
+        if isinstance(at, np.ndarray) and at.flags.owndata:
+            return at
+        at = at.obj if isinstance(at, memoryview) else getattr(at, "base", None)
+    return None
+
+
 def _misaligned(_world: World, x: np.ndarray) -> np.ndarray:
     raw = np.empty(x.nbytes + 1, np.uint8)
     moved = raw[1:].view(x.dtype).reshape(x.shape) if x.dtype.isbuiltin == 1 and x.size else x
@@ -295,6 +327,10 @@ def _within(_world: World, x: np.ndarray) -> np.ndarray:
     return part
 
 
+def _through_memoryview(_world: World, x: np.ndarray) -> np.ndarray:
+    return np.asarray(memoryview(x)) if x.dtype.isbuiltin == 1 and x.size else x
+
+
 LAYOUTS: dict[str, Callable[[World, np.ndarray], np.ndarray]] = {
     "own": lambda w, x: x,
     "fortran": lambda w, x: np.asfortranarray(x),
@@ -310,4 +346,8 @@ LAYOUTS: dict[str, Callable[[World, np.ndarray], np.ndarray]] = {
     "memmap": _memmap,
     "within": _within,
     "own view": lambda w, x: x[...],
+    "view of a view": lambda w, x: x.view(Plain)[...].view(np.ndarray),
+    "subclass view": lambda w, x: x.view(Plain),
+    "memoryview": _through_memoryview,
+    "as_strided": lambda w, x: np.lib.stride_tricks.as_strided(x, x.shape, x.strides),
 }
