@@ -404,7 +404,7 @@ def test_no_memory_is_an_error_and_nothing_is_lost(number, tmp_path):
         answer, detail = alone(lambda room=room: with_limit(road, room))
         assert answer in ("done", "refused"), f"with {room} of {needed} bytes: {answer} {detail}"
         refused += answer == "refused"
-    assert refused > 0 or needed == LEAST, f"{needed} bytes, and none was refused"
+    assert refused > 0 or needed < 2 * LEAST, f"{needed} bytes, and none was refused"
 
 
 def test_a_state_that_claims_any_length_is_no_state_of_a_generator():

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyBool, PyTuple};
 use smallvec::SmallVec;
 
 use super::array::{Layout, Place, array, descriptor, shape_text};
-use super::lists::Items;
+use super::lists::{Int, Items, dict, ints, text, tuple};
 use super::make::{placed, restored};
 use super::refit::suitable;
 use crate::chain::{Form, Program};
@@ -229,7 +229,7 @@ impl Leaf {
     /// The shape of the parameter.
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.layout.shape)
+        tuple(py, self.layout.shape.iter().map(|&n| Int(n as i64)))
     }
 
     /// NumPy's name of the parameter's type.
@@ -286,7 +286,7 @@ impl Leaf {
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         // A copy: an update may come before the arrays are read.
         let args = self.with_rule(py, self.rule(py)?)?._parts(py)?;
-        (py.import("optirs._core")?.getattr("restore")?, args).into_pyobject(py).map(Bound::into_any)
+        Ok(tuple(py, [py.import("optirs._core")?.getattr("restore")?, args.into_any()])?.into_any())
     }
 
     fn __deepcopy__(&self, py: Python<'_>, memo: &Bound<'_, PyAny>) -> PyResult<Self> {
@@ -302,9 +302,11 @@ impl Leaf {
 
     /// What `restore` makes it of again; the arrays are views.
     fn _parts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let (shape, strides) = (self.layout.shape.clone(), self.layout.strides.clone());
-        let parts = (self.rule(py)?, shape, strides, self.dtype.name(), self.state(py)?, self.frozen()?);
-        parts.into_pyobject(py)
+        let extents = |all: &[isize]| ints(py, all.iter().map(|&n| n as i64));
+        let (shape, strides) = (extents(&self.layout.shape)?, extents(&self.layout.strides)?);
+        let (rule, dtype, state) = (self.rule(py)?.into_bound(py), text(py, self.dtype.name())?, self.state(py)?);
+        let frozen = PyBool::new(py, self.frozen()?).to_owned().into_any();
+        tuple(py, [rule, shape.into_any(), strides.into_any(), dtype.into_any(), state, frozen])
     }
 
     /// A copy with another rule, for which the state is fit; errors name the path.
@@ -360,26 +362,27 @@ impl Leaf {
             Form::Chain(forms) => {
                 let states =
                     forms.iter().map(|f| self.show(py, program, slots, counts, f)).collect::<PyResult<Vec<_>>>()?;
-                Ok(PyTuple::new(py, states)?.into_any())
+                Ok(tuple(py, states)?.into_any())
             }
             Form::Mixed(rule) => {
-                (view(&slots[0])?, self.show(py, program, slots, counts, rule)?).into_pyobject(py).map(Bound::into_any)
+                Ok(tuple(py, [view(&slots[0])?, self.show(py, program, slots, counts, rule)?])?.into_any())
             }
             Form::Scheduled(timer, rule) => {
                 let state = self.show(py, program, slots, counts, rule)?;
-                (counts[program.counter_of(*timer)], state).into_pyobject(py).map(Bound::into_any)
+                let count = Int(counts[program.counter_of(*timer)] as i64).into_pyobject(py)?;
+                Ok(tuple(py, [count.into_any(), state])?.into_any())
             }
             &Form::Link(i) => {
                 let link = &program.links[i];
                 if link.slots().is_empty() && link.counter().is_none() {
                     return Ok(py.None().into_bound(py));
                 }
-                let state = PyDict::new(py);
+                let state = dict(py)?;
                 for (slot, named) in slots[program.slots_of(i)].iter().zip(link.slots()) {
-                    state.set_item(named.name, view(slot)?)?;
+                    state.set_item(text(py, named.name)?, view(slot)?)?;
                 }
                 if let Some(counter) = link.counter() {
-                    state.set_item(counter, counts[i])?;
+                    state.set_item(text(py, counter)?, Int(counts[i] as i64))?;
                 }
                 Ok(state.into_any())
             }

@@ -79,15 +79,35 @@ def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
     x = np.asarray(x)  # whose methods are NumPy's, whatever its class
     if rule._master is not None:
         return rule._advance(state, x, _gradient(rule, x, dx, "the gradient"))
-    state, dx = apply(rule, state, x, dx)
+    was = x.dtype, x.shape
+    try:
+        state, dx = apply(rule, state, x, dx)
+    finally:
+        _unchanged(x, *was)
     if dx is None:
         return state, None
-    _core.refuse_moved("the parameter", x)  # since it was read, code of others has run
     new = np.empty_like(x)
     with np.errstate(over="ignore", invalid="ignore"):
         stepped = np.asarray(computed(x) - dx)
     store(stepped, new)
     return state, new
+
+
+def _unchanged(x: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Refuses a parameter that code of others has changed since it had this type and shape.
+
+    Raises:
+        RuntimeError: If it has another one, or lies in memory that was given back.
+    """
+    _core.refuse_moved("the parameter", x)
+    if x.dtype != dtype:
+        raise RuntimeError(
+            f"the parameter was changed while it was in use: its dtype was {dtype} and is {x.dtype} now"
+        ) from None
+    if x.shape != shape:
+        raise RuntimeError(
+            f"the parameter was changed while it was in use: its shape was {shape} and is {x.shape} now"
+        ) from None
 
 
 def _parameter(rule: Rule, x: Any) -> Array:
