@@ -102,7 +102,8 @@ address: ## the tests of the package under AddressSanitizer, with debug assertio
 		$(BIN)/python $(WATCHED)
 
 thread: ## the tests of the crate under ThreadSanitizer, the standard library too
-	$(call SANITIZER,thread) cargo test --locked --profile sanitize --target $(HOST) -Zbuild-std --lib --tests
+	$(call SANITIZER,thread) TSAN_OPTIONS=die_after_fork=0:allocator_may_return_null=1 \
+		cargo test --locked --profile sanitize --target $(HOST) -Zbuild-std --lib --tests
 
 docs: $(BIN)/pip ## build the site into site/
 	$(BIN)/pip install ".[docs]"

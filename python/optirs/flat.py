@@ -117,6 +117,8 @@ class Restructure:
                 "library differentiate by the vector, through restructure(flat)"
             )
         found = _core.gradients(self._state, self._model, gradient)
+        for g in found:
+            _core.refuse_moved("restructure.gradient: a gradient", g)  # since it was met, code of others may have run
         with np.errstate(over="ignore", invalid="ignore"):
             parts = [
                 np.zeros(like.size, wide) if g is None else np.ravel(g).astype(wide, copy=False)

@@ -19,7 +19,7 @@ use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
 use crate::chain::Program;
-use crate::reserve::{OutOfMemory, Put, Reserve};
+use crate::reserve::{OutOfMemory, Put, Reserve, check};
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {
@@ -154,6 +154,7 @@ fn checked<'a>(
     {
         return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
     }
+    check::<View>(1)?; // one for each such parameter
     Ok((guard, Some(Box::new(view))))
 }
 

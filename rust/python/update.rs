@@ -22,7 +22,7 @@ use super::schedules::schedule;
 use super::steps::{self, Fresh, Incoming, Refusal, Step, Target, Through};
 use super::walk::walk;
 use crate::buffer::Buffer;
-use crate::reserve::{Put, Reserve, collected, list};
+use crate::reserve::{Put, Reserve, check, collected, list};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one, with how it lay.
 pub type Made<'py> = (Bound<'py, PyAny>, Option<(Bound<'py, PyAny>, View)>);
@@ -169,6 +169,7 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         let through = match &entry.strided {
             Some(view) => {
                 let bytes = leaf.layout.len * leaf.dtype.size();
+                check::<Through>(1)?; // one for each such parameter
                 Some(Box::new(Through { view, copy: Buffer::new(bytes).ok_or_else(|| too_large(bytes))? }))
             }
             None => None,
@@ -317,7 +318,10 @@ fn results(arena: &Bump, py: Python<'_>, entries: &[Entry]) -> PyResult<Vec<Fres
             Moments::Own(_) => SmallVec::new(),
         };
         let layout = match &entry.strided {
-            Some(view) => Arc::new(Layout::of(view)),
+            Some(view) => {
+                check::<Layout>(1)?; // one for each such parameter
+                Arc::new(Layout::of(view))
+            }
             None => entry.leaf().layout.clone(),
         };
         results.push(Fresh { x, layout, slots });

@@ -49,7 +49,8 @@ class Interface(Held):
     @property
     def __array_interface__(self) -> Any:
         self.world.fire()
-        return np.asarray(self.value).__array_interface__
+        self.copy = np.array(self.value)  # whose memory stays, as nobody can tell what a view by this way lies in
+        return self.copy.__array_interface__
 
 
 class Capsule(Held):
@@ -59,7 +60,7 @@ class Capsule(Held):
 
     def __dlpack__(self, **options: Any) -> Any:
         self.world.fire()
-        return np.asarray(self.value).__dlpack__()
+        return np.array(self.value).__dlpack__()
 
 
 class Buffer(Held):
@@ -67,7 +68,7 @@ class Buffer(Held):
 
     def __buffer__(self, flags: int) -> memoryview:
         self.world.fire()
-        return memoryview(np.asarray(self.value))
+        return memoryview(np.array(self.value))
 
     def __len__(self) -> int:
         self.world.fire()
