@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// How long a worker without work stays awake.
 pub const LINGER: Duration = Duration::from_micros(100);
+/// How long whoever sets the number of threads waits for surplus workers to end.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// How long no thread is asked for after the system has refused one.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -97,6 +99,11 @@ impl Queue {
         let mut state = self.state();
         state.refused = None;
         self.wake(state);
+        // So that whoever counts threads next finds them gone; not for long, as one may be in the middle of a task.
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE && self.surplus(&self.state()) > 0 {
+            thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// Does the work of a team with up to `helpers` workers.

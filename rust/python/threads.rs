@@ -14,8 +14,8 @@ pub fn get_num_threads() -> usize {
 
 /// Sets how many threads share the work of an update.
 #[pyfunction]
-pub fn set_num_threads(n: usize) {
-    pool::set_threads(n);
+pub fn set_num_threads(py: Python<'_>, n: usize) {
+    py.detach(|| pool::set_threads(n));
 }
 
 /// Gives memory that is kept for later steps back to the system; returns how many bytes.
