@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
 from libraries import LIBRARIES, PEER, Bridge
 
@@ -16,6 +17,10 @@ from optirs._compiled import Compiled
 
 # Ctrl-C works in the tests, and in the processes that they start, also where the shell has told them to ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if os.environ.get("OPTIRS_SANITIZER"):
+    hypothesis.settings.register_profile("sanitizer", deadline=None)  # all takes several times as long
+    hypothesis.settings.load_profile("sanitizer")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -67,6 +67,7 @@ def nested(wrap, depth, leaf):
     return leaf
 
 
+@pytest.mark.unsanitized("frames are larger")
 @pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"k": x}, Node], ids=["list", "dict", "class"])
 @pytest.mark.parametrize("depth", [200, 990, 3000])
 def test_a_thread_with_a_small_stack(wrap, depth, tmp_path):
