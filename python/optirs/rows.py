@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core import as_plain, refuse_masked, refuse_moved
+from ._core import as_plain, refuse_masked, refuse_moved, settled
 
 Take = Callable[[Any], Any]
 """Rows at a slice, or at an array of row numbers."""
@@ -101,7 +101,7 @@ def all_rows(array: Any) -> Any:
 
 def _converted(name: str, data: Any) -> Any:
     try:
-        array = np.asanyarray(data)
+        array = settled(np.asanyarray(data))
     except MemoryError:
         raise
     except Exception as error:

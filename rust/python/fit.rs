@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::array::access::{Looks, Wanted, integers, run};
 use super::array::numbers::{Kept, KeptReals, Reals};
-use super::array::of_values;
+use super::array::{Load, of_values};
 use super::entry::Names;
 use super::leaf::busy;
 use super::losses::{Kind, Targets};
@@ -263,8 +263,8 @@ impl Fit {
         let side = self.progress.side;
         let programs = collected(guards.iter().map(|g: &[_; 2]| program(&g[side])))?;
         let (arena, names) = (Bump::new(), Names(held.state.bind(py)));
-        let looks = |looks: &mut Looks<'_, '_>| look_again(py, &held.parameters, looks);
-        let wanted = Wanted::new(&arena, 2 * held.parameters.len(), &names, looks);
+        let looks = |looks: &mut Looks<'_, '_, '_>| look_again(py, &held.parameters, looks);
+        let wanted = Wanted::new(&arena, 2 * held.parameters.len(), Load::LONG, &names, looks);
         let fixed = listed(held.fixed().map(|array| array.bind(py)))?;
         let data = (held.x.bind(py), held.y.as_ref().map(|y| y.bind(py)));
         let Self { network, rows, batch, work, arrays, gathered, progress, .. } = self;

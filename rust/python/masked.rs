@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple, PyType};
 
-use super::array::{is_array, is_exact, numpy, refuse_moved};
+use super::array::{is_array, is_exact, numpy, refuse_moved, settled};
 
 /// How deep lists may nest for the arrays in them to be found.
 const DEPTH: usize = 8;
@@ -56,7 +56,7 @@ pub fn as_plain<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'p
     }
     refuse_other(value, || what.to_owned())?;
     let numpy = numpy(value.py())?;
-    let array = numpy.call_method1(intern!(value.py(), "asanyarray"), (value,))?;
+    let array = settled(&numpy.call_method1(intern!(value.py(), "asanyarray"), (value,))?)?;
     refuse(what, &array)?;
     refuse_moved(what, &array)?;
     numpy.call_method1(intern!(value.py(), "asarray"), (array,))

@@ -54,7 +54,7 @@ mod _core {
     #[pymodule_export]
     use super::array::Recycling;
     #[pymodule_export]
-    use super::array::{array_span, refuse_moved};
+    use super::array::{array_span, refuse_moved, settled};
     #[pymodule_export]
     use super::files::{
         Draft, Header, Inventory, Numbers, Outline, States, build, file_header, outline_of_file, outline_of_tree,
@@ -96,4 +96,10 @@ mod _core {
     use super::update::{gradients, update};
     #[pymodule_export]
     use super::xoshiro::Xoshiro;
+
+    #[pymodule_init]
+    fn begin(module: &super::Bound<'_, super::PyModule>) -> super::PyResult<()> {
+        super::array::learn(module.py());
+        Ok(())
+    }
 }

@@ -173,7 +173,7 @@ pub fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
 }
 
 /// Looks again at the arrays of these parameters: that of the first set, and that of the second.
-pub fn look_again(py: Python<'_>, parameters: &[Trained], looks: &mut Looks<'_, '_>) -> PyResult<()> {
+pub fn look_again(py: Python<'_>, parameters: &[Trained], looks: &mut Looks<'_, '_, '_>) -> PyResult<()> {
     for p in parameters {
         let leaf = p.leaves[0].get();
         for (array, &address) in p.arrays.iter().zip(&p.addresses) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::arena::{List, list_in, with_arena};
 use super::array::access::{Arena, Looks, Role, Seen, Wanted, run};
-use super::array::{Layout, Place as Part, View, allocate, array, descriptor, swapped, too_large};
+use super::array::{Layout, Load, Place as Part, View, allocate, array, descriptor, swapped, too_large};
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::Gradient;
 use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
@@ -126,11 +126,14 @@ impl<'c, 'py> Call<'c, '_, 'py> {
     pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<List<'b, Reached>> {
         let n = self.entries.len();
         let (mut steps, mut reached) = (list_in(n, arena)?, list_in(n, arena)?);
+        let mut load = Load { arrays: 2 * n, bytes: 0 };
         for (i, (entry, gradient)) in self.entries.iter().zip(self.gradients).enumerate() {
             steps.push(self.step(i, entry, gradient.as_ref())?);
+            load.bytes += 2 * entry.leaf().layout.len * entry.leaf().dtype.size();
         }
         let all = &mut steps[..];
-        let wanted = Wanted::new(arena, 2 * n, names, |looks: &mut Looks<'_, '_>| self.look_again(looks));
+        let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
+        let wanted = Wanted::new(arena, 2 * n, load, names, looks);
         // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are written
         // are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets and copies are new.
         let done = run(py, &(wanted, Arena(arena)), |(arrays, arena)| unsafe { steps::run(all, arrays, arena.0) })?;
@@ -143,7 +146,7 @@ impl<'c, 'py> Call<'c, '_, 'py> {
     }
 
     /// Looks again at the arrays, which [`Step::array`] and [`Step::made`] name by their numbers.
-    fn look_again(&self, looks: &mut Looks<'_, '_>) -> PyResult<()> {
+    fn look_again(&self, looks: &mut Looks<'_, '_, '_>) -> PyResult<()> {
         let writes = matches!(self.to, Targets::Places);
         for (entry, gradient) in self.entries.iter().zip(self.gradients) {
             looks.at(entry.array, entry.seen(), writes, Role::Parameter, entry.place)?;

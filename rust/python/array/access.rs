@@ -15,6 +15,7 @@ use std::slice::{from_raw_parts, from_raw_parts_mut};
 use super::super::arena::{List, list_in};
 use super::create::Fresh;
 use super::layout::Layout;
+use super::pins::{Load, Pins};
 use super::view::{Fields, Look, View, moved, shape_text};
 use crate::dtype::DType;
 use crate::element::Real;
@@ -28,8 +29,12 @@ pub trait Access {
     /// Their elements.
     type Open<'a>: Send;
 
-    /// Looks at the arrays again; a `RuntimeError` names one that has changed. Runs no Python code unless one has.
-    fn check(&self) -> PyResult<()>;
+    /// How much there is of them, or about so much.
+    fn load(&self) -> Load;
+
+    /// Looks at the arrays again, and pins them; a `RuntimeError` names one that has changed. Runs no Python code unless one
+    /// has.
+    fn check(&self, pins: &mut Pins) -> PyResult<()>;
 
     /// Takes the pointers.
     ///
@@ -38,25 +43,27 @@ pub trait Access {
     unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory>;
 }
 
-/// Calls `f` with the elements of `arrays`, without the interpreter's lock.
+/// Calls `f` with the elements of `arrays`, without the interpreter's lock where that takes some time.
 ///
-/// Another thread may run Python code meanwhile, as beside a call of NumPy's own that gives the lock away: what it does to the
-/// numbers shows, and it must leave the arrays' memory alone.
+/// Another thread may run Python code meanwhile: what it does to the numbers shows, as beside a call of NumPy's own that gives
+/// the lock away. It cannot resize the arrays, which are pinned.
 pub fn run<A: Access, R: Send>(
     py: Python<'_>,
     arrays: &A,
     f: impl for<'a> FnOnce(A::Open<'a>) -> R + Send,
 ) -> PyResult<R> {
-    arrays.check()?;
+    let mut pins = Pins::new(py, arrays.load());
+    arrays.check(&mut pins)?;
     let session = Session(());
     // SAFETY: checked; `f` holds no Python object, and this thread does nothing else until it returns.
     let open = unsafe { arrays.open(&session) }?;
-    Ok(py.detach(move || f(open)))
+    pins.close();
+    Ok(if pins.are_wanted() { py.detach(move || f(open)) } else { f(open) })
 }
 
 /// The same with the interpreter's lock, for a look that takes less time than to give it away.
 pub fn read<A: Access, R>(arrays: &A, f: impl for<'a> FnOnce(A::Open<'a>) -> R + Send) -> PyResult<R> {
-    arrays.check()?;
+    arrays.check(&mut Pins::none())?;
     let session = Session(());
     // SAFETY: as above.
     Ok(f(unsafe { arrays.open(&session) }?))
@@ -192,25 +199,27 @@ pub trait Places {
 pub struct Wanted<'b, 'p, F> {
     arena: &'b Bump,
     n: usize,
+    load: Load,
     each: F,
     places: &'p dyn Places,
     pointers: OnceCell<List<'b, *mut u8>>,
 }
 
-impl<'b, 'p, F: Fn(&mut Looks<'b, 'p>) -> PyResult<()>> Wanted<'b, 'p, F> {
+impl<'b, 'p, F: Fn(&mut Looks<'b, 'p, '_>) -> PyResult<()>> Wanted<'b, 'p, F> {
     /// Those that `each` names, in their order; about `n` of them.
-    pub fn new(arena: &'b Bump, n: usize, places: &'p dyn Places, each: F) -> Self {
-        Self { arena, n, each, places, pointers: OnceCell::new() }
+    pub fn new(arena: &'b Bump, n: usize, load: Load, places: &'p dyn Places, each: F) -> Self {
+        Self { arena, n, load, each, places, pointers: OnceCell::new() }
     }
 }
 
 /// Second looks at [`Wanted`] arrays.
-pub struct Looks<'b, 'p> {
+pub struct Looks<'b, 'p, 's> {
     pointers: List<'b, *mut u8>,
     places: &'p dyn Places,
+    pins: &'s mut Pins,
 }
 
-impl Looks<'_, '_> {
+impl Looks<'_, '_, '_> {
     /// Looks at the array with the next number, which stands at a place, and is written if `writes` says so.
     #[inline]
     pub fn at(
@@ -223,6 +232,7 @@ impl Looks<'_, '_> {
     ) -> PyResult<()> {
         let changed = || seen.changed(&format!("{} {}", role.name(), self.places.name(place)), array);
         let pointer = seen.again(array, writes).ok_or_else(changed)?;
+        self.pins.add(array)?;
         Ok(self.pointers.put(pointer)?)
     }
 
@@ -233,11 +243,15 @@ impl Looks<'_, '_> {
     }
 }
 
-impl<'b, 'p, F: Fn(&mut Looks<'b, 'p>) -> PyResult<()>> Access for Wanted<'b, 'p, F> {
+impl<'b, 'p, F: Fn(&mut Looks<'b, 'p, '_>) -> PyResult<()>> Access for Wanted<'b, 'p, F> {
     type Open<'a> = Pointers<'a>;
 
-    fn check(&self) -> PyResult<()> {
-        let mut looks = Looks { pointers: list_in(self.n, self.arena)?, places: self.places };
+    fn load(&self) -> Load {
+        self.load
+    }
+
+    fn check(&self, pins: &mut Pins) -> PyResult<()> {
+        let mut looks = Looks { pointers: list_in(self.n, self.arena)?, places: self.places, pins };
         (self.each)(&mut looks)?;
         // The first list stays: nothing opens arrays twice.
         let _ = self.pointers.set(looks.pointers);
@@ -281,7 +295,11 @@ unsafe impl Send for Here<'_> {}
 impl Access for Arena<'_> {
     type Open<'a> = Here<'a>;
 
-    fn check(&self) -> PyResult<()> {
+    fn load(&self) -> Load {
+        Load::NONE
+    }
+
+    fn check(&self, _: &mut Pins) -> PyResult<()> {
         Ok(())
     }
 
@@ -300,7 +318,11 @@ pub(super) struct Slice<'a> {
 }
 
 impl Slice<'_> {
-    pub(super) fn check(&self, array: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(super) fn load(&self) -> Load {
+        Load::one(self.shape.iter().product::<usize>() * self.dtype.size())
+    }
+
+    pub(super) fn check(&self, array: &Bound<'_, PyAny>, pins: &mut Pins) -> PyResult<()> {
         let same = Fields::of(array).is_some_and(|fields| {
             let alike = |(a, b): (&isize, &usize)| usize::try_from(*a) == Ok(*b);
             fields.data as usize == self.address
@@ -310,7 +332,7 @@ impl Slice<'_> {
                 && fields.shape.len() == self.shape.len()
                 && fields.shape.iter().zip(self.shape).all(alike)
         });
-        if same { Ok(()) } else { Err(self.changed(array)) }
+        if same { pins.add(array) } else { Err(self.changed(array)) }
     }
 
     #[cold]
@@ -323,7 +345,11 @@ impl Slice<'_> {
 impl<T: Real> Access for Fresh<'_, T> {
     type Open<'a> = &'a mut [T];
 
-    fn check(&self) -> PyResult<()> {
+    fn load(&self) -> Load {
+        Load::one(self.len * size_of::<T>())
+    }
+
+    fn check(&self, _: &mut Pins) -> PyResult<()> {
         Ok(()) // nobody else has it, so nothing has changed it
     }
 
@@ -394,8 +420,12 @@ fn in_c_order(array: &Bound<'_, PyAny>, len: usize) -> Option<()> {
 impl<A: Access> Access for &A {
     type Open<'a> = A::Open<'a>;
 
-    fn check(&self) -> PyResult<()> {
-        A::check(self)
+    fn load(&self) -> Load {
+        A::load(self)
+    }
+
+    fn check(&self, pins: &mut Pins) -> PyResult<()> {
+        A::check(self, pins)
     }
 
     unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
@@ -407,8 +437,12 @@ impl<A: Access> Access for &A {
 impl<A: Access> Access for Option<A> {
     type Open<'a> = Option<A::Open<'a>>;
 
-    fn check(&self) -> PyResult<()> {
-        self.as_ref().map_or(Ok(()), A::check)
+    fn load(&self) -> Load {
+        self.as_ref().map_or(Load::NONE, A::load)
+    }
+
+    fn check(&self, pins: &mut Pins) -> PyResult<()> {
+        self.as_ref().map_or(Ok(()), |a| a.check(pins))
     }
 
     unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
@@ -420,8 +454,12 @@ impl<A: Access> Access for Option<A> {
 impl<A: Access> Access for Vec<A> {
     type Open<'a> = Vec<A::Open<'a>>;
 
-    fn check(&self) -> PyResult<()> {
-        self.iter().try_for_each(A::check)
+    fn load(&self) -> Load {
+        self.iter().map(A::load).fold(Load::NONE, Load::and)
+    }
+
+    fn check(&self, pins: &mut Pins) -> PyResult<()> {
+        self.iter().try_for_each(|a| a.check(pins))
     }
 
     unsafe fn open<'a>(&self, session: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
@@ -435,8 +473,12 @@ macro_rules! together {
         impl<$($name: Access),+> Access for ($($name,)+) {
             type Open<'a> = ($($name::Open<'a>,)+);
 
-            fn check(&self) -> PyResult<()> {
-                $(self.$i.check()?;)+
+            fn load(&self) -> Load {
+                Load::NONE $(.and(self.$i.load()))+
+            }
+
+            fn check(&self, pins: &mut Pins) -> PyResult<()> {
+                $(self.$i.check(pins)?;)+
                 Ok(())
             }
 

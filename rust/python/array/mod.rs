@@ -10,9 +10,13 @@ mod create;
 mod layout;
 mod memory;
 pub mod numbers;
+mod owner;
+mod pins;
 mod view;
 
 pub use create::{Fresh, array, can_cast, copy_into, descriptor, empty, of_values, swapped};
 pub use layout::Layout;
 pub use memory::{Memory, Place, Recycling, allocate, too_large};
+pub use owner::{learn, settled};
+pub use pins::Load;
 pub use view::{Look, View, array_span, is_array, is_exact, numpy, refuse_moved, same_type, shape_text, span};

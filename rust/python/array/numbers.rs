@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use super::super::masked::{as_plain, refuse};
 use super::access::{Access, Session, Slice, elements, integers};
 use super::create::{converted, plain_array};
+use super::pins::{Load, Pins};
 use super::view::{Fields, is_array};
 use crate::element::Real;
 use crate::losses::Values;
@@ -106,8 +107,12 @@ impl<'py, T: Real + Element> Numbers<'py, T> {
 impl<T: Real> Access for Numbers<'_, T> {
     type Open<'a> = &'a [T];
 
-    fn check(&self) -> PyResult<()> {
-        self.seen.slice().check(&self.array)
+    fn load(&self) -> Load {
+        self.seen.slice().load()
+    }
+
+    fn check(&self, pins: &mut Pins) -> PyResult<()> {
+        self.seen.slice().check(&self.array, pins)
     }
 
     unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
@@ -129,8 +134,12 @@ impl<T> Kept<T> {
 impl<T: Real> Access for Again<'_, '_, T> {
     type Open<'a> = &'a [T];
 
-    fn check(&self) -> PyResult<()> {
-        self.0.seen.slice().check(self.0.array.bind(self.1))
+    fn load(&self) -> Load {
+        self.0.seen.slice().load()
+    }
+
+    fn check(&self, pins: &mut Pins) -> PyResult<()> {
+        self.0.seen.slice().check(self.0.array.bind(self.1), pins)
     }
 
     unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
@@ -211,7 +220,7 @@ impl<'py> Reals<'py> {
     pub fn double(self) -> PyResult<Numbers<'py, f64>> {
         match self {
             Self::Single(numbers) => {
-                numbers.check()?;
+                numbers.check(&mut Pins::none())?;
                 Numbers::convert(numbers.seen.name.clone(), &numbers.array)
             }
             Self::Double(numbers) => Ok(numbers),
@@ -237,10 +246,17 @@ macro_rules! values {
         impl Access for $name {
             type Open<'a> = Values<'a>;
 
-            fn check(&self) -> PyResult<()> {
+            fn load(&self) -> Load {
                 match self {
-                    Self::Single(numbers) => numbers.check(),
-                    Self::Double(numbers) => numbers.check(),
+                    Self::Single(numbers) => numbers.load(),
+                    Self::Double(numbers) => numbers.load(),
+                }
+            }
+
+            fn check(&self, pins: &mut Pins) -> PyResult<()> {
+                match self {
+                    Self::Single(numbers) => numbers.check(pins),
+                    Self::Double(numbers) => numbers.check(pins),
                 }
             }
 

@@ -6,16 +6,15 @@ use numpy::npyffi::{
 };
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyMemoryView, PyTuple, PyType};
+use pyo3::types::{PyTuple, PyType};
 use smallvec::SmallVec;
 use std::os::raw::c_int;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use super::layout::{Layout, elements};
 use super::memory::Memory;
+use super::owner::Owner;
 use crate::dtype::DType;
 use crate::strides::Strided;
 
@@ -58,7 +57,7 @@ pub(super) struct Fields<'a> {
     flags: c_int,
     swapped: bool,
     descr: *mut PyArray_Descr,
-    base: *mut pyo3::ffi::PyObject,
+    pub(super) base: *mut pyo3::ffi::PyObject,
 }
 
 impl<'a> Fields<'a> {
@@ -92,29 +91,22 @@ impl<'a> Fields<'a> {
     /// which leaves the view as it was.
     #[inline]
     pub(super) fn is_held(&self, py: Python<'_>) -> bool {
+        self.base.is_null() || self.has(NPY_ARRAY_OWNDATA) || self.is_of_ours(py) || self.lies_in_base(py)
+    }
+
+    /// Whether the elements of an array with a base lie in memory of ours, which stays as long as the array.
+    #[inline]
+    pub(super) fn is_of_ours(&self, py: Python<'_>) -> bool {
         // SAFETY: an array keeps its base alive.
-        let is_ours = || unsafe { pyo3::ffi::Py_TYPE(self.base) } == Memory::type_object_raw(py);
-        self.base.is_null() || self.has(NPY_ARRAY_OWNDATA) || is_ours() || self.lies_in_base(py)
+        unsafe { pyo3::ffi::Py_TYPE(self.base) == Memory::type_object_raw(py) }
     }
 
     #[cold]
     fn lies_in_base(&self, py: Python<'_>) -> bool {
-        let (mut base, mut owner) = (self.base, None);
-        let mut link; // keeps what stands between two arrays
-        while !base.is_null() {
-            // SAFETY: an array keeps its base alive.
-            let object = unsafe { Bound::from_borrowed_ptr(py, base) };
-            let Some(fields) = Fields::of(&object) else {
-                let Some(next) = behind(&object) else { break };
-                link = next;
-                base = link.as_ptr();
-                continue;
-            };
-            let length = elements(fields.shape).wrapping_mul(itemsize(py, fields.descr));
-            owner = Some((fields.data as usize, length));
-            base = if fields.has(NPY_ARRAY_OWNDATA) { std::ptr::null_mut() } else { fields.base };
-        }
-        let Some((start, length)) = owner.filter(|_| base.is_null()) else { return true };
+        // SAFETY: an array keeps its base alive.
+        let Owner::Array(owner) = Owner::of(&unsafe { Bound::from_borrowed_ptr(py, self.base) }) else { return true };
+        let Some(fields) = Fields::of(&owner) else { return true };
+        let (start, length) = (fields.data as usize, elements(fields.shape).wrapping_mul(itemsize(py, fields.descr)));
         let (low, high) = reach(self.data as usize, self.shape, self.strides, itemsize(py, self.descr));
         low == high || start <= low && high <= start.wrapping_add(length)
     }
@@ -250,22 +242,6 @@ impl View {
     pub fn strided(&self) -> Option<Strided> {
         Strided::new(self.address, self.itemsize, &self.shape, &self.strides)
     }
-}
-
-/// What has the memory that a memoryview or NumPy's `as_strided` shows; `None` of anything else, which cannot be asked without
-/// running its code.
-fn behind<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    static STRIDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = object.py();
-    if object.is_exact_instance_of::<PyMemoryView>() {
-        return object.getattr(intern!(py, "obj")).ok();
-    }
-    let class = object.get_type();
-    if class.name().ok()? != "DummyArray" {
-        return None;
-    }
-    let strided = STRIDED.import(py, "numpy.lib._stride_tricks_impl", "DummyArray").ok()?;
-    if class.is(strided) { object.getattr(intern!(py, "base")).ok() } else { None }
 }
 
 /// Bytes of an element of this type.
