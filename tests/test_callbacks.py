@@ -1,8 +1,10 @@
 """The callbacks that come with the package: what they see, when, and what they keep."""
 
+import copy
 import itertools
 import logging
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -331,3 +333,14 @@ def test_early_stopping_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_wrong_arguments_of_early_stopping(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         optirs.EarlyStopping(**change)
+
+
+@pytest.mark.parametrize("name", ["model", "state", "loss", "epoch", "learning_rate"])
+def test_an_event_takes_no_orders_but_to_stop(name: str) -> None:
+    event = optirs.Event(epoch=1, step=7, loss=0.5, model=None, state=None)
+    with pytest.raises(AttributeError, match=f"Event.{name} cannot be set: the training would not see it"):
+        setattr(event, name, 1)
+    event.stop()
+    assert event.stopped
+    assert copy.copy(event) == event
+    assert pickle.loads(pickle.dumps(event)) == event

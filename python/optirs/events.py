@@ -22,6 +22,9 @@ class Event:
         state: the optimiser state that belongs to it. The training goes on with what a callback changes in either:
             `optirs.adjust_(event.state, 0.01)`.
 
+    Raises:
+        AttributeError: when an attribute is set, which would have no effect.
+
     Examples:
         >>> import optirs
         >>> event = optirs.Event(epoch=1, step=7, loss=0.5, model=None, state=None)
@@ -40,6 +43,15 @@ class Event:
     def stop(self) -> None:
         """Ends the training after this step."""
         self.stopped = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = name in self.__dataclass_fields__
+        if not known or (name != "stopped" and name in self.__dict__):
+            raise AttributeError(
+                f"Event.{name} cannot be set: the training would not see it. It goes on with what a callback changes in "
+                "event.model and event.state, as optirs.adjust_(event.state, 0.01) does, and event.stop() ends it"
+            )
+        object.__setattr__(self, name, value)
 
 
 class StepHook(Protocol):
