@@ -48,8 +48,8 @@ class Event:
         known = name in self.__dataclass_fields__
         if not known or (name != "stopped" and name in self.__dict__):
             raise AttributeError(
-                f"Event.{name} cannot be set: the training would not see it. What a callback may do is change event.model "
-                "or event.state in place, as optirs.adjust_(event.state, 0.01) does, and call event.stop()"
+                f"Event.{name} cannot be set: the training would not see it. What a callback may do is change "
+                "event.model or event.state in place, as optirs.adjust_(event.state, 0.01) does, and call event.stop()"
             )
         object.__setattr__(self, name, value)
 
