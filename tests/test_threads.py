@@ -297,8 +297,9 @@ def test_an_update_lets_other_threads_work():
 
     def beside():
         while not stop.is_set():
-            optirs.update_(states[1], small, small)
+            optirs.update_(states[1], small, small)  # which keeps the lock
             done.append(1)
+            time.sleep(0)
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(60)  # the lock is only given away, not taken
