@@ -71,19 +71,21 @@ def level(name: str) -> Means:
     )
 
 
+def placed(start: str) -> Means:
+    """Our arrays start elsewhere in a page than in the middle of the largest gap between the others."""
+    old = "start + gap / 2"
+    return Means("placement.rs", old, f"start + {start}", ("b", "a2"), ("Adam", *LONG), modes=BOTH, pairs=6)
+
+
 MEANS = {
     "nothing recycled": Means(
         RECYCLING, "kept.trim(bound(in_use));", "kept.trim(0 * bound(in_use));", ("b", "c", "a2"), modes=PURE
     ),
     "no huge pages": Means(RECYCLING, "libc::MADV_HUGEPAGE", "libc::MADV_NOHUGEPAGE", ("a", "a2"), modes=BOTH),
-    "all streams at one place of a page": Means(
-        "buffer.rs",
-        "stagger.start(stream)",
-        "0 * stagger.start(stream)",
-        ("b", "a2"),
-        ("Adam", *LONG),
-        modes=BOTH,
-        pairs=5,
+    "streams at one place of a page": placed("0 * gap"),
+    "streams a line behind each other": placed("LINE + 0 * gap"),
+    "tiles and strips anywhere on the stack": Means(
+        "placement.rs", "#[repr(align(64))]", "#[repr(align(4))]", ("a2",), ("Adam", *LONG), modes=BOTH, pairs=6
     ),
     "no stores past the caches": Means(
         "stream.rs",

@@ -2,12 +2,12 @@
 //!
 //! Large blocks that are given back are kept for the next request of their size ([`recycling`]).
 //!
-//! Streams that start at the same place of a page share cache sets and slow each other down. Who has several asks for
-//! consecutive numbers ([`streams`]); buffers of different numbers start at different places ([`Stagger`]), also in blocks
-//! that were used before.
+//! Where in a page a large one starts is chosen by whoever knows what else the loops over it read and write
+//! ([`crate::placement`]).
 
 mod recycling;
 
+use crate::placement::{LINE, PAGE};
 use recycling::Block;
 pub use recycling::{Recycling, release};
 use std::alloc::Layout;
@@ -19,49 +19,21 @@ const LARGE: usize = 64 << 10;
 /// From this size on blocks ask for huge pages.
 const HUGE: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
-/// A page of the system's.
-pub const PAGE: usize = 4 << 10;
-/// Where consecutive streams start in their blocks: `distance` apart, an odd number of cache lines, and from the beginning
-/// again behind `room`, a number of pages. So 64 in a row start at 64 places of a page.
-#[derive(Clone, Copy)]
-pub struct Stagger {
-    /// From one to the next.
-    pub distance: usize,
-    room: usize,
+/// How far the starts of blocks with huge pages, in their pages, are apart: they come from memory, and meet in the larger
+/// caches' sets.
+const HUGE_STAGGER: usize = 128 << 10;
+
+/// How many buffers have been placed by their number.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+fn next() -> usize {
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// That of small blocks.
-pub const SMALL_STAGGER: Stagger = Stagger { distance: 320, room: PAGE };
-/// That of blocks that are recycled.
-const STAGGER: Stagger = Stagger { distance: 1088, room: 8 * PAGE };
-/// That of blocks with huge pages, whose streams come from memory and meet in more of the caches' sets.
-const HUGE_STAGGER: Stagger = Stagger { distance: (128 << 10) + 4160, room: 2 << 20 };
-
-impl Stagger {
-    /// Where stream number `stream` starts.
-    fn start(self, stream: usize) -> usize {
-        stream.wrapping_mul(self.distance) % self.room
-    }
-}
-
-const ALIGN: usize = 64;
-
-static NEXT_STREAM: AtomicUsize = AtomicUsize::new(0);
-
-/// The numbers of `n` streams: this one and the next.
-pub fn streams(n: usize) -> usize {
-    NEXT_STREAM.fetch_add(n, Ordering::Relaxed)
-}
-
-/// The layout of a block with room for `bytes`, and where in it stream number `stream` starts.
-fn layout(bytes: usize, stream: usize) -> Option<(Layout, usize)> {
-    let (align, stagger) = match bytes {
-        ..LARGE => (PAGE, SMALL_STAGGER),
-        LARGE..HUGE => (PAGE, STAGGER),
-        HUGE.. => (HUGE_PAGE, HUGE_STAGGER),
-    };
-    let size = bytes.checked_add(stagger.room)?;
-    Some((Layout::from_size_align(size, align).ok()?, stagger.start(stream)))
+/// The layout of a block with room for `bytes` that start at `place` of a page.
+fn layout(bytes: usize) -> Option<Layout> {
+    let align = if bytes < HUGE { PAGE } else { HUGE_PAGE };
+    Layout::from_size_align(bytes.checked_add(align)?, align).ok()
 }
 
 /// Some bytes, 64-byte aligned, with any content; not initialised unless [`Buffer::is_initialised`] says so.
@@ -77,26 +49,30 @@ pub struct Buffer {
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Room for `bytes` bytes; `None` where the system has none.
+    /// Room for `bytes` bytes; `None` where the system has none. A large one starts at another place of a page than the one
+    /// before.
     #[must_use]
     pub fn new(bytes: usize) -> Option<Self> {
-        if bytes < LARGE { Self::small(bytes) } else { Self::of_stream(bytes, streams(1)) }
+        if bytes < LARGE { Self::small(bytes) } else { Self::at(bytes, next() * 17 * LINE) }
     }
 
     fn small(bytes: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(bytes.max(1), ALIGN).ok()?;
+        let layout = Layout::from_size_align(bytes.max(1), LINE).ok()?;
         Some(Self { block: Some(Block::new(layout)?), offset: 0, bytes })
     }
 
-    /// The same; from a page on, it starts where no buffer of a number near `stream` does within a page.
+    /// The same; from a page on, it starts at `place` of a page, which is a multiple of [`LINE`].
     #[must_use]
-    pub fn of_stream(bytes: usize, stream: usize) -> Option<Self> {
+    pub fn at(bytes: usize, place: usize) -> Option<Self> {
         if bytes < PAGE {
             return Self::small(bytes);
         }
-        let (layout, offset) = layout(bytes, stream)?;
+        let (layout, mut offset) = (layout(bytes)?, place % PAGE);
         if bytes < LARGE {
             return Some(Self { block: Some(Block::new(layout)?), offset, bytes });
+        }
+        if bytes >= HUGE {
+            offset += next() % (HUGE_PAGE / HUGE_STAGGER) * HUGE_STAGGER;
         }
         Some(Self { block: Some(recycling::take(layout)?), offset, bytes })
     }
@@ -144,26 +120,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_start_at_different_places_of_a_page() {
+    fn buffers_start_where_they_are_placed() {
         for bytes in [PAGE, LARGE, HUGE] {
-            let first = streams(64);
-            let mut places: Vec<_> = (0..64).map(|i| layout(bytes, first + i).unwrap().1 % PAGE).collect();
-            places.sort_unstable();
-            assert!(places.iter().copied().eq((0..PAGE).step_by(ALIGN)), "{bytes}: {places:?}");
-            // Also in blocks that were used before.
-            let (old, first) = (streams(4), streams(4));
-            drop((0..4).map(|i| Buffer::of_stream(bytes, old + i).unwrap()).collect::<Vec<_>>());
-            let buffers: Vec<Buffer> = (0..4).map(|i| Buffer::of_stream(bytes, first + i).unwrap()).collect();
-            for (i, buffer) in buffers.iter().enumerate() {
-                let (layout, start) = layout(bytes, first + i).unwrap();
-                assert!(buffer.ptr() as usize % PAGE == start % PAGE && start + bytes <= layout.size());
+            for place in (0..PAGE).step_by(7 * LINE).chain([PAGE + LINE]) {
+                let buffer = Buffer::at(bytes, place).unwrap(); // also in blocks that were used before
+                assert_eq!(buffer.ptr() as usize % PAGE, place % PAGE);
+                assert!(buffer.offset + bytes <= layout(bytes).unwrap().size());
             }
+            let buffers: Vec<Buffer> = (0..3).map(|_| Buffer::at(bytes, 0).unwrap()).collect();
+            let far = |a: &Buffer, b: &Buffer| a.offset.abs_diff(b.offset) >= HUGE_STAGGER;
+            assert!(bytes < HUGE || buffers.windows(2).all(|pair| far(&pair[0], &pair[1])));
         }
     }
 
     #[test]
     fn empty_and_small() {
         assert!(Buffer::new(0).unwrap().is_empty());
-        assert_eq!(Buffer::new(12).unwrap().ptr() as usize % ALIGN, 0);
+        assert_eq!(Buffer::new(12).unwrap().ptr() as usize % LINE, 0);
     }
 }

@@ -233,6 +233,13 @@ impl Program {
         master.into_iter().chain(moments).collect()
     }
 
+    /// The link whose loop alone has a state array, for each of [`Self::slots`]: `None` of the master, which all loops read.
+    pub fn loops(&self) -> impl Iterator<Item = Option<usize>> {
+        let master = self.master.map(|_| None);
+        let moments = self.links.iter().enumerate().flat_map(|(i, link)| link.slots().iter().map(move |_| Some(i)));
+        master.into_iter().chain(moments)
+    }
+
     /// Where in [`Program::slots`] the state arrays of link `i` stand.
     #[must_use]
     pub fn slots_of(&self, i: usize) -> Range<usize> {

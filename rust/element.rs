@@ -5,6 +5,7 @@
 //! every instruction set gives the same result.
 
 use crate::dtype::{Compute, DType};
+use crate::placement::Aligned;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use num_complex::Complex;
@@ -237,9 +238,9 @@ fn halves_of_f64<H>(values: &[f64], out: &mut [H])
 where
     [H]: HalfFloatSliceExt,
 {
-    let mut strip = [0.0; 64];
-    for (values, out) in values.chunks(strip.len()).zip(out.chunks_mut(strip.len())) {
-        let strip = &mut strip[..values.len()];
+    let mut strip = Aligned([0.0; 64]);
+    for (values, out) in values.chunks(strip.0.len()).zip(out.chunks_mut(strip.0.len())) {
+        let strip = &mut strip.0[..values.len()];
         cast(values, strip, round_to_odd);
         out.convert_from_f32_slice(strip);
     }

@@ -13,6 +13,7 @@
 //! at once, from a strip in the first-level cache.
 
 use crate::element::Element;
+use crate::placement::Aligned;
 use crate::rule::{Elementwise, SCALARS, SLOTS, Scalars, narrow};
 use crate::simd::Level;
 use crate::stream::{ahead, stream};
@@ -192,21 +193,21 @@ macro_rules! columns {
                         stores: Level, again: bool, k: &Scalars, far: usize, x: &[T], y: &mut [T], g: &[T],
                         $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let (k, mut new) = (narrow(k), [T::ZERO; PART]);
-                        let mut _new: ($([$S; PART],)*) = ($([$S::ZERO; PART],)*);
+                        let (k, mut new) = (narrow(k), Aligned([T::ZERO; PART]));
+                        let mut _new: ($(Aligned<[$S; PART]>,)*) = ($(Aligned([$S::ZERO; PART]),)*);
                         for i in (0..y.len()).step_by(PART) {
                             let (x, g) = (&x[i..i + PART], &g[i..i + PART]);
                             $(let $s = &$s[i..i + PART];)*
                             ask(x, far);
                             ask(g, far);
                             $(ask($s, far);)*
-                            renew::<R, T, $($S),*>(k, x, &mut new, g, $($s, &mut _new.$i),*);
+                            renew::<R, T, $($S),*>(k, x, &mut new.0, g, $($s, &mut _new.$i.0),*);
                             if again {
-                                y[i..i + PART].copy_from_slice(&new);
+                                y[i..i + PART].copy_from_slice(&new.0);
                             } else {
-                                past(stores, &new, &mut y[i..i + PART]);
+                                past(stores, &new.0, &mut y[i..i + PART]);
                             }
-                            $(past(stores, &_new.$i, &mut $o[i..i + PART]);)*
+                            $(past(stores, &_new.$i.0, &mut $o[i..i + PART]);)*
                         }
                     }
                 }

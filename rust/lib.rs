@@ -16,6 +16,7 @@ pub mod losses;
 pub mod math;
 pub mod measure;
 pub mod meet;
+pub mod placement;
 pub mod pool;
 pub mod reduce;
 pub mod reserve;

@@ -3,6 +3,7 @@
 use crate::drive::PARALLEL_BYTES;
 use crate::dtype::Compute;
 use crate::job::Source;
+use crate::placement::Aligned;
 use crate::pool;
 use crate::reduce::{BLOCK, Norm, Reading, Scale, Wide};
 use crate::reserve::{OutOfMemory, Reserve};
@@ -164,9 +165,9 @@ impl Measure {
             if self.of.dtype == T::COMPUTE.dtype() {
                 return self.norm.block(reading, level, from_raw_parts(at.cast::<T>(), n));
             }
-            let mut scratch = [T::ZERO; BLOCK];
-            T::load(self.of.dtype, at, &mut scratch[..n]);
-            self.norm.block(reading, level, &scratch[..n])
+            let mut scratch = Aligned([T::ZERO; BLOCK]);
+            T::load(self.of.dtype, at, &mut scratch.0[..n]);
+            self.norm.block(reading, level, &scratch.0[..n])
         }
     }
 }

@@ -22,8 +22,7 @@ class Event:
         state: the optimiser state that belongs to it. The training goes on with what a callback changes in either:
             `optirs.adjust_(event.state, 0.01)`.
 
-    Raises:
-        AttributeError: when an attribute is set, which would have no effect.
+    An attribute that is set or deleted is an AttributeError: the training would not see it.
 
     Examples:
         >>> import optirs
@@ -52,6 +51,9 @@ class Event:
                 "event.model or event.state in place, as optirs.adjust_(event.state, 0.01) does, and call event.stop()"
             )
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"Event.{name} cannot be deleted: the training would not see it")
 
 
 class StepHook(Protocol):

@@ -7,6 +7,7 @@ pub mod step;
 
 use crate::dtype::DType;
 use crate::element::Element;
+use crate::layers::dense::Dense;
 use crate::layers::network::{Gradients, Network, Weights};
 use crate::layers::workspace::{Floats, Workspace};
 use crate::reserve::{OutOfMemory, Reserve, collected, listed};
@@ -43,17 +44,24 @@ pub struct Arrays {
 }
 
 impl Arrays {
-    /// Those for `network`, whose parameters have these types and lengths; `None` where the system has no memory.
+    /// Those for `network`, whose parameters have these types and lengths; `place` says where in a page the gradient of an array
+    /// of a layer starts. `None` where the system has no memory.
     #[must_use]
-    pub fn new(network: &Network, parameters: &[(DType, usize)]) -> Option<Self> {
-        let pair = |l: &crate::layers::dense::Dense| Some([Floats::new(l.n_out * l.n_in)?, Floats::new(l.n_out)?]);
+    pub fn new(
+        network: &Network,
+        parameters: &[(DType, usize)],
+        place: impl Fn(usize, usize) -> usize,
+    ) -> Option<Self> {
+        let pair = |(i, l): (usize, &Dense)| {
+            Some([Floats::at(l.n_out * l.n_in, place(i, 0))?, Floats::at(l.n_out, place(i, 1))?])
+        };
         let copy = |&(dtype, n): &(DType, usize)| match dtype {
             DType::F32 => Some(None),
             _ => Floats::new(n).map(Some),
         };
         let copies = gathered(parameters.iter().map(copy))?;
         Some(Self {
-            gradients: gathered(network.layers().iter().map(pair))?,
+            gradients: gathered(network.layers().iter().enumerate().map(pair))?,
             is_copied: copies.iter().any(Option::is_some),
             copies,
         })

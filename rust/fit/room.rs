@@ -28,7 +28,7 @@ impl Room {
         let mut scratch = list(parameters.len()).ok()?;
         for p in parameters {
             let bytes = p.n * p.working().compute().dtype().size();
-            scratch.push(if p.is_staged() { Some(Buffer::new(bytes)?) } else { None });
+            scratch.push(if p.is_staged() { Some(Buffer::at(bytes, p.streams().choose(None))?) } else { None });
         }
         let most = |of: fn(&Parameter<'_>) -> usize| parameters.iter().map(of).max().unwrap_or(0);
         let staged = (list(most(|p| p.program.links.len())).ok()?, list(most(|p| p.slots.len())).ok()?);

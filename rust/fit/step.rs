@@ -8,6 +8,7 @@ use super::room::Room;
 use crate::chain::Program;
 use crate::dtype::DType;
 use crate::job::{Source, State};
+use crate::placement::Streams;
 use crate::reduce::Norm;
 use crate::reserve::OutOfMemory;
 use crate::rule::{Borrower, Rounding, SCALARS, Scalars};
@@ -34,6 +35,17 @@ pub struct Parameter<'a> {
 }
 
 impl Parameter<'_> {
+    /// Where in a page the steps between the sets read and write.
+    pub(super) fn streams(&self) -> Streams {
+        let mut streams = Streams::default();
+        self.x.iter().for_each(|x| streams.add(*x as usize, None));
+        streams.add(self.gradient as usize, None);
+        for ((_, sets), link) in self.slots.iter().zip(self.program.loops()) {
+            sets.iter().for_each(|slot| streams.add(*slot as usize, link));
+        }
+        streams
+    }
+
     pub(super) fn working(&self) -> DType {
         self.program.working(self.dtype)
     }

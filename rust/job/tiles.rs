@@ -4,6 +4,7 @@ use super::{FAR_TILE, Job, State, TILE, Tables, Way};
 use crate::dtype::Compute;
 use crate::element::Element;
 use crate::kernel::{Call, Mode, per_level};
+use crate::placement::Aligned;
 use crate::rule::{Kernel, SLOTS, Scalars};
 use crate::simd::Level;
 use crate::stream::{ahead, stream};
@@ -19,12 +20,12 @@ impl Job<'_> {
     // Apart from the one loop of `lone`, which needs no room for tiles on the stack.
     #[inline(never)]
     pub(super) unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
-        let (mut d, mut x) = ([T::ZERO; TILE], [T::ZERO; TILE]);
+        let (mut d, mut x) = (Aligned([T::ZERO; TILE]), Aligned([T::ZERO; TILE]));
         let tile = if way.far { FAR_TILE } else { TILE };
         for at in (start..end).step_by(tile) {
             let n = tile.min(end - at);
             // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
-            unsafe { self.tile(tables, at, &mut d[..n], &mut x[..n], way) };
+            unsafe { self.tile(tables, at, &mut d.0[..n], &mut x.0[..n], way) };
         }
     }
 
@@ -162,20 +163,19 @@ unsafe fn leave_strips(states: &[State], at: usize, call: &Call, way: Way) {
 }
 
 /// Room for a tile of each state array, in the first-level cache.
-#[repr(align(64))]
-struct Strips([MaybeUninit<u8>; SLOTS * STRIP]);
+struct Strips(Aligned<[MaybeUninit<u8>; SLOTS * STRIP]>);
 
 /// Bytes of a tile of the largest type.
 const STRIP: usize = TILE * 16;
 
 impl Strips {
     fn new() -> Self {
-        Self([MaybeUninit::uninit(); SLOTS * STRIP])
+        Self(Aligned([MaybeUninit::uninit(); SLOTS * STRIP]))
     }
 
     /// Where each strip starts.
     fn starts(&mut self) -> [*mut u8; SLOTS] {
-        let first: *mut u8 = self.0.as_mut_ptr().cast();
+        let first: *mut u8 = self.0.0.as_mut_ptr().cast();
         std::array::from_fn(|i| first.wrapping_add(i * STRIP))
     }
 }

@@ -16,17 +16,25 @@ impl Floats {
     /// Room for `len` numbers; `None` where the system has none.
     #[must_use]
     pub fn new(len: usize) -> Option<Self> {
-        let bytes = len.checked_mul(size_of::<f32>())?;
-        let buffer = Buffer::new(bytes)?;
+        Some(Self::over(Buffer::new(len.checked_mul(size_of::<f32>())?)?, len))
+    }
+
+    /// The same, from `place` of a page on.
+    #[must_use]
+    pub fn at(len: usize, place: usize) -> Option<Self> {
+        Some(Self::over(Buffer::at(len.checked_mul(size_of::<f32>())?, place)?, len))
+    }
+
+    fn over(buffer: Buffer, len: usize) -> Self {
         if !buffer.is_initialised() {
             // SAFETY: the buffer is this long and nobody else's.
-            unsafe { buffer.ptr().write_bytes(0, bytes) };
+            unsafe { buffer.ptr().write_bytes(0, buffer.len()) };
         }
         let mut floats = Self { buffer, len };
         if cfg!(debug_assertions) {
             floats.fill(f32::NAN); // shows who reads what nobody has written
         }
-        Some(floats)
+        floats
     }
 
     /// The first of them.

@@ -8,8 +8,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::array::{Layout, View, allocate, array, descriptor};
+use super::array::{Layout, View, array, descriptor, placed};
 use super::entry::{Names, entries};
+use super::gradient::Gradient;
 use super::leaf::Moments;
 use super::lists::Items;
 use super::make::{check_held, make_leaves, restored};
@@ -62,7 +63,8 @@ pub fn apply<'py>(
     schedule(py, &mut entries, std::slice::from_ref(&gradient), &names)?;
     let entry = &entries[0];
     let compute = entry.working().compute().dtype();
-    let place = allocate(py, &[(0, layout.len * compute.size())])?.remove(0);
+    let streams = || entry.guard.get().streams(entry.address, gradient.as_ref().map(Gradient::read_at));
+    let place = placed(py, layout.len * compute.size(), streams().choose(None))?;
     let to = Targets::Direction(&place);
     let gradients = std::slice::from_ref(&gradient);
     let (reach, stepped) = Call { entries: &entries, gradients, made: &[], to }.run(py, &arena, &names)?[0];

@@ -203,7 +203,11 @@ fn prepare<'py>(
 /// Memory for the gradients and copies of these parameters.
 fn memory(network: &Network, parameters: &[Trained]) -> PyResult<Arrays> {
     let shapes = listed(parameters.iter().map(|p| (p.leaves[0].get().dtype, p.leaves[0].get().layout.len)))?;
-    Arrays::new(network, &shapes).ok_or_else(|| PyMemoryError::new_err("no memory for the gradients"))
+    let place = |layer, array| {
+        let of = parameters.iter().find(|p| p.gradient == (layer, array));
+        of.map_or(0, |p| p.streams().choose(None))
+    };
+    Arrays::new(network, &shapes, place).ok_or_else(|| PyMemoryError::new_err("no memory for the gradients"))
 }
 
 /// The error of going on with a training that holds nothing any more.

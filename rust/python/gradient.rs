@@ -26,6 +26,11 @@ pub struct Gradient<'a, 'py> {
 }
 
 impl Gradient<'_, '_> {
+    /// Where the step reads it.
+    pub fn read_at(&self) -> usize {
+        self.copy.as_ref().map_or(self.address, |copy| copy.ptr as usize)
+    }
+
     /// How it lay when it was looked at; `layout` is the leaf's.
     #[inline]
     pub fn seen<'s>(&self, layout: &'s Layout) -> Seen<'s> {

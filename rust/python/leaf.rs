@@ -16,6 +16,7 @@ use super::make::{placed, restored};
 use super::refit::suitable;
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
+use crate::placement::Streams;
 use crate::reserve::collected;
 
 /// A state array of a leaf.
@@ -78,6 +79,19 @@ pub struct Inner {
     pub moments: Moments,
     /// Whether updates skip it.
     pub frozen: bool,
+}
+
+impl Inner {
+    /// Where in a page a step of a parameter at `x` starts to read.
+    pub fn streams(&self, x: usize, gradient: Option<usize>) -> Streams {
+        let mut streams = Streams::default();
+        streams.add(x, None);
+        gradient.into_iter().for_each(|g| streams.add(g, None));
+        if let Moments::Compiled { program, slots, .. } = &self.moments {
+            slots.iter().zip(program.loops()).for_each(|(slot, link)| streams.add(slot.place.ptr as usize, link));
+        }
+        streams
+    }
 }
 
 /// The rule and the state of one trainable array: `.rule`, `.state`, `.frozen`.

@@ -3,7 +3,7 @@ use numpy::{Element, PyArrayDescrMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::array::access::{read, run};
+use super::array::access::run;
 use super::array::numbers::{Numbers, Precision, Reals, as_array, int64, rows, shape_error, shape_text};
 use super::array::{empty, is_array};
 use super::masked::refuse;
@@ -127,13 +127,14 @@ impl<'py> Targets<'py> {
 
 fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyResult<Targets<'py>> {
     let name = loss.name();
+    let py = y.py();
     let y = Reals::new(format!("{name}: y"), y)?;
     if y.shape() != yhat {
         let (left, right) = (shape_text(yhat), shape_text(y.shape()));
         return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
     }
     if loss == Pointwise::BinaryCrossentropy {
-        check_unit(name, &y)?;
+        check_unit(py, name, &y)?;
     }
     Ok(Targets { kind: Kind::Pointwise(loss), numbers: Some(y) })
 }
@@ -151,8 +152,8 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
             return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
         }
         let precision = Precision::of(&array)?.unwrap_or(Precision::Other);
-        check_unit(name, &rows)?;
-        check_row_sums(name, columns, &rows, tolerance(precision, columns))?;
+        check_unit(array.py(), name, &rows)?;
+        check_row_sums(array.py(), name, columns, &rows, tolerance(precision, columns))?;
         let double = rows.is_double();
         // Rounded to 16 bits they may sum to 1 so roughly that the sum shows in the gradient: float64 looks at it.
         let rough = matches!(precision, Precision::Float16 | Precision::BFloat16);
@@ -192,9 +193,9 @@ fn place(shape: &[usize], i: usize) -> String {
     }
 }
 
-fn check_unit(name: &str, targets: &Reals<'_>) -> PyResult<()> {
+fn check_unit(py: Python<'_>, name: &str, targets: &Reals<'_>) -> PyResult<()> {
     let outside = |x: f32| !(0.0..=1.0).contains(&x);
-    let found = read(targets, |values| match values {
+    let found = run(py, targets, |values| match values {
         Values::Single(values) => values.iter().position(|&x| outside(x)).map(|i| (i, values[i].to_string())),
         // As float32: a sum of shares may come to 1.0000000000000002.
         Values::Double(values) => values.iter().position(|&x| outside(x as f32)).map(|i| (i, values[i].to_string())),
@@ -218,8 +219,8 @@ fn tolerance(precision: Precision, columns: usize) -> f64 {
     (8.0 * unit + columns as f64 * least).clamp(LEAST_TOLERANCE, MOST_TOLERANCE)
 }
 
-fn check_row_sums(name: &str, columns: usize, targets: &Reals<'_>, tolerance: f64) -> PyResult<()> {
-    let off = read(targets, |targets| match targets {
+fn check_row_sums(py: Python<'_>, name: &str, columns: usize, targets: &Reals<'_>, tolerance: f64) -> PyResult<()> {
+    let off = run(py, targets, |targets| match targets {
         Values::Single(targets) => off_one(columns, targets, tolerance),
         Values::Double(targets) => off_one(columns, targets, tolerance),
     })?;

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::array::access::Seen;
-use super::array::{Layout, Place, View, allocate, can_cast, copy_into, is_exact, shape_text};
+use super::array::{Layout, PLACED, Place, Request, View, allocate, can_cast, copy_into, is_exact, shape_text};
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
 use super::lists::Items;
 use super::masked::{refuse, refuse_other};
@@ -20,6 +20,7 @@ use super::update::{at, copied, placeless};
 use crate::chain::{Form, Program};
 use crate::dtype::DType;
 use crate::job::fill;
+use crate::placement::Streams;
 use crate::reserve::{Reserve, collected, list, listed};
 
 /// A rule, an array, and the key path at which it stands, if it does.
@@ -52,7 +53,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
             None => Vec::new(),
         };
         requests.make_room(slots.len())?;
-        requests.extend(slots.iter().enumerate().map(|(i, (dtype, _))| (i, layout.len.saturating_mul(dtype.size()))));
+        requests.extend(compiled.iter().flat_map(|program| sizes(program, dtype, layout.len, view.address)));
         drafts.push((compiled, dtype, view, layout, slots));
     }
     let mut places = allocate(py, &requests)?.into_iter();
@@ -207,7 +208,7 @@ pub fn restored_leaves<'py>(
     let kind = |k| kinds.get(k).ok_or_else(|| PyValueError::new_err("there is no such kind of Leaf"));
     let of = collected(of.into_iter().map(kind))?;
     let programs = of.iter().filter_map(|(_, dtype, layout, program, _)| Some((program.as_ref()?, *dtype, layout.len)));
-    let requests = listed(programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len)))?;
+    let requests = listed(programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len, USUAL)))?;
     let mut places = allocate(py, &requests)?.into_iter();
     let mut leaves = list(of.len())?;
     for (i, (rule, dtype, layout, program, frozen)) in of.into_iter().enumerate() {
@@ -242,10 +243,19 @@ fn parameter(shape: Vec<isize>, strides: Vec<isize>, dtype: &str) -> PyResult<(D
     Ok((dtype, Arc::new(layout)))
 }
 
-/// What the state arrays of a parameter with `len` elements take, as [`allocate`] wants it.
-fn sizes(program: &Program, dtype: DType, len: usize) -> impl Iterator<Item = (usize, usize)> {
-    program.slots(dtype).into_iter().enumerate().map(move |(i, (d, _))| (i, len.saturating_mul(d.size())))
+/// What the state arrays of a parameter with `len` elements at `address` take, as [`allocate`] wants it.
+fn sizes(program: &Program, dtype: DType, len: usize, address: usize) -> impl Iterator<Item = Request> {
+    let mut streams = Streams::default();
+    streams.add(address, None);
+    program.slots(dtype).into_iter().zip(program.loops()).enumerate().map(move |(group, ((dtype, _), link))| {
+        let bytes = len.saturating_mul(dtype.size());
+        Request { group, bytes, place: if bytes < PLACED { 0 } else { streams.choose(link) } }
+    })
 }
+
+/// Where a parameter is taken to start in a page as long as it is not known: there large arrays of NumPy's do, behind the 16
+/// bytes that the C library keeps for itself.
+const USUAL: usize = 16;
 
 /// A leaf whose state is a copy of `state`, which has the form that `leaf.state` has.
 pub fn restored(
@@ -256,7 +266,7 @@ pub fn restored(
     state: &Bound<'_, PyAny>,
 ) -> PyResult<Leaf> {
     let program = program(py, rule.bind(py))?;
-    let requests: Vec<_> = program.iter().flat_map(|p| sizes(p, dtype, layout.len)).collect();
+    let requests: Vec<_> = program.iter().flat_map(|p| sizes(p, dtype, layout.len, USUAL)).collect();
     filled(py, rule, dtype, layout, program, &mut allocate(py, &requests)?.into_iter(), state)
 }
 

@@ -9,9 +9,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
 use super::affine::{Array, with_columns};
-use super::array::access::run;
+use super::array::access::{Takes, run};
 use super::array::numbers::{Float32, Kept, rows, shape_error, shape_text};
-use super::array::{Fresh, allocate, empty, is_array};
+use super::array::{Fresh, Load, Request, allocate, empty, is_array};
 use super::layers::activation;
 use super::lists::Items;
 use super::losses::Targets;
@@ -20,6 +20,7 @@ use crate::layers::activation::Activation;
 use crate::layers::dense::Dense;
 use crate::layers::network::{Gradients, Network, Weights};
 use crate::layers::workspace::Workspace;
+use crate::placement::of_gradient;
 use crate::reserve::{OutOfMemory, Put, collected, listed};
 
 /// Chains in chains up to this depth are built in.
@@ -35,7 +36,7 @@ pub fn forward<'py>(model: &Bound<'py, PyAny>, x: &Bound<'py, PyAny>) -> PyResul
     let y = empty(py, &input.output)?;
     let mut work = workspace(&model.network, input.batch)?;
     let (network, batch) = (&model.network, input.batch);
-    run(py, &(&model.arrays, &input.x, &y), |(weights, x, out)| {
+    run(py, &(&model.arrays, &input.x, &y, takes(network, batch)), |(weights, x, out, ())| {
         out.copy_from_slice(network.forward(&Slices(weights), batch, x, &mut work));
     })?;
     Ok(Some(y.into_array()))
@@ -57,10 +58,10 @@ pub fn supervised<'py>(
     let input = Input::new(&model, x)?;
     let targets = Targets::new(name, &input.output, y)?;
     let mut work = workspace(&model.network, input.batch)?;
-    let gradients = gradients(py, &model.network)?;
+    let gradients = gradients(py, &model)?;
     let (network, batch, kind) = (&model.network, input.batch, &targets.kind);
     let read = (&model.arrays, &input.x, &targets.numbers);
-    let loss = run(py, &(read, &gradients), |((weights, x, y), gradients)| {
+    let loss = run(py, &(read, &gradients, takes(network, batch)), |((weights, x, y), gradients, ())| {
         let weights = Slices(weights);
         let loss = network.pullback(&weights, batch, x, kind.objective(y), &mut work)?;
         network.backward(&weights, batch, x, &mut work, &mut Parts(gradients));
@@ -85,10 +86,16 @@ pub fn supervised_loss<'py>(
     let targets = Targets::new(name, &input.output, y)?;
     let mut work = workspace(&model.network, input.batch)?;
     let (network, batch, kind) = (&model.network, input.batch, &targets.kind);
-    let loss = run(py, &(&model.arrays, &input.x, &targets.numbers), |(weights, x, y)| {
-        network.loss(&Slices(weights), batch, x, kind.objective(y), &mut work)
-    })??;
+    let read = (&model.arrays, &input.x, &targets.numbers, takes(network, batch));
+    let loss =
+        run(py, &read, |(weights, x, y, ())| network.loss(&Slices(weights), batch, x, kind.objective(y), &mut work))??;
     Ok(Some(loss))
+}
+
+/// How long a network takes for so many rows.
+fn takes(network: &Network, batch: usize) -> Takes {
+    let weights: usize = network.layers().iter().map(|l| l.n_out * (l.n_in + 1)).sum();
+    Takes(Load::of_products(weights.saturating_mul(batch)))
 }
 
 /// A model of built-in layers: what it is, and its arrays.
@@ -254,10 +261,15 @@ impl Gradients for Parts<'_> {
 }
 
 /// New arrays for the gradient by `W` and `b` of each layer.
-fn gradients<'py>(py: Python<'py>, network: &Network) -> PyResult<Vec<(Fresh<'py, f32>, Fresh<'py, f32>)>> {
+fn gradients<'py>(py: Python<'py>, model: &Model<'py>) -> PyResult<Vec<(Fresh<'py, f32>, Fresh<'py, f32>)>> {
     const SIZE: usize = size_of::<f32>();
-    let layers = network.layers();
-    let requests = listed(layers.iter().flat_map(|l| [(0, l.n_out * l.n_in * SIZE), (0, l.n_out * SIZE)]))?;
+    let layers = model.network.layers();
+    let request = |of: &Float32<'_>| Request {
+        group: 0,
+        bytes: of.shape().iter().product::<usize>() * SIZE,
+        place: of_gradient(of.address()),
+    };
+    let requests = listed(model.arrays.iter().flat_map(|(w, b)| [request(w), request(b)]))?;
     let places = allocate(py, &requests)?;
     let arrays = layers.iter().zip(places.chunks_exact(2)).map(|(layer, places)| {
         let (n_out, n_in) = (layer.n_out as isize, layer.n_in as isize);

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::arena::{List, list_in};
-use super::array::{Memory, Place, View, allocate, same_type, span};
+use super::array::{Memory, Place, View, placed, same_type, span};
 use super::entry::{Entry, Names, Origin, tied};
 use super::gradient::Gradient;
 use super::leaf::Moments;
@@ -281,7 +281,11 @@ fn copy_shared(
         copies.make_room(1)?;
         gradient.copy = Some(match copies.entry((gradient.address, bytes)) {
             Occupied(known) => known.get().share(py),
-            Vacant(free) => free.insert(allocate(py, &[(0, bytes)])?.remove(0)).share(py),
+            Vacant(free) => {
+                let entry = &entries[i as usize];
+                let place = entry.guard.get().streams(entry.address, None).choose(None);
+                free.insert(placed(py, bytes, place)?).share(py)
+            }
         });
     }
     Ok(())

@@ -20,6 +20,7 @@ use crate::drive::{Copy, Plan};
 use crate::dtype::{Compute, DType};
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms};
+use crate::placement::Streams;
 use crate::reserve::{OutOfMemory, Put, Reserve, listed};
 use crate::rule::{Rounding, Scalars};
 use crate::transfer::Transfer;
@@ -302,9 +303,12 @@ impl<'b, 'a> Drafted<'b, 'a> {
         let ptr = gradient.copy.map_or_else(|| self.arrays.of(step.array + 1), |copy| copy.ptr).cast_const();
         let (mut source, mut links) = (Source { ptr, dtype: gradient.dtype }, 0..course.first);
         if links.end < course.reach {
-            let scratch = self.scratch(step)?;
+            let mut streams = self.streams(step);
+            // Room for the gradient between two segments.
+            let bytes = step.len() * step.working().compute().dtype().size();
+            let scratch = self.keep(bytes, streams.choose(None))?;
             while links.end < course.reach {
-                source = self.staged(&rule, links.clone(), step, source, scratch)?;
+                source = self.staged(&rule, links.clone(), step, source, scratch, &mut streams)?;
                 links = program.segment(links.end, course.reach);
             }
         }
@@ -356,13 +360,19 @@ impl<'b, 'a> Drafted<'b, 'a> {
         Ok(())
     }
 
-    /// Room for a gradient between segments.
-    fn scratch(&mut self, step: &Step) -> Result<*mut u8, Refusal> {
-        self.keep(step.len() * step.working().compute().dtype().size())
+    /// Where in a page a step reads and writes.
+    fn streams(&self, step: &Step) -> Streams {
+        let at = step.gradient.as_ref().map(|g| g.copy.map_or_else(|| self.arrays.of(step.array + 1), |copy| copy.ptr));
+        let mut streams = step.inner.streams(step.from(self.arrays) as usize, at.map(|at| at as usize));
+        if let (Target::Fresh(fresh), Moments::Compiled { program, .. }) = (step.target, &step.inner.moments) {
+            let slots = fresh.slots.iter().zip(program.loops());
+            slots.for_each(|(slot, link)| streams.add(slot.ptr as usize, link));
+        }
+        streams
     }
 
-    fn keep(&mut self, bytes: usize) -> Result<*mut u8, Refusal> {
-        let buffer = Buffer::new(bytes).ok_or(Refusal::Memory(bytes))?;
+    fn keep(&mut self, bytes: usize, place: usize) -> Result<*mut u8, Refusal> {
+        let buffer = Buffer::at(bytes, place).ok_or(Refusal::Memory(bytes))?;
         let ptr = buffer.ptr();
         self.kept.put(buffer)?;
         Ok(ptr)
@@ -377,6 +387,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
         step: &Step,
         gradient: Source,
         scratch: *mut u8,
+        streams: &mut Streams,
     ) -> Result<Source, Refusal> {
         let (n, compute) = (step.len(), step.working().compute());
         let norm = self.norm(rule, &links, step, gradient)?;
@@ -387,7 +398,7 @@ impl<'b, 'a> Drafted<'b, 'a> {
             let to = match step.target {
                 Target::Fresh(fresh) => fresh.slots[i].ptr,
                 _ => {
-                    let to = self.keep(n * size)?;
+                    let to = self.keep(n * size, streams.choose(None))?;
                     self.copies.put(Copy { from: to, to: from, bytes: n * size })?;
                     to
                 }

@@ -14,6 +14,7 @@ use crate::chain::Program;
 use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
+use crate::placement::Streams;
 use crate::reserve::{Put, list};
 
 /// Where an array of the network comes from.
@@ -38,6 +39,22 @@ pub struct Trained {
     pub gradient: (usize, usize),
     /// The other ones, whose gradients are added.
     pub ties: Vec<(usize, usize)>,
+}
+
+impl Trained {
+    /// Where in a page the steps between the sets read and write.
+    pub fn streams(&self) -> Streams {
+        let mut streams = Streams::default();
+        for (leaf, &x) in self.leaves.iter().zip(&self.addresses) {
+            streams.add(x, None);
+            if let Some(guard) = leaf.get().read()
+                && let Moments::Compiled { program, slots, .. } = &guard.get().moments
+            {
+                slots.iter().zip(program.loops()).for_each(|(slot, link)| streams.add(slot.place.ptr as usize, link));
+            }
+        }
+        streams
+    }
 }
 
 /// The parameters of the two sets, and what each array of the network is; `None` where a step would need Python.

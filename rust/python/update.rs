@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use super::arena::{List, list_in, with_arena};
 use super::array::access::{Arena, Looks, Role, Seen, Wanted, run};
-use super::array::{Layout, Load, Place as Part, View, allocate, array, descriptor, swapped, too_large};
+use super::array::{
+    Layout, Load, PLACED, Place as Part, Request, View, allocate, array, descriptor, swapped, too_large,
+};
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::Gradient;
 use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
@@ -22,6 +24,7 @@ use super::schedules::schedule;
 use super::steps::{self, Fresh, Incoming, Refusal, Step, Target, Through};
 use super::walk::walk;
 use crate::buffer::Buffer;
+use crate::placement::Streams;
 use crate::reserve::{Put, Reserve, check, collected, list};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one, with how it lay.
@@ -64,7 +67,7 @@ fn update_in<'py>(
     let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
     let mut elsewhere = Vec::new();
     touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
-    let results = if in_place { Vec::new() } else { results(arena, py, &entries)? };
+    let results = if in_place { Vec::new() } else { results(arena, py, &entries, &gradients)? };
     let mut old = list_in(if in_place { made.len() } else { 0 }, arena)?; // before anything is written
     let to = if in_place { Targets::Places } else { Targets::Fresh(&results) };
     let reached = Call { entries: &entries, gradients: &gradients, made: &made, to }.run(py, arena, &names)?;
@@ -126,10 +129,10 @@ impl<'c, 'py> Call<'c, '_, 'py> {
     pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<List<'b, Reached>> {
         let n = self.entries.len();
         let (mut steps, mut reached) = (list_in(n, arena)?, list_in(n, arena)?);
-        let mut load = Load { arrays: 2 * n, bytes: 0 };
+        let mut load = Load::NONE;
         for (i, (entry, gradient)) in self.entries.iter().zip(self.gradients).enumerate() {
             steps.push(self.step(i, entry, gradient.as_ref())?);
-            load.bytes += 2 * entry.leaf().layout.len * entry.leaf().dtype.size();
+            load = load.with_step(entry.leaf().layout.len * entry.leaf().dtype.size());
         }
         let all = &mut steps[..];
         let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
@@ -166,6 +169,21 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         Ok(())
     }
 
+    /// Where in a page the step of an entry reads and writes.
+    fn streams(&self, i: usize, entry: &Entry<'_, '_>, gradient: Option<&Gradient<'_, '_>>) -> Streams {
+        let mut streams = entry.guard.get().streams(entry.address, gradient.map(Gradient::read_at));
+        match (self.to, &entry.guard.get().moments) {
+            (Targets::Fresh(fresh), Moments::Compiled { program, .. }) => {
+                streams.add(fresh[i].x.ptr as usize, None);
+                let slots = fresh[i].slots.iter().zip(program.loops());
+                slots.for_each(|(slot, link)| streams.add(slot.ptr as usize, link));
+            }
+            (Targets::Direction(part), _) => streams.add(part.ptr as usize, None),
+            _ => {}
+        }
+        streams
+    }
+
     #[inline]
     fn step(&self, i: usize, entry: &'c Entry<'_, 'py>, gradient: Option<&'c Gradient<'_, 'py>>) -> PyResult<Step<'c>> {
         let leaf = entry.leaf();
@@ -173,7 +191,8 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             Some(view) => {
                 let bytes = leaf.layout.len * leaf.dtype.size();
                 check::<Through>(1)?; // one for each such parameter
-                Some(Box::new(Through { view, copy: Buffer::new(bytes).ok_or_else(|| too_large(bytes))? }))
+                let place = self.streams(i, entry, gradient).choose(None);
+                Some(Box::new(Through { view, copy: Buffer::at(bytes, place).ok_or_else(|| too_large(bytes))? }))
             }
             None => None,
         };
@@ -302,14 +321,27 @@ pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
 }
 
 /// New memory for the results of all entries.
-fn results(arena: &Bump, py: Python<'_>, entries: &[Entry]) -> PyResult<Vec<Fresh>> {
+fn results(
+    arena: &Bump,
+    py: Python<'_>,
+    entries: &[Entry],
+    gradients: &[Option<Gradient<'_, '_>>],
+) -> PyResult<Vec<Fresh>> {
     let mut requests = List::new_in(arena);
-    for entry in entries {
-        let len = entry.leaf().layout.len;
-        requests.put((0, len * entry.leaf().dtype.size()))?;
-        if let Moments::Compiled { slots, .. } = &entry.guard.get().moments {
+    for (entry, gradient) in entries.iter().zip(gradients) {
+        let (len, inner) = (entry.leaf().layout.len, entry.guard.get());
+        let is_placed = len * entry.leaf().dtype.size() >= PLACED;
+        let mut streams = is_placed.then(|| inner.streams(entry.address, gradient.as_ref().map(Gradient::read_at)));
+        let mut place = |link| streams.as_mut().map_or(0, |streams| streams.choose(link));
+        requests.put(Request { group: 0, bytes: len * entry.leaf().dtype.size(), place: place(None) })?;
+        if let Moments::Compiled { program, slots, .. } = &inner.moments {
             requests.make_room(slots.len())?;
-            requests.extend(slots.iter().enumerate().map(|(i, s)| (i + 1, len * s.dtype.size())));
+            let slots = slots.iter().zip(program.loops()).enumerate();
+            requests.extend(slots.map(|(i, (slot, link))| Request {
+                group: i + 1,
+                bytes: len * slot.dtype.size(),
+                place: place(link),
+            }));
         }
     }
     let mut parts = allocate(py, &requests)?.into_iter();

@@ -122,7 +122,7 @@ impl Training {
         let network = Network::new(vec![first, last]).unwrap();
         let lengths: Vec<usize> = network.layers().iter().flat_map(|l| [l.n_out * l.n_in, l.n_out]).collect();
         let sizes: Vec<_> = lengths.iter().map(|&n| (DType::F32, n)).collect();
-        let mut arrays = Arrays::new(&network, &sizes).unwrap();
+        let mut arrays = Arrays::new(&network, &sizes, |_, _| 0).unwrap();
         let program = Program::new(&self.rule).unwrap();
         let mut memory = Vec::new();
         let mut both = |start: &[f32]| {

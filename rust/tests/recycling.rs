@@ -14,7 +14,7 @@ fn turn() -> MutexGuard<'static, ()> {
 }
 
 fn buffer(bytes: usize) -> Buffer {
-    Buffer::of_stream(bytes, 3).unwrap()
+    Buffer::at(bytes, 128).unwrap()
 }
 
 /// Whether it is memory that was marked before; fresh memory is zeros.

@@ -275,7 +275,7 @@ fn training() {
             }
             let mut gathered = Gathered::default();
             REFUSED.store(refused, Ordering::SeqCst);
-            let mut arrays = Arrays::new(&network, &sizes)?;
+            let mut arrays = Arrays::new(&network, &sizes, |_, _| 0)?;
             for (i, p) in parameters.iter_mut().enumerate() {
                 p.gradient = arrays.gradient(i / 2, i % 2);
             }

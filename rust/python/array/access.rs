@@ -15,7 +15,7 @@ use std::slice::{from_raw_parts, from_raw_parts_mut};
 use super::super::arena::{List, list_in};
 use super::create::Fresh;
 use super::layout::Layout;
-use super::pins::{Load, Pins};
+use super::pins::{Load, Pins, Rest};
 use super::view::{Fields, Look, View, moved, shape_text};
 use crate::dtype::DType;
 use crate::element::Real;
@@ -29,7 +29,7 @@ pub trait Access {
     /// Their elements.
     type Open<'a>: Send;
 
-    /// How much there is of them, or about so much.
+    /// About how much memory they take.
     fn load(&self) -> Load;
 
     /// Looks at the arrays again, and pins them; a `RuntimeError` names one that has changed. Runs no Python code unless one
@@ -46,7 +46,7 @@ pub trait Access {
 /// Calls `f` with the elements of `arrays`, without the interpreter's lock where that takes some time.
 ///
 /// Another thread may run Python code meanwhile: what it does to the numbers shows, as beside a call of NumPy's own that gives
-/// the lock away. It cannot resize the arrays, which are pinned.
+/// the lock away. It cannot resize the arrays, which are pinned ([`Pins`]).
 pub fn run<A: Access, R: Send>(
     py: Python<'_>,
     arrays: &A,
@@ -62,8 +62,9 @@ pub fn run<A: Access, R: Send>(
 }
 
 /// The same with the interpreter's lock, for a look that takes less time than to give it away.
-pub fn read<A: Access, R>(arrays: &A, f: impl for<'a> FnOnce(A::Open<'a>) -> R + Send) -> PyResult<R> {
-    arrays.check(&mut Pins::none())?;
+pub fn read<A: Access, R>(py: Python<'_>, arrays: &A, f: impl for<'a> FnOnce(A::Open<'a>) -> R + Send) -> PyResult<R> {
+    let mut pins = Pins::none(py);
+    arrays.check(&mut pins)?;
     let session = Session(());
     // SAFETY: as above.
     Ok(f(unsafe { arrays.open(&session) }?))
@@ -231,7 +232,10 @@ impl Looks<'_, '_, '_> {
         place: usize,
     ) -> PyResult<()> {
         let changed = || seen.changed(&format!("{} {}", role.name(), self.places.name(place)), array);
-        let pointer = seen.again(array, writes).ok_or_else(changed)?;
+        let Some(pointer) = seen.again(array, writes) else {
+            self.pins.close(); // the words of the error may run code of others, to which the collector is as it was
+            return Err(changed());
+        };
         self.pins.add(array)?;
         Ok(self.pointers.put(pointer)?)
     }
@@ -319,7 +323,7 @@ pub(super) struct Slice<'a> {
 
 impl Slice<'_> {
     pub(super) fn load(&self) -> Load {
-        Load::one(self.shape.iter().product::<usize>() * self.dtype.size())
+        Load::of(self.shape.iter().product::<usize>() * self.dtype.size())
     }
 
     pub(super) fn check(&self, array: &Bound<'_, PyAny>, pins: &mut Pins) -> PyResult<()> {
@@ -332,7 +336,12 @@ impl Slice<'_> {
                 && fields.shape.len() == self.shape.len()
                 && fields.shape.iter().zip(self.shape).all(alike)
         });
-        if same { pins.add(array) } else { Err(self.changed(array)) }
+        if same {
+            pins.add(array)
+        } else {
+            pins.close();
+            Err(self.changed(array))
+        }
     }
 
     #[cold]
@@ -342,11 +351,30 @@ impl Slice<'_> {
     }
 }
 
+/// That a kernel takes so long, beside its arrays.
+pub struct Takes(pub Load);
+
+impl Access for Takes {
+    type Open<'a> = ();
+
+    fn load(&self) -> Load {
+        self.0
+    }
+
+    fn check(&self, _: &mut Pins) -> PyResult<()> {
+        Ok(())
+    }
+
+    unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
+        Ok(())
+    }
+}
+
 impl<T: Real> Access for Fresh<'_, T> {
     type Open<'a> = &'a mut [T];
 
     fn load(&self) -> Load {
-        Load::one(self.len * size_of::<T>())
+        Load::of(self.len * size_of::<T>())
     }
 
     fn check(&self, _: &mut Pins) -> PyResult<()> {
@@ -387,6 +415,7 @@ impl Whole for u64 {
 
 /// Calls `f` with the elements of a C-contiguous array of such numbers; `None` if it is another one.
 pub fn integers<T: Whole, R>(array: &Bound<'_, PyAny>, f: impl for<'a> FnOnce(&'a [T]) -> R + Send) -> Option<R> {
+    let _rest = Rest::begin(array.py());
     let view = View::of(array)?;
     let alike = view.code.1 == T::KIND && view.itemsize == size_of::<T>();
     let fits = alike && view.is_plain() && view.c_order && Fields::of(array)?.is_held(array.py());
@@ -396,6 +425,7 @@ pub fn integers<T: Whole, R>(array: &Bound<'_, PyAny>, f: impl for<'a> FnOnce(&'
 
 /// Calls `f` with the bytes of an array; `None` if it is not one of so many bytes in C order.
 pub fn bytes<R>(array: &Bound<'_, PyAny>, len: usize, f: impl for<'a> FnOnce(&'a [u8]) -> R + Send) -> Option<R> {
+    let _rest = Rest::begin(array.py());
     // SAFETY: just looked at, and in C order; `f` holds no Python object.
     in_c_order(array, len).map(|()| f(unsafe { elements(array, len) }))
 }
@@ -403,6 +433,7 @@ pub fn bytes<R>(array: &Bound<'_, PyAny>, len: usize, f: impl for<'a> FnOnce(&'a
 /// Copies `from` to the bytes from `offset` on of an array of ours that nobody else has; `None` if it is not one of so many
 /// bytes in C order.
 pub fn fill_bytes(array: &Bound<'_, PyAny>, len: usize, offset: usize, from: &[u8]) -> Option<()> {
+    let _rest = Rest::begin(array.py());
     in_c_order(array, len)?;
     let fields = Fields::of(array).filter(|_| from.len() <= len.saturating_sub(offset))?;
     // SAFETY: just looked at; the bytes lie within the array, which the caller has for itself.

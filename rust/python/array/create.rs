@@ -128,7 +128,7 @@ pub fn empty<'py, T: numpy::Element>(py: Python<'py>, shape: &[usize]) -> PyResu
 /// A new array of these `values`.
 pub fn of_values<'py, T: Real + numpy::Element>(py: Python<'py>, values: &[T]) -> PyResult<Bound<'py, PyAny>> {
     let array = empty::<T>(py, &[values.len()])?;
-    read(&array, |to| to.copy_from_slice(values))?;
+    read(py, &array, |to| to.copy_from_slice(values))?;
     Ok(array.into_array())
 }
 

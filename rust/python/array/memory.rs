@@ -4,7 +4,8 @@ use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::buffer::{self, Buffer, PAGE, SMALL_STAGGER, streams};
+use crate::buffer::{self, Buffer};
+use crate::placement::{LINE, PAGE, Streams};
 use crate::reserve::{OutOfMemory, list};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
@@ -31,62 +32,91 @@ impl Place {
     }
 }
 
-/// Parts larger than this get memory of their own; smaller ones of the same group share it, one after the other.
+/// What [`allocate`] is asked for.
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// Parts of one group lie together where they are small.
+    pub group: usize,
+    /// How many bytes.
+    pub bytes: usize,
+    /// Where in a page the part starts, unless it is smaller than [`PLACED`].
+    pub place: usize,
+}
+
+/// Parts of this size and larger ones get memory of their own; smaller ones of the same group share it, one after the other.
 pub const OWN: usize = 256 << 10;
+
+/// Smaller parts start where the one before them in their group has ended. A place of their own would cost a page each, and
+/// where they start does not show in the time of a step.
+pub const PLACED: usize = 32 << 10;
 
 /// Up to so many bytes in all, the groups behind the first share one block.
 const SMALL: usize = 16 << 10;
 
-/// Memory for all of `requests`, each a group and a number of bytes.
+/// Memory for all of `requests`.
 ///
 /// The groups are state slots: all first moments of small arrays lie together, then all second ones, which makes a
-/// thousand small arrays as fast as one large one. No two groups start at the same place of a page.
-pub fn allocate(py: Python<'_>, requests: &[(usize, usize)]) -> PyResult<Vec<Place>> {
-    let groups = requests.iter().map(|r| r.0 + 1).max().unwrap_or(0);
-    let first = streams(groups);
+/// thousand small arrays as fast as one large one. Groups start far from each other in a page.
+pub fn allocate(py: Python<'_>, requests: &[Request]) -> PyResult<Vec<Place>> {
+    let groups = requests.iter().map(|r| r.group + 1).max().unwrap_or(0);
     let mut totals = vec![0; groups];
-    for &(group, bytes) in requests.iter().filter(|r| r.1 < OWN) {
-        totals[group] += bytes.next_multiple_of(64); // of less than `OWN` each
+    for request in requests.iter().filter(|r| r.bytes < OWN) {
+        totals[request.group] += request.room(); // of less than `OWN` and a page each
     }
+    let mut streams = Streams::default();
+    let starts: Vec<usize> = totals.iter().map(|_| streams.choose(None)).collect();
     let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
     // The first group may be parameters, which never share memory with states.
     let rest: usize = totals.iter().skip(1).sum();
     if rest > 0 && rest <= SMALL {
         let (starts, bytes) = side_by_side(&totals[1..]);
-        let block = held(py, Buffer::of_stream(bytes, first + 1), bytes)?;
+        let block = held(py, Buffer::at(bytes, streams.choose(None)), bytes)?;
         for (place, start) in shared[1..].iter_mut().zip(starts) {
             *place = Some(Place { ptr: block.ptr.wrapping_add(start), ..block.share(py) });
         }
     }
     let mut places = list(requests.len())?;
-    for &(group, bytes) in requests {
+    for request in requests {
+        let &Request { group, bytes, place } = request;
         if bytes >= OWN {
-            places.push(held(py, Buffer::of_stream(bytes, first + group), bytes)?);
+            places.push(held(py, Buffer::at(bytes, place), bytes)?);
             continue;
         }
         let rest = match &mut shared[group] {
             Some(rest) => rest,
-            none => none.insert(held(py, Buffer::of_stream(totals[group], first + group), totals[group])?),
+            none => none.insert(held(py, Buffer::at(totals[group], starts[group]), totals[group])?),
         };
+        let gap = if bytes >= PLACED { place.wrapping_sub(rest.ptr as usize) % PAGE } else { 0 };
+        rest.ptr = rest.ptr.wrapping_add(gap);
         places.push(rest.share(py));
-        rest.ptr = rest.ptr.wrapping_add(bytes.next_multiple_of(64));
+        rest.ptr = rest.ptr.wrapping_add(bytes.next_multiple_of(LINE));
     }
     Ok(places)
 }
 
-/// Where groups of these sizes start in one block, no two at the same place of a page, nor at that of the stream before the
-/// block; and the size of the block.
+impl Request {
+    /// The bytes that it may take of what its group shares.
+    fn room(&self) -> usize {
+        self.bytes.next_multiple_of(LINE) + if self.bytes >= PLACED { PAGE } else { 0 }
+    }
+}
+
+/// Where groups of these sizes start in one block, no two at the same place of a page; and the size of the block.
 fn side_by_side(sizes: &[usize]) -> (Vec<usize>, usize) {
     let (mut starts, mut end): (Vec<usize>, usize) = (Vec::with_capacity(sizes.len()), 0);
     for size in sizes {
-        let meets = |end: usize| starts.iter().any(|start| (end - start).is_multiple_of(PAGE));
-        while meets(end) || (end + SMALL_STAGGER.distance).is_multiple_of(PAGE) {
-            end += 64;
+        while starts.iter().any(|start| (end - start).is_multiple_of(PAGE)) {
+            end += LINE;
         }
         starts.push(end);
         end += size;
     }
     (starts, end)
+}
+
+/// Memory that starts at `place` of a page.
+pub fn placed(py: Python<'_>, bytes: usize, place: usize) -> PyResult<Place> {
+    held(py, Buffer::at(bytes, place), bytes)
 }
 
 /// New memory of so many bytes.

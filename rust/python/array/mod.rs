@@ -16,7 +16,7 @@ mod view;
 
 pub use create::{Fresh, array, can_cast, copy_into, descriptor, empty, of_values, swapped};
 pub use layout::Layout;
-pub use memory::{Memory, Place, Recycling, allocate, too_large};
+pub use memory::{Memory, PLACED, Place, Recycling, Request, allocate, placed, too_large};
 pub use owner::{learn, settled};
 pub use pins::Load;
 pub use view::{Look, View, array_span, is_array, is_exact, numpy, refuse_moved, same_type, shape_text, span};

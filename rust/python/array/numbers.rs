@@ -102,6 +102,11 @@ impl<'py, T: Real + Element> Numbers<'py, T> {
     pub fn shape(&self) -> &[usize] {
         &self.seen.shape
     }
+
+    /// Where the first element lay: a number to compare.
+    pub fn address(&self) -> usize {
+        self.seen.address
+    }
 }
 
 impl<T: Real> Access for Numbers<'_, T> {
@@ -220,7 +225,7 @@ impl<'py> Reals<'py> {
     pub fn double(self) -> PyResult<Numbers<'py, f64>> {
         match self {
             Self::Single(numbers) => {
-                numbers.check(&mut Pins::none())?;
+                numbers.check(&mut Pins::none(numbers.array.py()))?;
                 Numbers::convert(numbers.seen.name.clone(), &numbers.array)
             }
             Self::Double(numbers) => Ok(numbers),

@@ -1,83 +1,119 @@
-//! Who has the memory that an array shows: the array itself, another one, or an object that nothing can be asked of.
+//! Who has the memory that an array shows: the array itself, another one, a buffer, or an object that cannot be asked.
+//!
+//! All of this is found without running Python code, provided that the collector of cycles rests ([`super::pins::Rest`]):
+//! an error that is made and dropped on the way may set it off.
 
 use numpy::npyffi::NPY_ARRAY_OWNDATA;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCapsule, PyCapsuleMethods, PyMemoryView, PyType};
+use pyo3::types::{PyByteArray, PyCapsule, PyCapsuleMethods, PyDict, PyMemoryView, PyType};
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
-use super::view::{Fields, numpy};
-
-/// A chain of views that is longer is not followed to its end: only a chain that somebody has tied to a ring is.
-const HOPS: usize = 64;
+use super::view::{Fields, is_exact, numpy};
 
 /// Who has the memory that an array shows.
 pub(super) enum Owner<'py> {
     /// This array.
     Array(Bound<'py, PyAny>),
+    /// An object that lends its memory by Python's protocol of buffers, and keeps it as long as it is lent.
+    Buffer(Bound<'py, PyAny>),
+    /// Nobody any more: a memoryview on the way was released.
+    Gone,
     /// Something else.
     Other(Bound<'py, PyAny>),
 }
 
 impl<'py> Owner<'py> {
-    /// The owner of what `object`, an array or the base of one, shows.
+    /// The owner of what `object`, an array or the base of one, shows; `lent` gets the memoryviews on the way.
     #[cold]
-    pub(super) fn of(object: &Bound<'py, PyAny>) -> Self {
-        let mut at = object.clone();
-        for _ in 0..HOPS {
+    pub(super) fn of(object: &Bound<'py, PyAny>, lent: &mut dyn FnMut(&Bound<'py, PyAny>)) -> Self {
+        let (mut at, mut mark, mut hops, mut pause) = (object.clone(), object.clone(), 0, 1);
+        loop {
             let next = match Fields::of(&at) {
                 Some(fields) if fields.has(NPY_ARRAY_OWNDATA) || fields.base.is_null() => return Self::Array(at),
                 // SAFETY: an array keeps its base alive.
                 Some(fields) => unsafe { Bound::from_borrowed_ptr(at.py(), fields.base) },
+                None if at.is_exact_instance_of::<PyMemoryView>() => {
+                    lent(&at);
+                    match at.getattr(intern!(at.py(), "obj")) {
+                        Ok(next) => next,
+                        Err(_) => return Self::Gone,
+                    }
+                }
+                None if is_buffer(&at) => return Self::Buffer(at),
                 None => match behind(&at) {
                     Some(next) => next,
-                    None => break,
+                    None => return Self::Other(at),
                 },
             };
+            if next.is(&mark) {
+                return Self::Other(next); // somebody has tied the chain to a ring
+            }
+            hops += 1;
+            if hops == pause {
+                (mark, pause) = (next.clone(), 2 * pause);
+            }
             at = next;
         }
-        Self::Other(at)
     }
 }
 
-/// What has the memory that a memoryview, NumPy's `as_strided` or a DLPack capsule of NumPy's shows; `None` of anything else,
-/// which cannot be asked without running its code.
+/// Classes that are asked for once: that of what NumPy's `as_strided` puts between two arrays, and those of buffers.
+struct Classes {
+    strided: Option<Py<PyType>>,
+    buffers: Vec<Py<PyType>>,
+}
+
+static CLASSES: PyOnceLock<Classes> = PyOnceLock::new();
+
+/// Whether it is of one of Python's own classes that lend memory.
+fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
+    let class = object.get_type();
+    object.is_exact_instance_of::<PyByteArray>()
+        || CLASSES.get(object.py()).is_some_and(|known| known.buffers.iter().any(|buffer| class.is(buffer)))
+}
+
+/// What has the memory that NumPy's `as_strided` or a DLPack capsule of NumPy's shows; `None` of anything else, which cannot
+/// be asked without running its code.
 fn behind<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    static STRIDED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = object.py();
-    if object.is_exact_instance_of::<PyMemoryView>() {
-        return object.getattr(intern!(py, "obj")).ok();
-    }
-    if let Ok(capsule) = object.cast::<PyCapsule>() {
+    if let Ok(capsule) = object.cast_exact::<PyCapsule>() {
         return exported(capsule);
     }
-    let class = object.get_type();
-    if class.name().ok()? != "DummyArray" {
+    if !object.get_type().is(CLASSES.get(py)?.strided.as_ref()?) {
         return None;
     }
-    let strided = STRIDED.import(py, "numpy.lib._stride_tricks_impl", "DummyArray").ok()?;
-    if class.is(strided) { object.getattr(intern!(py, "base")).ok() } else { None }
+    // Not the attribute, which the class may answer.
+    // SAFETY: an object of a class without slots; what is returned is a new reference to its dict, or null with an error.
+    let dict = unsafe {
+        Bound::from_owned_ptr_or_err(py, ffi::PyObject_GenericGetDict(object.as_ptr(), std::ptr::null_mut()))
+    };
+    dict.ok()?.cast_into::<PyDict>().ok()?.get_item(intern!(py, "base")).ok()?
 }
 
-/// The array itself, or a copy if its memory is lent by an object through `__array_interface__`: such an object can give the
-/// memory back, and nothing would show it.
+/// The array itself, or a copy if its memory is lent by an object that may take it back without telling, as one with an
+/// `__array_interface__` can.
 #[pyfunction]
 #[pyo3(signature = (x, /))]
 pub fn settled<'py>(x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let is_lent = Fields::of(x).is_some_and(|fields| !fields.has(NPY_ARRAY_OWNDATA) && !fields.base.is_null());
-    if is_lent
-        && let Owner::Other(lender) = Owner::of(x)
-        && ["__array_interface__", "__array_struct__"].iter().any(|way| lender.hasattr(way).unwrap_or(true))
-    {
-        return numpy(x.py())?.call_method1(intern!(x.py(), "array"), (x,));
+    let is_view = Fields::of(x).is_some_and(|fields| !fields.has(NPY_ARRAY_OWNDATA) && !fields.is_of_ours(x.py()));
+    // What DLPack hands over stays until it is given back.
+    let may_go = |owner| match owner {
+        Owner::Other(lender) => !lender.is_exact_instance_of::<PyCapsule>(),
+        Owner::Buffer(_) | Owner::Gone | Owner::Array(_) => false,
+    };
+    if is_view && may_go(Owner::of(x, &mut |_| ())) {
+        let copy = numpy(x.py())?.call_method1(intern!(x.py(), "array"), (x,))?;
+        debug_assert!(is_exact(&copy));
+        return Ok(copy);
     }
     Ok(x.clone())
 }
 
-/// How DLPack hands memory over, before its version 1 and since: the first words of both structures.
+/// How DLPack hands memory over before its version 1, and since: the first words of both structures.
 #[repr(C)]
 struct Unversioned {
     data: *mut c_void,
@@ -98,15 +134,18 @@ struct Versioned {
     deleter: *mut c_void,
 }
 
-/// What NumPy calls the capsules under arrays that it has made of DLPack's, and those that arrays give.
+/// What NumPy calls the capsules below its arrays, and those that arrays give away.
 const NAMES: [(&CStr, &CStr); 2] =
     [(c"numpy_dltensor", c"dltensor"), (c"numpy_dltensor_versioned", c"dltensor_versioned")];
 
 /// The context and the deleter in a capsule with this name.
 fn handed_over(capsule: &Bound<'_, PyCapsule>, name: &CStr, is_versioned: bool) -> Option<(*mut c_void, usize)> {
+    if !capsule.is_valid_checked(Some(name)) {
+        return None;
+    }
     let at: NonNull<c_void> = capsule.pointer_checked(Some(name)).ok()?;
-    // SAFETY: a capsule with this name has a pointer to this structure, which lives as long as the capsule is not consumed: then
-    // it has another name.
+    // SAFETY: a capsule with this name has a pointer to this structure, which lives until the capsule is consumed: then it has
+    // another name.
     unsafe {
         Some(if is_versioned {
             let tensor = at.cast::<Versioned>().as_ref();
@@ -118,14 +157,21 @@ fn handed_over(capsule: &Bound<'_, PyCapsule>, name: &CStr, is_versioned: bool) 
     }
 }
 
-/// The function by which NumPy takes back what it has given away, in both structures: who has it was given away by NumPy.
+/// NumPy's own deleters, of both structures: what has one of them was made by NumPy.
 static DELETERS: PyOnceLock<[Option<usize>; 2]> = PyOnceLock::new();
 
-/// Learns it from an array that is given away; later looks run no Python code.
+/// Learns what later looks compare with, since those run no Python code.
 pub fn learn(py: Python<'_>) {
+    let class = |module: &str, name: &str| py.import(module)?.getattr(name)?.cast_into::<PyType>().map_err(PyErr::from);
+    let _ = CLASSES.get_or_init(py, || {
+        let strided = class("numpy.lib._stride_tricks_impl", "DummyArray").ok().map(Bound::unbind);
+        let buffers = [("mmap", "mmap"), ("array", "array")];
+        let buffers = buffers.into_iter().filter_map(|(module, name)| class(module, name).ok().map(Bound::unbind));
+        Classes { strided, buffers: buffers.collect() }
+    });
     let deleters = || {
         let one = numpy(py)?.call_method1("zeros", (1,))?;
-        let versioned = pyo3::types::PyDict::new(py);
+        let versioned = PyDict::new(py);
         versioned.set_item("max_version", (1, 0))?;
         let capsules = [one.call_method0("__dlpack__"), one.call_method("__dlpack__", (), Some(&versioned))];
         let mut found = [None; 2];

@@ -6,118 +6,212 @@ use pyo3::prelude::*;
 
 use super::owner::Owner;
 use super::view::Fields;
-use crate::reserve::Put;
+use crate::reserve::{OutOfMemory, Put};
 
-/// How much a kernel reads and writes.
+/// How much a kernel reads and writes, or how long it takes as such.
 #[derive(Clone, Copy)]
 pub struct Load {
-    /// How many arrays.
-    pub arrays: usize,
-    /// Their bytes in all.
-    pub bytes: usize,
+    bytes: usize,
+    /// Whether every array is small.
+    is_of_small: bool,
 }
 
 /// A kernel over no more bytes takes less time than it takes to give the lock away and take it back.
 const SHORT: usize = 64 << 10;
-/// A kernel over small arrays of no more bytes in all takes less time than the five milliseconds after which Python lets its
+/// A step over small arrays of no more bytes in all takes less time than the five milliseconds after which Python lets its
 /// threads take turns; a pin for each array would cost a tenth or two of that.
-const SHORT_OF_MANY: usize = 8 << 20;
-/// Bytes of a small array.
+const SHORT_OF_SMALL: usize = 8 << 20;
+/// Bytes of a small array, at most.
 const SMALL: usize = 16 << 10;
+/// A kernel with no more multiplications takes about as long as the two above.
+const SHORT_PRODUCTS: usize = 1_000_000;
 
 impl Load {
     /// Of what reads no array.
-    pub const NONE: Self = Self { arrays: 0, bytes: 0 };
+    pub const NONE: Self = Self { bytes: 0, is_of_small: true };
     /// Of what takes its time however little it reads.
-    pub const LONG: Self = Self { arrays: 1, bytes: usize::MAX };
+    pub const LONG: Self = Self { bytes: usize::MAX, is_of_small: false };
 
-    /// Of one array.
+    /// Of arrays of a call, with so many bytes in all.
     #[inline]
-    pub fn one(bytes: usize) -> Self {
-        Self { arrays: 1, bytes }
+    pub fn of(bytes: usize) -> Self {
+        Self { bytes, is_of_small: false }
+    }
+
+    /// Of so many multiplications.
+    #[inline]
+    pub fn of_products(n: usize) -> Self {
+        if n > SHORT_PRODUCTS { Self::LONG } else { Self::NONE }
     }
 
     /// That of two together.
     #[inline]
     pub fn and(self, other: Self) -> Self {
-        Self { arrays: self.arrays + other.arrays, bytes: self.bytes.saturating_add(other.bytes) }
+        let is_of_small = self.is_of_small && other.is_of_small;
+        Self { bytes: self.bytes.saturating_add(other.bytes), is_of_small }
+    }
+
+    /// With one more array of a step, and its gradient.
+    #[inline]
+    pub fn with_step(self, bytes: usize) -> Self {
+        Self { bytes: self.bytes.saturating_add(2 * bytes), is_of_small: self.is_of_small && bytes <= SMALL }
     }
 
     /// Whether the kernel keeps the lock.
     #[inline]
     fn keeps_the_lock(self) -> bool {
-        self.bytes <= SHORT || self.bytes <= SHORT_OF_MANY && self.bytes / self.arrays.max(1) < SMALL
+        self.bytes <= SHORT || self.is_of_small && self.bytes <= SHORT_OF_SMALL
     }
 }
 
-/// Weak references to the arrays of a call that gives the lock away. NumPy resizes no array to which there is one, whatever
-/// `refcheck` says: so no other thread takes the memory from a kernel.
-pub struct Pins {
-    /// `None` where the lock is kept.
-    references: Option<Vec<Py<PyAny>>>,
-    /// Whether the collector of cycles is to be switched on again.
-    collects: bool,
+/// As long as there is one, the collector of cycles rests: it runs code of others, which may change arrays between a look at
+/// them and their opening.
+pub(super) struct Rest {
+    was_enabled: bool,
 }
 
-impl Pins {
-    /// None yet, for a kernel with this load.
+impl Rest {
     #[inline]
-    pub(super) fn new(_: Python<'_>, load: Load) -> Self {
-        let references = (!load.keeps_the_lock()).then(Vec::new);
-        // SAFETY: the lock is held. A reference is an object that is counted for the collector, which might run code that
-        // changes arrays between the look at one and its opening.
-        let collects = references.is_some() && unsafe { ffi::PyGC_Disable() } != 0;
-        Self { references, collects }
+    pub(super) fn begin(_: Python<'_>) -> Self {
+        // SAFETY: the lock is held.
+        Self { was_enabled: unsafe { ffi::PyGC_Disable() } != 0 }
     }
 
-    /// None at all: the lock is kept.
+    /// It may run again.
     #[inline]
-    pub(super) fn none() -> Self {
-        Self { references: None, collects: false }
-    }
-
-    /// Whether they are needed.
-    #[inline]
-    pub(super) fn are_wanted(&self) -> bool {
-        self.references.is_some()
-    }
-
-    /// Pins the memory of an array. Runs no Python code.
-    #[inline]
-    pub(super) fn add(&mut self, array: &Bound<'_, PyAny>) -> PyResult<()> {
-        let Some(references) = &mut self.references else { return Ok(()) };
-        let Some(fields) = Fields::of(array) else { return Ok(()) };
-        if fields.has(NPY_ARRAY_OWNDATA) {
-            return pin(array, references);
-        }
-        if fields.base.is_null() || fields.is_of_ours(array.py()) {
-            return Ok(());
-        }
-        // Of other owners nothing is known that takes memory back.
-        let Owner::Array(owner) = Owner::of(array) else { return Ok(()) };
-        pin(&owner, references)
-    }
-
-    /// No more come: the collector may run again.
-    #[inline]
-    pub(super) fn close(&mut self) {
-        if std::mem::take(&mut self.collects) {
+    pub(super) fn end(&mut self) {
+        if std::mem::take(&mut self.was_enabled) {
             // SAFETY: the lock is held.
             unsafe { ffi::PyGC_Enable() };
         }
     }
 }
 
-fn pin(array: &Bound<'_, PyAny>, references: &mut Vec<Py<PyAny>>) -> PyResult<()> {
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What keeps the memory of a call's arrays where it is while the lock is given away.
+///
+/// NumPy resizes no array to which there is a weak reference, whatever `refcheck` says; a buffer that is lent is neither
+/// resized nor closed. Of other owners nobody can say when they take memory back.
+pub struct Pins {
+    /// `None` where the lock is kept.
+    pinned: Option<Vec<Pin>>,
+    rest: Rest,
+}
+
+enum Pin {
+    /// A weak reference, or an owner that a view might let go.
+    Held { _reference: Py<PyAny> },
+    /// A buffer that is lent.
+    Lent(Box<ffi::Py_buffer>),
+}
+
+impl Pins {
+    /// None yet, for a kernel with this load.
+    #[inline]
+    pub(super) fn new(py: Python<'_>, load: Load) -> Self {
+        Self { pinned: (!load.keeps_the_lock()).then(Vec::new), rest: Rest::begin(py) }
+    }
+
+    /// None at all: the lock is kept.
+    #[inline]
+    pub(super) fn none(py: Python<'_>) -> Self {
+        Self { pinned: None, rest: Rest::begin(py) }
+    }
+
+    /// Whether the lock is given away.
+    #[inline]
+    pub(super) fn are_wanted(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// Pins the memory of an array, which a look has just found as it was. Runs no Python code.
+    #[inline]
+    pub(super) fn add(&mut self, array: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(pinned) = &mut self.pinned else { return Ok(()) };
+        let Some(fields) = Fields::of(array) else { return Ok(()) };
+        if fields.has(NPY_ARRAY_OWNDATA) { weakly(array, pinned) } else { add_view(array, &fields, pinned) }
+    }
+
+    /// No more come: the collector may run again.
+    #[inline]
+    pub(super) fn close(&mut self) {
+        self.rest.end();
+    }
+}
+
+fn add_view(array: &Bound<'_, PyAny>, fields: &Fields<'_>, pinned: &mut Vec<Pin>) -> PyResult<()> {
+    if fields.base.is_null() {
+        return Ok(());
+    }
+    // SAFETY: an array keeps its base alive.
+    let base = unsafe { Bound::from_borrowed_ptr(array.py(), fields.base) };
+    if fields.is_of_ours(array.py()) {
+        return Ok(pinned.put(Pin::Held { _reference: base.unbind() })?);
+    }
+    let mut result = Ok(());
+    let owner = Owner::of(&base, &mut |view| {
+        if result.is_ok() {
+            result = lend(view, pinned);
+        }
+    });
+    result?;
+    match owner {
+        Owner::Array(owner) => {
+            weakly(&owner, pinned)?;
+            pinned.put(Pin::Held { _reference: owner.unbind() })?;
+        }
+        Owner::Buffer(owner) => lend(&owner, pinned)?,
+        Owner::Other(owner) => pinned.put(Pin::Held { _reference: owner.unbind() })?,
+        Owner::Gone => {}
+    }
+    Ok(())
+}
+
+fn weakly(array: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
     // SAFETY: a live object; the new reference, or the one there is already, becomes ours.
     let reference = unsafe {
         Bound::from_owned_ptr_or_err(array.py(), ffi::PyWeakref_NewRef(array.as_ptr(), std::ptr::null_mut()))
     }?;
-    Ok(references.put(reference.unbind())?)
+    Ok(pinned.put(Pin::Held { _reference: reference.unbind() })?)
+}
+
+fn lend(owner: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
+    if let Some(buffer) = borrowed(owner)? {
+        pinned.put(Pin::Lent(buffer))?;
+    }
+    Ok(())
+}
+
+/// The buffer of an object that was seen to be of one of Python's own classes, lent until it is released; `None` where it has
+/// none any more.
+pub(super) fn borrowed(owner: &Bound<'_, PyAny>) -> Result<Option<Box<ffi::Py_buffer>>, OutOfMemory> {
+    crate::reserve::check::<ffi::Py_buffer>(1)?;
+    let mut buffer = Box::new(ffi::Py_buffer::new());
+    // SAFETY: a live object, and room for what it tells; what is told is released where the pin is dropped.
+    if unsafe { ffi::PyObject_GetBuffer(owner.as_ptr(), &raw mut *buffer, ffi::PyBUF_FULL_RO) } == 0 {
+        return Ok(Some(buffer));
+    }
+    drop(PyErr::take(owner.py()));
+    Ok(None)
+}
+
+/// Gives a buffer back.
+pub(super) fn release(_: Python<'_>, buffer: &mut ffi::Py_buffer) {
+    // SAFETY: it was lent by `borrowed`, and the lock is held.
+    unsafe { ffi::PyBuffer_Release(buffer) };
 }
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        self.close();
+        for pin in self.pinned.take().into_iter().flatten() {
+            if let Pin::Lent(mut buffer) = pin {
+                Python::attach(|py| release(py, &mut buffer));
+            }
+        }
     }
 }

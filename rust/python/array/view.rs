@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use super::layout::{Layout, elements};
 use super::memory::Memory;
 use super::owner::Owner;
+use super::pins::{Rest, borrowed, release};
 use crate::dtype::DType;
 use crate::strides::Strided;
 
@@ -103,10 +104,25 @@ impl<'a> Fields<'a> {
 
     #[cold]
     fn lies_in_base(&self, py: Python<'_>) -> bool {
+        let _rest = Rest::begin(py);
         // SAFETY: an array keeps its base alive.
-        let Owner::Array(owner) = Owner::of(&unsafe { Bound::from_borrowed_ptr(py, self.base) }) else { return true };
-        let Some(fields) = Fields::of(&owner) else { return true };
-        let (start, length) = (fields.data as usize, elements(fields.shape).wrapping_mul(itemsize(py, fields.descr)));
+        let owner = Owner::of(&unsafe { Bound::from_borrowed_ptr(py, self.base) }, &mut |_| ());
+        let (start, length) = match owner {
+            Owner::Array(owner) => match Fields::of(&owner) {
+                Some(fields) => (fields.data as usize, elements(fields.shape).wrapping_mul(itemsize(py, fields.descr))),
+                None => return true,
+            },
+            Owner::Buffer(owner) => match borrowed(&owner) {
+                Ok(Some(mut buffer)) => {
+                    let range = (buffer.buf as usize, usize::try_from(buffer.len).unwrap_or(0));
+                    release(py, &mut buffer);
+                    range
+                }
+                _ => return false,
+            },
+            Owner::Gone => return false,
+            Owner::Other(_) => return true,
+        };
         let (low, high) = reach(self.data as usize, self.shape, self.strides, itemsize(py, self.descr));
         low == high || start <= low && high <= start.wrapping_add(length)
     }
@@ -277,7 +293,7 @@ pub fn refuse_moved(what: &str, x: &Bound<'_, PyAny>) -> PyResult<()> {
 #[cold]
 pub(super) fn moved(what: &str) -> PyErr {
     PyRuntimeError::new_err(format!(
-        "{what} was changed while it was in use: the array that it is a view of was resized"
+        "{what} was changed while it was in use: the memory that it is a view of was resized or released"
     ))
 }
 
