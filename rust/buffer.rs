@@ -61,7 +61,7 @@ impl Buffer {
         Some(Self { block: Some(Block::new(layout)?), offset: 0, bytes })
     }
 
-    /// The same; from a page on, it starts at `place` of a page, which is a multiple of [`LINE`].
+    /// The same; from a page on, it starts at `place` of a page, which is a multiple of [`crate::placement::ALIGN`].
     #[must_use]
     pub fn at(bytes: usize, place: usize) -> Option<Self> {
         if bytes < PAGE {

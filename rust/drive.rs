@@ -6,6 +6,7 @@
 //! pieces, one thread does it all.
 
 use crate::job::{Job, TILE, Tables, Way};
+use crate::placement::LINE;
 use crate::pool::{self, Border};
 use crate::reserve::{OutOfMemory, Put};
 use crate::simd;
@@ -175,7 +176,9 @@ impl<'a> Plan<'a> {
         unsafe {
             let (from, to) = (copy.from.add(start), copy.to.add(start));
             if way.far {
-                stream(way.level, from, to, end - start)
+                let head = to.align_offset(LINE).min(end - start);
+                ptr::copy_nonoverlapping(from, to, head);
+                stream(way.level, from.add(head), to.add(head), end - start - head)
             } else {
                 ptr::copy_nonoverlapping(from, to, end - start)
             }

@@ -10,6 +10,7 @@ mod tiles;
 pub use lone::Lone;
 
 use crate::dtype::{Compute, DType};
+use crate::placement::LINE;
 use crate::rule::{Kernel, Scalars};
 use crate::simd::Level;
 use crate::stream::ahead;
@@ -69,6 +70,9 @@ pub struct Tables<'a> {
     pub states: &'a [State],
 }
 
+/// With fewer elements a loop is not worth a second one before it.
+const HEAD: usize = 256;
+
 /// How the loops of a plan run.
 #[derive(Clone, Copy)]
 pub struct Way {
@@ -119,6 +123,17 @@ impl Job<'_> {
         let states: usize = tables.states[self.states.clone()].iter().map(|s| 2 * s.size).sum();
         let dx = self.dx.map_or(0, |_| self.compute.dtype().size());
         self.gradient.dtype.size() + self.x.dtype.size() + sinks + states + dx
+    }
+
+    /// Elements from `start` to the first place where a line of the cache starts in what is written; none if there is no such
+    /// place. The other arrays, as far as they are ours or NumPy's, lie in their lines as that does ([`crate::placement`]): from
+    /// there on no vector of a whole line lies across two. In cache, those took a fifth to two fifths longer.
+    #[inline]
+    fn head(&self, start: usize, end: usize) -> usize {
+        let Some(y) = self.y.filter(|_| end - start >= HEAD) else { return 0 };
+        let size = y.dtype.size();
+        let first = (y.ptr as usize + start * size) % LINE;
+        if first.is_multiple_of(size) { (LINE - first) % LINE / size } else { 0 }
     }
 
     /// Steps elements `start..end`.

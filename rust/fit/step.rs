@@ -37,8 +37,8 @@ pub struct Parameter<'a> {
 impl Parameter<'_> {
     /// Where in a page the steps between the sets read and write.
     pub(super) fn streams(&self) -> Streams {
-        let mut streams = Streams::default();
-        self.x.iter().for_each(|x| streams.add(*x as usize, None));
+        let mut streams = Streams::of(self.x[0] as usize);
+        streams.add(self.x[1] as usize, None);
         streams.add(self.gradient as usize, None);
         for ((_, sets), link) in self.slots.iter().zip(self.program.loops()) {
             sets.iter().for_each(|slot| streams.add(*slot as usize, link));

@@ -29,23 +29,12 @@ impl Job<'_> {
         let Some(y) = self.y else { return };
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
         unsafe {
-            let head = self.head(tables, y, start).min(end - start);
-            if head > 0 && !way.far {
-                self.lone_part(tables, y, start, start + head, way);
+            let whole = start + self.head(start, end);
+            if whole > start {
+                self.lone_part(tables, y, start, whole, Way { far: false, ..way });
             }
-            self.lone_part(tables, y, if way.far { start } else { start + head }, end, way);
+            self.lone_part(tables, y, whole, end, way);
         }
-    }
-
-    /// Elements from `start` to the first place where a cache line of what is written, `y`, starts, for the rules without
-    /// state; none if there is no such place. In cache, vectors of a whole line that are written across two of them took a
-    /// fifth to two fifths longer. Where there is a state, it made no difference.
-    fn head(&self, tables: Tables, y: Sink, start: usize) -> usize {
-        const LINE: usize = 64;
-        let size = self.compute.dtype().size();
-        let first = (y.ptr as usize + start * size) % LINE;
-        let states = &tables.states[self.states.clone()];
-        if states.is_empty() && first.is_multiple_of(size) { (LINE - first) % LINE / size } else { 0 }
     }
 
     unsafe fn lone_part(&self, tables: Tables, y: Sink, start: usize, end: usize, way: Way) {

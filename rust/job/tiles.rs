@@ -22,10 +22,13 @@ impl Job<'_> {
     pub(super) unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
         let (mut d, mut x) = (Aligned([T::ZERO; TILE]), Aligned([T::ZERO; TILE]));
         let tile = if way.far { FAR_TILE } else { TILE };
-        for at in (start..end).step_by(tile) {
-            let n = tile.min(end - at);
-            // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
-            unsafe { self.tile(tables, at, &mut d.0[..n], &mut x.0[..n], way) };
+        let (mut at, mut n) = (start, self.head(start, end));
+        while at < end {
+            if n > 0 {
+                // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
+                unsafe { self.tile(tables, at, &mut d.0[..n], &mut x.0[..n], way) };
+            }
+            (at, n) = (at + n, tile.min(end - at - n));
         }
     }
 

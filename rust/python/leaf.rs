@@ -84,8 +84,7 @@ pub struct Inner {
 impl Inner {
     /// Where in a page a step of a parameter at `x` starts to read.
     pub fn streams(&self, x: usize, gradient: Option<usize>) -> Streams {
-        let mut streams = Streams::default();
-        streams.add(x, None);
+        let mut streams = Streams::of(x);
         gradient.into_iter().for_each(|g| streams.add(g, None));
         if let Moments::Compiled { program, slots, .. } = &self.moments {
             slots.iter().zip(program.loops()).for_each(|(slot, link)| streams.add(slot.place.ptr as usize, link));

@@ -245,8 +245,7 @@ fn parameter(shape: Vec<isize>, strides: Vec<isize>, dtype: &str) -> PyResult<(D
 
 /// What the state arrays of a parameter with `len` elements at `address` take, as [`allocate`] wants it.
 fn sizes(program: &Program, dtype: DType, len: usize, address: usize) -> impl Iterator<Item = Request> {
-    let mut streams = Streams::default();
-    streams.add(address, None);
+    let mut streams = Streams::of(address);
     program.slots(dtype).into_iter().zip(program.loops()).enumerate().map(move |(group, ((dtype, _), link))| {
         let bytes = len.saturating_mul(dtype.size());
         Request { group, bytes, place: if bytes < PLACED { 0 } else { streams.choose(link) } }

@@ -44,9 +44,9 @@ pub struct Trained {
 impl Trained {
     /// Where in a page the steps between the sets read and write.
     pub fn streams(&self) -> Streams {
-        let mut streams = Streams::default();
-        for (leaf, &x) in self.leaves.iter().zip(&self.addresses) {
-            streams.add(x, None);
+        let mut streams = Streams::of(self.addresses[0]);
+        streams.add(self.addresses[1], None);
+        for leaf in &self.leaves {
             if let Some(guard) = leaf.get().read()
                 && let Moments::Compiled { program, slots, .. } = &guard.get().moments
             {
