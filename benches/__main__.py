@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
                         help="print today's record again, or another one, measuring nothing")  # fmt: skip
     args = parser.parse_args()
     if unknown := set(args.only) - set(WORKLOADS):
-        parser.error(f"no workload {min(unknown)!r}; there are {', '.join(WORKLOADS)}")
+        parser.error(f"no workload {min(unknown)!r}; there are {', '.join(TABLE)}")
     if unknown := set(args.means or ()) - set(means.MEANS):
         parser.error(f"no means {min(unknown)!r}; there are {', '.join(means.MEANS)}")
     if unknown := set(args.rules or ()) - set(rules()):
