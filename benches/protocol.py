@@ -215,7 +215,8 @@ def run(
     def start(name: str) -> Worker:
         return Worker(name, workload, threads)
 
-    missing = absent(names, workload, cases, threads) if WORKLOADS[workload].from_memory else {}
+    asked = WORKLOADS[workload].from_memory and effort.from_memory > 1
+    missing = absent(names, workload, cases, threads) if asked else {}
     for portion in portions(workload, cases):
         largest = max(portion, key=lambda c: len(initial(rule(c))) if WORKLOADS[workload].shapes else 0)
         without = missing.get(largest, {})
