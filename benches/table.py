@@ -54,6 +54,8 @@ def processes(found: Iterable[Result]) -> str:
     """How many processes each contender of these cases had."""
     found = list(found)
     counts = sorted({len(times) for r in found for group in r.groups for times in group.values()})
+    if not counts:
+        return ""
     number = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
     return f"{number} process{'es' * (counts[-1] > 1)}{', the old way' * any(r.old for r in found)}"
 

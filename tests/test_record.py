@@ -115,6 +115,11 @@ def test_a_table_says_how_many_processes(table):
     assert table.OLD in text
 
 
+def test_a_case_that_nobody_could_do_is_only_in_the_list_of_reasons(table):
+    nobody = {**row(), "missing": {"optirs": "FAILED: the process ended"}}
+    assert "  optirs FAILED: the process ended: Adam (a2, 1)" in table.text(HEAD | {"results": [nobody]})
+
+
 def test_means_are_quoted_like_peers(benches):
     means = benches("means")
     rows = [
