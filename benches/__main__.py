@@ -3,6 +3,8 @@
 import argparse
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 from . import means, plot, protocol, record, scale, table
 from .protocol import FULL, QUICK
@@ -20,6 +22,13 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def positive(text: str) -> int:
+    """A number of at least one."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser("python -m benches", description=__doc__)
@@ -28,13 +37,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rules", type=names, metavar="RULE,...", help="some rules")
     parser.add_argument("--peers", type=names, metavar="PEER,...", help="some contenders beside optirs and the limit")
     parser.add_argument("--threads", type=names, default=["1", "2"], metavar="N,...", help="threads (1,2)")
+    parser.add_argument("--processes", type=positive, metavar="N", help="of each contender (from memory 6, else 3)")
     parser.add_argument("--scale", action="store_true", help="time and memory from 10^5 parameters on, instead")
     parser.add_argument("--means", nargs="?", type=names, const=list(means.MEANS), metavar="MEANS,...",
                         help="the package beside itself without its means of being fast, instead")  # fmt: skip
-    parser.add_argument("--table", action="store_true", help="print today's record again, measuring nothing")
+    parser.add_argument("--table", nargs="?", type=Path, const="", metavar="RECORD",
+                        help="print today's record again, or another one, measuring nothing")  # fmt: skip
     args = parser.parse_args()
     if unknown := set(args.only) - set(WORKLOADS):
-        parser.error(f"no workload {min(unknown)!r}; there are {', '.join(WORKLOADS)}")
+        parser.error(f"no workload {min(unknown)!r}; there are {', '.join(TABLE)}")
     if unknown := set(args.means or ()) - set(means.MEANS):
         parser.error(f"no means {min(unknown)!r}; there are {', '.join(means.MEANS)}")
     if unknown := set(args.rules or ()) - set(rules()):
@@ -54,17 +65,21 @@ def chosen(args: argparse.Namespace, workload: str) -> list[str]:
 
 def main() -> int:
     args = arguments()
-    file = record.path("-quick" if args.quick else "")
+    effort = QUICK if args.quick else FULL
+    if args.processes:
+        effort = replace(effort, from_memory=args.processes, in_cache=args.processes)
+    file = (args.table or record.path("-quick" if args.quick else "")).resolve()
+    if args.table is not None and not file.exists():
+        raise SystemExit(f"no record {file.name}")
     if args.scale:
         whole = record.merge(file, "scale", scale.measure(), scale.KEY)
     elif args.means:
         whole = {}
-        for found in means.run(args.means):
+        for found in means.run(args.means, replace(effort, in_cache=effort.from_memory)):
             whole = record.merge(file, "means", found, means.KEY)
-    elif args.table:
+    elif args.table is not None:
         whole = record.read(file)
     else:
-        effort = QUICK if args.quick else FULL
         whole = {}
         for workload in args.only:
             if args.quick and workload not in QUICK_WORKLOADS:
@@ -73,13 +88,14 @@ def main() -> int:
                 if args.quick and threads > 1 and workload in QUICK_ALONE:
                     continue
                 start, who = time.monotonic(), protocol.contenders(workload, args.peers, args.quick)
-                found = list(protocol.run(who, workload, chosen(args, workload), threads, effort))
-                whole = record.merge(file, "results", found)
+                for found in protocol.run(who, workload, chosen(args, workload), threads, effort):
+                    whole = record.merge(file, "results", found)
                 print(f"({workload}) {threads} threads: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(table.text(whole))
     if args.quick and args.peers is None:
         print(f"  --quick has no steps of {', '.join(protocol.SLOW)}")
-    print(f"\nRecord: {file.relative_to(protocol.ROOT)}; plots: {', '.join(plot.save(whole, file))}")
+    if args.table is None:
+        print(f"\nRecord: {file.name}; plots: {', '.join(plot.save(whole, file))}")
     return 0
 
 

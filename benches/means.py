@@ -11,14 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .protocol import FULL, ROOT, Worker, measure
-from .record import ratio
+from .protocol import ROOT, Effort, Worker, portions, repeat
+from .record import result
 from .workloads import LONG
 
 KEY = ("means",)  # all that was measured of one is replaced at once
@@ -35,46 +34,28 @@ class Means:
 
     file: str
     old: str
-    new: str
+    new: str | dict[str, str]  # by name if there are several, which take turns
     workloads: tuple[str, ...]
     cases: tuple[str, ...] = ("Adam",)
     modes: tuple[str, ...] = ("optirs",)
     threads: tuple[int, ...] = (1,)
-    pairs: int = 1  # of processes: where the system puts their pages differs from one to the next
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """What stands there instead, by the name of the changed package in the record."""
+        return self.new if isinstance(self.new, dict) else {CHANGED: self.new}
 
 
 PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
 RECYCLING = "buffer/recycling.rs"
 
 
-def tile(size: int) -> Means:
-    """Tiles of another size, in cache."""
-    old = "pub const TILE: usize = 512;"
-    return Means("job.rs", old, old.replace("512", str(size)), ("b",), (CHAIN, SHORT, STATES), pairs=3)
-
-
-def far_tile(size: int) -> Means:
-    """Tiles of another size, from memory; there is room for no larger ones than in cache."""
-    old = "const FAR_TILE: usize = 256;"
-    return Means("job.rs", old, old.replace("256", str(size)), ("a2",), (CHAIN, SHORT, STATES), pairs=3)
-
-
-def border(shift: int) -> Means:
-    """Threads are woken for other sizes."""
-    return Means("drive.rs", "awake: 512 << 10", f"awake: 1 << {shift}", ("2^14", "b", "2^18", "2^20"), threads=(2,))
-
-
-def level(name: str) -> Means:
-    """Narrower vectors at most."""
+def tile(name: str, size: int, sizes: tuple[int, ...], workload: str) -> Means:
+    """Tiles of other sizes."""
+    line = "const {}: usize = {};".format
     return Means(
-        "simd.rs", "let best = best();", f"let best = best().min(Level::{name});", ("b", "a2"), ("Adam", "Lion")
+        "job.rs", line(name, size), {str(n): line(name, n) for n in sizes}, (workload,), (CHAIN, SHORT, STATES)
     )
-
-
-def placed(start: str) -> Means:
-    """Our arrays start elsewhere in a page than in the middle of the largest gap between the others."""
-    old = "start + gap / 2"
-    return Means("placement.rs", old, f"start + {start}", ("b", "a2"), ("Adam", *LONG), modes=BOTH, pairs=6)
 
 
 MEANS = {
@@ -82,10 +63,19 @@ MEANS = {
         RECYCLING, "kept.trim(bound(in_use));", "kept.trim(0 * bound(in_use));", ("b", "c", "a2"), modes=PURE
     ),
     "no huge pages": Means(RECYCLING, "libc::MADV_HUGEPAGE", "libc::MADV_NOHUGEPAGE", ("a", "a2"), modes=BOTH),
-    "streams at one place of a page": placed("0 * gap"),
-    "streams a line behind each other": placed("LINE + 0 * gap"),
-    "tiles and strips anywhere on the stack": Means(
-        "placement.rs", "#[repr(align(64))]", "#[repr(align(4))]", ("a2",), ("Adam", *LONG), modes=BOTH, pairs=6
+    "arrays of ours start in a page": Means(
+        "placement.rs",
+        "start + gap / 2",
+        {"where another one does": "start + 0 * gap", "a line behind another one": "start + LINE + 0 * gap"},
+        ("b", "a2"),
+        ("Adam", *LONG),
+        modes=BOTH,
+    ),
+    "tiles and strips start anywhere on the stack": Means(
+        "placement.rs", "#[repr(align(64))]", "#[repr(align(4))]", ("a2",), ("Adam", *LONG), modes=BOTH
+    ),
+    "loops begin where a vector lies across two lines": Means(
+        "job.rs", "const HEAD: usize = 256;", "const HEAD: usize = usize::MAX;", ("b", "a2"), ("Adam", *LONG), modes=BOTH
     ),
     "no stores past the caches": Means(
         "stream.rs",
@@ -103,14 +93,22 @@ MEANS = {
         ("b", "c"),
         modes=PURE,
     ),
-    "tiles of 256": tile(256),
-    "tiles of 1024": tile(1024),
-    "far tiles of 128": far_tile(128),
-    "far tiles of 512": far_tile(512),
-    "threads from 64 KiB": border(16),
-    "threads from 8 MiB": border(23),
-    "AVX2 at most": level("Avx2"),
-    "SSE2 at most": level("Baseline"),
+    "tiles in cache": tile("TILE", 512, (256, 1024), "b"),
+    "tiles from memory": tile("FAR_TILE", 256, (128, 512), "a2"),  # there is room for no larger ones than in cache
+    "threads are woken": Means(
+        "drive.rs",
+        "awake: 512 << 10",
+        {"from 64 KiB": "awake: 1 << 16", "from 8 MiB": "awake: 1 << 23"},
+        ("2^14", "b", "2^18", "2^20"),
+        threads=(2,),
+    ),
+    "vectors at most": Means(
+        "simd.rs",
+        "let best = best();",
+        {"AVX2": "let best = best().min(Level::Avx2);", "SSE2": "let best = best().min(Level::Baseline);"},
+        ("b", "a2"),
+        ("Adam", "Lion"),
+    ),
     "nothing asked for ahead": Means(
         "stream.rs",
         "for line in (0..bytes).step_by(64) {",
@@ -143,12 +141,12 @@ def check(means: Means) -> None:
         raise ValueError(f"rust/{means.file} does not have these words once: {means.old}")
 
 
-def build(means: Means | None, source: Path, folder: Path) -> Path:
+def build(means: Means | None, new: str, source: Path, folder: Path) -> Path:
     """A folder with the package, changed or not; `source` is a copy of the tree that all builds share."""
     file = source / "rust" / means.file if means else None
     text = file.read_text() if file else ""
     if file and means:
-        file.write_text(text.replace(means.old, means.new))
+        file.write_text(text.replace(means.old, new))
     place = os.environ | {"CARGO_TARGET_DIR": str(ROOT / "target" / "means"), "PYO3_PYTHON": sys.executable}
     built = subprocess.run(BUILD.split(), cwd=source, env=place, stdout=subprocess.PIPE, text=True, check=True)
     if file:
@@ -160,50 +158,49 @@ def build(means: Means | None, source: Path, folder: Path) -> Path:
     return folder
 
 
-def compare(name: str, whole: Path, changed: Path) -> Iterator[dict[str, Any]]:
-    """The rounds of both packages, for every workload of a means."""
+def compare(name: str, packages: dict[str, Path], effort: Effort) -> Iterator[dict[str, Any]]:
+    """The rounds of all packages, for every workload of a means."""
     means = MEANS[name]
     for workload, threads, mode in product(means.workloads, means.threads, means.modes):
-        seconds: dict[str, dict[str, list[float]]] = {case: {WHOLE: [], CHANGED: []} for case in means.cases}
-        for _ in range(means.pairs):
-            with ExitStack() as stack:
-                workers = {
-                    who: stack.enter_context(Worker(mode, workload, threads, path))
-                    for who, path in {WHOLE: whole, CHANGED: changed}.items()
-                }
-                for case, found in seconds.items():
-                    times, missing = measure(list(workers), workload, case, threads, workers, FULL)
-                    if missing:
-                        raise RuntimeError(f"{name}: {missing}")
-                    for who, rounds in times.items():
-                        found[who] += rounds
-        base = {"means": name, "workload": workload, "threads": threads, "mode": mode}
-        yield from (base | {"case": case, "seconds": found} for case, found in seconds.items())
+
+        def start(who: str, mode: str = mode, workload: str = workload, threads: int = threads) -> Worker:
+            return Worker(mode, workload, threads, packages[who])
+
+        for portion in portions(workload, means.cases):
+            for row in repeat(list(packages), workload, portion, threads, effort, start):
+                if row["missing"]:
+                    raise RuntimeError(f"{name}: {row['missing']}")
+                yield {"means": name, "mode": mode} | row
 
 
-def run(only: list[str]) -> Iterator[list[dict[str, Any]]]:
+def run(only: list[str], effort: Effort) -> Iterator[list[dict[str, Any]]]:
     """Compiles all packages, then compares, a means at a time: nothing else should run by then."""
     for name in only:
         check(MEANS[name])
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary, "source")
         shutil.copytree(ROOT, source, ignore=LEFT_OUT)
-        whole = build(None, source, Path(temporary, "whole"))
-        changed = {}
-        for i, name in enumerate(only):
+        whole = build(None, "", source, Path(temporary, "whole"))
+        packages: dict[str, dict[str, Path]] = {}
+        for name in only:
             print(f"{name}: compiles", file=sys.stderr, flush=True)
-            changed[name] = build(MEANS[name], source, Path(temporary, str(i)))
-        for name, package in changed.items():
+            packages[name] = {WHOLE: whole}
+            for i, (variant, new) in enumerate(MEANS[name].variants.items()):
+                packages[name][variant] = build(MEANS[name], new, source, Path(temporary, f"{name} {i}"))
+        for name in only:
             print(f"{name}: measures", file=sys.stderr, flush=True)
-            yield list(compare(name, whole, package))
+            yield list(compare(name, packages[name], effort))
 
 
 def lines(record: dict[str, Any]) -> list[str]:
     """A line for each comparison: how many times as long a step takes with the change."""
     found = []
-    for r in record["means"]:
-        if change := ratio([(r["seconds"][CHANGED], r["seconds"][WHOLE])]):
-            where = f"{r['case']} ({r['workload']}, {r['threads']}{', pure' if r['mode'].endswith('pure') else ''})"
-            took = f"{change.median:.2f} [{change.least:.2f} {change.greatest:.2f}]"
-            found.append(f"  {r['means']:<36}{where:<48}{took}")
+    for row in record["means"]:
+        took = result(row)
+        where = f"{row['case']} ({row['workload']}, {row['threads']}{', pure' if row['mode'].endswith('pure') else ''})"
+        for variant in row["seconds"]:
+            if variant != WHOLE and (change := took.ratio(variant, WHOLE)):
+                name = row["means"] if variant == CHANGED else f"{row['means']}: {variant}"
+                notes = [" level"] * change.level + [", taken the old way"] * took.old
+                found.append(f"  {name:<36}{where:<48}{change}{''.join(notes)}")
     return found

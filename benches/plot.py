@@ -6,8 +6,6 @@ from typing import Any
 from .record import results
 from .workloads import WORKLOADS
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def save(record: dict[str, Any], file: Path) -> list[str]:
     """Draws what the record holds beside it; returns the names of the files."""
@@ -19,7 +17,7 @@ def save(record: dict[str, Any], file: Path) -> list[str]:
         if figure := draw(record):
             path = file.with_name(f"{file.stem}{suffix}.png")
             figure.savefig(path, dpi=120, bbox_inches="tight")
-            made.append(str(path.relative_to(ROOT)))
+            made.append(path.name)
     return made
 
 
@@ -32,7 +30,7 @@ def draw_workloads(record: dict[str, Any]) -> Any:
     """A panel for each workload and number of threads: time over the limit of memory, every contender a mark."""
     import matplotlib.pyplot as plt
 
-    found = {k: r for k, r in results(record).items() if r.times("limit")}
+    found = {k: r for k, r in results(record).items() if r.processes("limit")}
     panels = [(w, t) for w in WORKLOADS for t in sorted({k[1] for k in found}) if any(k[:2] == (w, t) for k in found)]
     cases = list(dict.fromkeys(case for _, _, case in found))
     if not panels:

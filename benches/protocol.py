@@ -1,14 +1,15 @@
-"""Who runs when: one process per contender and workload, all of them alive at once, one round of each in turn."""
+"""Who runs when: sets of processes, one of each contender, which take turns round by round; then another set."""
 
 import json
 import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAUSE = 0.01  # seconds for a contender's threads to fall asleep before the next one's turn
 PAUSE_OF_PRODUCTS = 0.15  # OpenBLAS's go on for an eighth of a second after a product of matrices
 PATIENCE = 240  # seconds after which a contender that does not answer is left out
+ALWAYS = ("limit", "optirs")  # in every group
 SLOW = ("torch compiled", "torch for-loop", "torch foreach", "DeepSpeed")  # that `--quick` leaves out of steps
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 COUNTS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "OPTIRS", "RAYON")
@@ -30,11 +32,17 @@ COUNTS = ("OMP", "MKL", "OPENBLAS", "NUMBA", "OPTIRS", "RAYON")
 class Effort:
     """How long to measure."""
 
-    rounds: int  # of each contender and case
+    rounds: int  # of each contender and case, in every process
     seconds: float  # that a round lasts at least, where steps are short
+    from_memory: int  # fresh processes of each contender for every case
+    in_cache: int  # the same for all cases of a workload whose arrays are small
+
+    def processes(self, workload: str) -> int:
+        """How many each contender has."""
+        return self.from_memory if WORKLOADS[workload].from_memory else self.in_cache
 
 
-FULL, QUICK = Effort(11, 0.02), Effort(3, 0.003)
+FULL, QUICK = Effort(5, 0.02, 6, 3), Effort(3, 0.003, 1, 1)
 
 
 def environment(threads: int, package: Path | None = None) -> dict[str, str]:
@@ -99,6 +107,9 @@ class Worker:
         self.process.stdout.close()
 
 
+Start = Callable[[str], Worker]  # the process of the contender with this name
+
+
 def available() -> int:
     """Bytes of memory that programs can have, those of files that are merely remembered included."""
     try:
@@ -109,67 +120,111 @@ def available() -> int:
 
 
 def groups(names: list[str], workload: str, case: str) -> Iterator[list[str]]:
-    """Who runs together: as many as there is memory for, ours and the limits in every group."""
+    """Who runs together: as many as there is memory for, ours and the limit in each group, pure ones in one."""
     each = 4 * WORKLOADS[workload].elements
     if each:
         each *= 2 + len(initial(rule(case)))
-    need = {name: each * CONTENDERS[name].memory for name in names}
-    always = [name for name in names if name in OURS]
-    room = 0.6 * available() - sum(need[name] for name in always)
+    always = [name for name in names if name in ALWAYS]
+    pure = [name for name in names if name in OURS and name not in ALWAYS]
+    room = 0.6 * available() - sum(each * CONTENDERS[name].memory for name in always)
     group: list[str] = []
-    for name in names:
-        if name in OURS:
-            continue
-        if group and sum(need[n] for n in (*group, name)) > room:
+    for more in filter(None, [pure, *([name] for name in names if name not in OURS)]):
+        if group and sum(each * CONTENDERS[name].memory for name in (*group, *more)) > room:
             yield always + group
             group = []
-        group.append(name)
+        group += more
     yield always + group
 
 
-def measure(
-    names: list[str], workload: str, case: str, threads: int, workers: dict[str, Worker], effort: Effort
-) -> Any:
-    """All rounds of one case: `(seconds for a step by contender and round, why the others are missing)`."""
-    large = WORKLOADS[workload].elements > 1e7
-    missing = {}
-    # Where arrays are large one is built after the other: to check a norm takes many times what the contender does.
-    for together in [[name] for name in names] if large else [names]:
+def portions(workload: str, cases: Sequence[str]) -> list[list[str]]:
+    """The cases that a process measures: one from memory, all where a process takes longer to start than to measure."""
+    return [[case] for case in cases] if WORKLOADS[workload].from_memory else [list(cases)]
+
+
+def prepare(workload: str, case: str, workers: dict[str, Worker]) -> dict[str, str]:
+    """Has everybody build the case and check the answer; returns why some cannot."""
+    missing: dict[str, str] = {}
+    # Large ones one after the other: what building needs for a while is not counted in `groups`.
+    for together in [[name] for name in workers] if WORKLOADS[workload].from_memory else [list(workers)]:
         for name in together:
             workers[name].tell(case=case)
         missing |= {name: why for name in together if (why := workers[name].reply().get("missing"))}
-    present = [name for name in names if name not in missing]
+    return missing
+
+
+def measure(
+    workload: str, case: str, threads: int, workers: dict[str, Worker], effort: Effort
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """One case in one set of processes: seconds for a step by contender and round, and why the others are missing."""
+    missing = prepare(workload, case, workers)
+    present = {name: worker for name, worker in workers.items() if name not in missing}
     steps = {}
-    for name in present:
-        workers[name].round(1)
-        seconds, _ = workers[name].round(1 if large else 3)
+    for name, worker in present.items():
+        worker.round(1)
+        seconds, _ = worker.round(1 if WORKLOADS[workload].from_memory else 3)
         steps[name] = max(1, min(100_000, math.ceil(effort.seconds / seconds)))
-        workers[name].round(steps[name])
+        worker.round(steps[name])
     times: dict[str, list[float]] = {name: [] for name in present}
     cores: dict[str, list[float]] = {name: [] for name in present}
     pause = PAUSE_OF_PRODUCTS if threads > 1 and WORKLOADS[workload].kind == "Affine" else PAUSE
     for _ in range(effort.rounds):
-        for name in present:
+        for name, worker in present.items():
             time.sleep(pause)
-            seconds, busy = workers[name].round(steps[name])
+            seconds, busy = worker.round(steps[name])
             times[name].append(seconds)
             cores[name].append(busy)
-    for name in present:
-        if sorted(cores[name])[len(cores[name]) // 2] > threads + 0.25:
+    for name, worker in present.items():
+        if math.inf in times[name]:
+            missing[name] = worker.lost or "FAILED: a step failed"
+        elif statistics.median(cores[name]) > threads + 0.25:
             missing[name] = f"FAILED: used more than {threads} threads"
-            del times[name]
-    return times, missing
+    return {name: rounds for name, rounds in times.items() if name not in missing}, missing
 
 
-def run(names: list[str], workload: str, cases: list[str], threads: int, effort: Effort) -> Iterator[dict[str, Any]]:
-    """The results of one workload, a case and group at a time."""
-    largest = max(cases, key=lambda c: len(initial(rule(c))) if WORKLOADS[workload].shapes else 0)
-    for group in groups(names, workload, largest):
+def repeat(
+    names: list[str], workload: str, cases: list[str], threads: int, effort: Effort, start: Start
+) -> list[dict[str, Any]]:
+    """The results of those who run together: rounds by process. Who fails in one process is left out of all."""
+    seconds: dict[str, dict[str, list[list[float]]]] = {case: {name: [] for name in names} for case in cases}
+    missing: dict[str, dict[str, str]] = {case: {} for case in cases}
+    for _ in range(effort.processes(workload)):
+        wanted = [name for name in names if any(name in seconds[case] for case in cases)]
         with ExitStack() as stack:
-            workers = {name: stack.enter_context(Worker(name, workload, threads)) for name in group}
+            workers = {name: stack.enter_context(start(name)) for name in wanted}
             for case in cases:
-                times, missing = measure(group, workload, case, threads, workers, effort)
-                yield {"workload": workload, "threads": threads, "case": case, "seconds": times, "missing": missing}
+                times, lost = measure(workload, case, threads, {name: workers[name] for name in seconds[case]}, effort)
+                missing[case] |= lost
+                seconds[case] = {name: [*seconds[case][name], rounds] for name, rounds in times.items()}
+    base = {"workload": workload, "threads": threads}
+    return [base | {"case": case, "seconds": seconds[case], "missing": missing[case]} for case in cases]
+
+
+def absent(names: list[str], workload: str, cases: list[str], threads: int) -> dict[str, dict[str, str]]:
+    """By case, why some take no part in it: asked with tiny arrays, so that nobody starts in vain with large ones."""
+    tiny = f"{workload}, tiny"
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(name, tiny, threads)) for name in names}
+        return {case: prepare(tiny, case, workers) for case in cases}
+
+
+def run(
+    names: list[str], workload: str, cases: list[str], threads: int, effort: Effort
+) -> Iterator[list[dict[str, Any]]]:
+    """The results of one workload, a portion of its cases at a time."""
+
+    def start(name: str) -> Worker:
+        return Worker(name, workload, threads)
+
+    asked = WORKLOADS[workload].from_memory and effort.from_memory > 1
+    missing = absent(names, workload, cases, threads) if asked else {}
+    for portion in portions(workload, cases):
+        largest = max(portion, key=lambda c: len(initial(rule(c))) if WORKLOADS[workload].shapes else 0)
+        without = missing.get(largest, {})
+        found: list[dict[str, Any]] = []
+        for group in groups([name for name in names if name not in without], workload, largest):
+            found += repeat(group, workload, portion, threads, effort, start)
+        found[0]["missing"] |= without
+        yield found
 
 
 def contenders(workload: str, only: list[str] | None, quick: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""The dated record: every time of every round, one file a day and machine. Ratios are taken from it, never stored."""
+"""The dated record: every round of every process, a file for each day and machine. No ratio is stored."""
 
 import json
 import os
@@ -92,49 +92,79 @@ def merge(file: Path, part: str, new: Iterable[dict[str, Any]], key: tuple[str, 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median of the ratios of the rounds, the least and the greatest."""
+    """How many times as long one contender takes as another, over the sets of processes that both took part in.
+
+    Of each set, the median of its rounds' ratios counts. Of one set alone, the least and the greatest are those of its
+    rounds.
+    """
 
     median: float
     least: float
     greatest: float
+    minima: float  # the median over sets of the ratio of least times, which neighbours on the machine change less
+
+    @property
+    def level(self) -> bool:
+        """Whether neither was faster throughout."""
+        return self.least <= 1 <= self.greatest
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} [{self.least:.2f}-{self.greatest:.2f}]"
 
 
-def ratio(times: Iterable[tuple[list[float], list[float]]]) -> Ratio | None:
-    """How many times as long as the second of each pair the first takes, in the rounds that both ran."""
-    ratios = [a / b for pair in times for a, b in zip(*pair, strict=True)]
-    return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
+Rounds = list[float]  # seconds for a step, in one process
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case of a workload: seconds for a step by contender, one number a round."""
+    """One case of a workload: the rounds of every process by contender."""
 
-    groups: tuple[dict[str, list[float]], ...]  # those that ran together, each with ours and the limits
+    groups: tuple[dict[str, list[Rounds]], ...]  # those that ran together: equal places are of one set of processes
     missing: dict[str, str]
+    old: bool = False  # taken the old way: one process per contender
 
-    def times(self, name: str) -> list[float]:
-        """All times of a contender."""
-        return [t for group in self.groups for t in group.get(name, [])]
+    def processes(self, name: str) -> list[Rounds]:
+        """The rounds of all processes of a contender."""
+        return [rounds for group in self.groups for rounds in group.get(name, [])]
 
     def median(self, name: str) -> float:
-        """The median time of a contender."""
-        return statistics.median(self.times(name))
+        """The median time of a contender, over the medians of its processes."""
+        return statistics.median(map(statistics.median, self.processes(name)))
 
     def ratio(self, name: str, to: str) -> Ratio | None:
-        """How many times as long as `to` it takes, in the rounds that both ran."""
-        return ratio([(group[name], group[to]) for group in self.groups if name in group and to in group])
+        """How many times as long as `to` it takes, where both ran together."""
+        sets = [pair for g in self.groups if name in g and to in g for pair in zip(g[name], g[to], strict=True)]
+        if not sets:
+            return None
+        ratios = [[a / b for a, b in zip(*pair, strict=True)] for pair in sets]
+        medians = [statistics.median(rounds) for rounds in ratios]
+        spread = medians if len(medians) > 1 else ratios[0]
+        minima = statistics.median(min(a) / min(b) for a, b in sets)
+        return Ratio(statistics.median(medians), min(spread), max(spread), minima)
+
+    def peers(self, ours: str) -> dict[str, Ratio]:
+        """How many times as long as ours each peer takes."""
+        return {name: ratio for name in PEERS if (ratio := self.ratio(name, ours))}
 
     def best_peer(self, ours: str) -> tuple[str, Ratio] | None:
-        """The peer that is fastest against us, and how many times as long as ours it takes."""
-        found = [(name, r) for name in PEERS if (r := self.ratio(name, ours))]
-        return min(found, key=lambda pair: pair[1].median, default=None)
+        """The fastest peer, of those that are faster throughout if there are any."""
+        found = self.peers(ours)
+        return min(found.items(), key=lambda pair: (pair[1].greatest >= 1, pair[1].median), default=None)
+
+
+def result(*rows: dict[str, Any]) -> Result:
+    """What the record holds about one case: a row for each group of contenders. The only reader of rounds.
+
+    Until 2026-11-30 a contender had one process, and its rounds stood in the list where those of every process are now.
+    """
+    old = any(isinstance(times[0], float) for row in rows for times in row["seconds"].values())
+    groups = [{name: [times] if old else times for name, times in row["seconds"].items()} for row in rows]
+    return Result(tuple(groups), {name: why for row in rows for name, why in row.get("missing", {}).items()}, old)
 
 
 def results(record: dict[str, Any]) -> dict[tuple[str, int, str], Result]:
     """By workload, threads and case."""
-    found: dict[tuple[str, int, str], Result] = {}
-    for r in record["results"]:
-        key = r["workload"], r["threads"], r["case"]
-        before = found.get(key, Result((), {}))
-        found[key] = Result((*before.groups, r["seconds"]), before.missing | r["missing"])
-    return found
+    rows: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in record["results"]:
+        rows.setdefault((row["workload"], row["threads"], row["case"]), []).append(row)
+    return {key: result(*found) for key, found in rows.items()}

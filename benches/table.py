@@ -3,13 +3,20 @@
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from . import means
-from .record import Result, results
+from .record import Ratio, Result, results
 from .workloads import WORKLOADS, not_measured
 
 LOOP = 1e-6  # seconds: below it the limit's own loop is all that it measures
+
+CELL = (
+    "A cell: our time; over the limit of memory; best peer over ours, or level; of pure ones, time over in place.",
+    "In brackets the least and the greatest process, or round of a single process; level is what has 1 between them.",
+)
+OLD = "Taken the old way: one process per contender, which lived for all cases of a workload."
 
 Results = dict[tuple[str, int, str], Result]
 
@@ -21,26 +28,44 @@ def seconds(t: float) -> str:
     return f"{value:.{0 if value >= 99.5 else 1 if value >= 9.95 else 2}f}{unit}"
 
 
+def against(peer: tuple[str, Ratio] | None) -> str:
+    """The best peer's time over ours, or that neither is faster."""
+    if peer is None:
+        return "no peer"
+    name, ratio = peer
+    return f"level {name}" if ratio.level else f"{ratio.median:.2f}x {name}"
+
+
 def cell(result: Result | None, ours: str) -> str:
-    """`time  over the limit  over us: the best peer`; a dash for what was not measured."""
-    if result is None or not result.times(ours):
+    """`time  over the limit [spread]  the best peer's time over ours`; a dash for what was not measured."""
+    if result is None or not result.processes(ours):
         return "-"
-    limit = result.ratio(ours, "limit, pure" if ours.endswith("pure") else "limit")
-    if ours.endswith("pure") and limit:  # peers work in place: what it costs over that is of more interest
-        over = result.ratio(ours, "optirs")
-        return f"{seconds(result.median(ours))} {limit.median:.2f}" + (
-            f" {over.median:.2f} of in place" if over else ""
-        )
-    peer = result.best_peer(ours)
-    shown = limit and result.median("limit") > LOOP
-    parts = [seconds(result.median(ours)), f"{limit.median:.2f}" if limit and shown else ""]
-    return " ".join([*filter(None, parts), f"{peer[1].median:.2f}x {peer[0]}" if peer else "no peer"])
+    bound = "limit, pure" if ours.endswith("pure") else "limit"
+    limit, over = result.ratio(ours, bound), result.ratio(ours, "optirs")
+    parts = [seconds(result.median(ours))]
+    if limit and result.median(bound) > LOOP:
+        parts.append(str(limit))
+    if ours.endswith("pure") and limit and over:  # peers work in place: what it costs over that is of more interest
+        return " ".join([*parts, f"{over.median:.2f} of in place"])
+    return " ".join([*parts, against(result.best_peer(ours))])
+
+
+def processes(found: Iterable[Result]) -> str:
+    """How many processes each contender of these cases had."""
+    found = list(found)
+    counts = sorted({len(times) for r in found for group in r.groups for times in group.values()})
+    if not counts:
+        return ""
+    number = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+    return f"{number} process{'es' * (counts[-1] > 1)}{', the old way' * any(r.old for r in found)}"
 
 
 def block(found: Results, workloads: list[str], threads: int) -> list[str]:
     """The table for one number of threads and the workloads that share their cases."""
     cases = list(dict.fromkeys(case for w, t, case in found if w in workloads and t == threads))
+    shown = {w: [r for (name, t, _), r in found.items() if (name, t) == (w, threads)] for w in workloads}
     rows = [["", *(f"({w}) {WORKLOADS[w].title}" for w in workloads)]]
+    rows.append(["", *(processes(shown[w]) for w in workloads)])
     for case in cases:
         for ours, name in (("optirs", case), ("optirs, pure", f"{case}, pure")):
             cells = [cell(found.get((w, threads, case)), ours) for w in workloads]
@@ -68,23 +93,32 @@ def missing(found: Results) -> list[str]:
 
 def summary(found: Results) -> list[str]:
     """Who is ahead, over all rules and workloads: in place where there is a choice."""
-    ahead, behind, above = [], [], []
+    best: list[float] = []
+    behind: list[str] = []
+    level: list[str] = []
+    above: list[str] = []
     for (workload, threads, case), result in found.items():
-        where = f"{case} ({workload}, {threads} threads)" if threads > 1 else f"{case} ({workload}, 1 thread)"
-        if result.times("optirs") and (peer := result.best_peer("optirs")):
-            ahead.append(peer[1].median)
-            if peer[1].median < 1:
-                ratio = peer[1]
-                behind.append(f"  {where}: {peer[0]} {ratio.median:.2f} ({ratio.least:.2f} to {ratio.greatest:.2f})")
+        where = f"  {case} ({workload}, {threads} thread{'s' * (threads > 1)})"
+        if peer := result.best_peer("optirs"):
+            best.append(min(ratio.median for ratio in result.peers("optirs").values()))
+            name, ratio = peer
+            if ratio.level or ratio.median < 1:
+                (level if ratio.level else behind).append(f"{where}: {name} {in_full(ratio)}")
         limit = result.ratio("optirs", "limit")
-        if limit and workload in ("a", "a2", "e") and limit.median > 1.15:
-            above.append(f"  {where}: {limit.median:.2f} ({limit.least:.2f} to {limit.greatest:.2f})")
+        if limit and WORKLOADS[workload].from_memory and limit.median > 1.15:
+            above.append(f"{where}: {in_full(limit)}")
     lines = []
-    if ahead:
-        mean = math.exp(statistics.fmean(map(math.log, ahead)))
-        lines.append(f"Best peer over optirs, geometric mean of {len(ahead)}: {mean:.2f}")
+    if best:
+        mean = math.exp(statistics.fmean(map(math.log, best)))
+        lines.append(f"Best peer over optirs, geometric mean of {len(best)}: {mean:.2f}")
     lines += [f"More than 1.15 of the limit in memory: {len(above)}", *above]
-    return [*lines, f"A peer is faster: {len(behind)}", *behind]
+    lines += [f"A peer is faster: {len(behind)}", *behind]
+    return [*lines, f"Level with the best peer: {len(level)}", *level]
+
+
+def in_full(ratio: Ratio) -> str:
+    """The median with its spread, and the ratio of least times."""
+    return f"{ratio}, of least times {ratio.minima:.2f}"
 
 
 def text(record: dict[str, Any]) -> str:
@@ -93,7 +127,9 @@ def text(record: dict[str, Any]) -> str:
     kinds = [list(dict.fromkeys(w for w in WORKLOADS if WORKLOADS[w].kind == kind and any(k[0] == w for k in found)))
              for kind in ("Steps", "Training", "Affine")]  # fmt: skip
     lines = [f"{record['processor']}, {record['cpus']} processors, {record['date']}"]
-    lines.append("A cell: our time; over the limit of memory; best peer's time over ours, or pure over in place.")
+    lines += CELL
+    if any(r.old for r in found.values()):
+        lines.append(OLD)
     for threads in sorted({t for _, t, _ in found}):
         lines += ["", f"--- {threads} thread{'s' * (threads > 1)}"]
         for kind in kinds:
@@ -102,9 +138,5 @@ def text(record: dict[str, Any]) -> str:
     if found:
         lines += [*summary(found), "Left out:", *missing(found)]
     if changes := means.lines(record):
-        lines += [
-            "",
-            "Time of a step with a means of being fast changed, over its time as it is:",
-        ]
-        lines += changes
+        lines += ["", "Time of a step with a means of being fast changed, over that as it is [spread]:", *changes]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,11 @@ class Workload:
         """Numbers in the model."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
+    @property
+    def from_memory(self) -> bool:
+        """Whether its arrays fit into no cache."""
+        return self.elements > 1e7
+
 
 TABLE = {
     "a": Workload("one array of 2^25", "Steps", ((1 << 25,),)),
@@ -49,7 +54,13 @@ TABLE = {
 }
 # Sizes around those from which threads are woken, for `--means`.
 SIZES = {f"2^{i}": Workload(f"one array of 2^{i}", "Steps", ((1 << i,),)) for i in (14, 18, 20)}
-WORKLOADS = TABLE | SIZES
+# As many arrays of next to nothing: they show soon who takes part in a case from memory.
+TINY = {
+    f"{name}, tiny": replace(w, shapes=tuple(tuple(min(n, 2) for n in shape) for shape in w.shapes))
+    for name, w in TABLE.items()
+    if w.from_memory
+}
+WORKLOADS = TABLE | SIZES | TINY
 
 # What stands for a rule that takes rules or has no default, by the name under which it is reported.
 EXAMPLES: dict[str, dict[str, optirs.Rule]] = {
