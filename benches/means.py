@@ -74,8 +74,13 @@ MEANS = {
     "tiles and strips start anywhere on the stack": Means(
         "placement.rs", "#[repr(align(64))]", "#[repr(align(4))]", ("a2",), ("Adam", *LONG), modes=BOTH
     ),
-    "loops begin where a vector lies across two lines": Means(
-        "job.rs", "const HEAD: usize = 256;", "const HEAD: usize = usize::MAX;", ("b", "a2"), ("Adam", *LONG), modes=BOTH
+    "loops begin within a line": Means(
+        "job.rs",
+        "const HEAD: usize = 256;",
+        "const HEAD: usize = usize::MAX;",
+        ("b", "a2"),
+        ("Adam", *LONG),
+        modes=BOTH,
     ),
     "no stores past the caches": Means(
         "stream.rs",
