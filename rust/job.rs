@@ -78,16 +78,9 @@ const HEAD: usize = 256;
 pub struct Way {
     /// The instruction set.
     pub level: Level,
-    /// Whether the arrays lie beyond the caches: what is read next is asked for, and results that do not replace what was
-    /// read go past them.
+    /// Whether the arrays lie beyond the caches: results that do not replace what was read go past them, and of what a tile
+    /// reads first, the next one is asked for.
     pub far: bool,
-}
-
-impl Way {
-    /// How many elements ahead a loop asks for what it reads: a tile, or 0 where nothing is far.
-    fn ahead(self) -> usize {
-        if self.far { FAR_TILE } else { 0 }
-    }
 }
 
 /// One array and the links that its gradient passes.

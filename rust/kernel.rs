@@ -8,9 +8,8 @@
 //! What a loop stores in a state is never subnormal: such numbers make some processors many times slower, and whether they
 //! are kept depends on a mode of the processor. The comparison that makes them zero depends on nothing.
 //!
-//! Beyond the caches a loop is cut into parts of [`PART`] elements. Before each, it asks for the same part of what comes
-//! next: while a core divides, memory would have nothing to do otherwise. When pure, the results of a part go past the caches
-//! at once, from a strip in the first-level cache.
+//! Beyond the caches a pure loop is cut into parts of [`PART`] elements: before each it asks for all of it at once, and then its
+//! results go past the caches from a strip in the first-level cache. In place, the processor's own fetching ahead is as good.
 
 use crate::element::Element;
 use crate::placement::Aligned;
@@ -50,9 +49,8 @@ pub struct Call {
     pub s: [*mut u8; SLOTS],
     /// The new state, when pure.
     pub o: [*mut u8; SLOTS],
-    /// 0, or where the arrays lie beyond the caches: so many elements ahead the loop asks for what it reads, and what is
-    /// written when pure goes past the caches, but `y` if it is read `again`.
-    pub far: usize,
+    /// Whether the arrays lie beyond the caches: what is written when pure goes past them, but `y` if it is read `again`.
+    pub far: bool,
     /// See [`Self::far`].
     pub again: bool,
 }
@@ -110,8 +108,7 @@ macro_rules! per_level {
 }
 pub(crate) use per_level;
 
-/// Elements that are computed between two askings for what lies ahead: of Adam's four streams as many lines as a core can
-/// wait for at a time.
+/// Elements of a part: of Adam's four streams as many lines as a core can wait for at a time.
 const PART: usize = 64;
 
 macro_rules! columns {
@@ -167,21 +164,6 @@ macro_rules! columns {
                     }
                 }
                 per_level! {
-                    fn in_place_far<R: Elementwise, T: Element, $($S: Element),*>(
-                        k: &Scalars, far: usize, x: &mut [T], g: &[T], $($s: &mut [$S]),*
-                    ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let k = narrow(k);
-                        for i in (0..x.len()).step_by(PART) {
-                            let (x, g) = (&mut x[i..i + PART], &g[i..i + PART]);
-                            $(let $s = &mut $s[i..i + PART];)*
-                            ask(x, far);
-                            ask(g, far);
-                            $(ask($s, far);)*
-                            replace::<R, T, $($S),*>(k, x, g, $($s),*);
-                        }
-                    }
-                }
-                per_level! {
                     fn pure<R: Elementwise, T: Element, $($S: Element),*>(
                         k: &Scalars, x: &[T], y: &mut [T], g: &[T], $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
@@ -190,7 +172,7 @@ macro_rules! columns {
                 }
                 per_level! {
                     fn pure_far<R: Elementwise, T: Element, $($S: Element),*>(
-                        stores: Level, again: bool, k: &Scalars, far: usize, x: &[T], y: &mut [T], g: &[T],
+                        stores: Level, again: bool, k: &Scalars, x: &[T], y: &mut [T], g: &[T],
                         $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (k, mut new) = (narrow(k), Aligned([T::ZERO; PART]));
@@ -198,9 +180,9 @@ macro_rules! columns {
                         for i in (0..y.len()).step_by(PART) {
                             let (x, g) = (&x[i..i + PART], &g[i..i + PART]);
                             $(let $s = &$s[i..i + PART];)*
-                            ask(x, far);
-                            ask(g, far);
-                            $(ask($s, far);)*
+                            ask(x);
+                            ask(g);
+                            $(ask($s);)*
                             renew::<R, T, $($S),*>(k, x, &mut new.0, g, $($s, &mut _new.$i.0),*);
                             if again {
                                 y[i..i + PART].copy_from_slice(&new.0);
@@ -213,41 +195,27 @@ macro_rules! columns {
                 }
                 per_level! {
                     fn link<R: Elementwise, T: Element, $($S: Element),*>(
-                        k: &Scalars, _far: usize, x: &[T], g: &mut [T], $($s: &mut [$S]),*
+                        k: &Scalars, x: &[T], g: &mut [T], $($s: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
-                        let (k, whole) = (narrow(k), whole(g.len(), _far));
-                        for i in (0..whole).step_by(PART) {
-                            let (x, g) = (&x[i..i + PART], &mut g[i..i + PART]);
-                            $(let $s = &mut $s[i..i + PART];)*
-                            $(ask($s, _far);)*
-                            pass_on::<R, T, $($S),*>(k, x, g, $($s),*);
-                        }
-                        pass_on::<R, T, $($S),*>(k, &x[whole..], &mut g[whole..], $(&mut $s[whole..]),*);
+                        pass_on::<R, T, $($S),*>(narrow(k), x, g, $($s),*);
                     }
                 }
                 let &Call { mode, n, x, y, g, s: _s, o: _o, far, again } = call;
                 let (x, y, g) = (x.cast::<T>(), y.cast::<T>(), g.cast::<T>());
-                let (whole, rest) = (whole(n, far), n - whole(n, far));
+                let whole = if far { n / PART * PART } else { 0 };
+                let rest = n - whole;
                 // SAFETY: the caller keeps what `Call` promises: the slices are valid, and the mutable ones overlap
                 // nothing.
                 unsafe {
                     match mode {
-                        Mode::InPlace => {
-                            if whole > 0 {
-                                in_place_far::<R, T, $($S),*>(
-                                    level, k, far, from_raw_parts_mut(x, whole), from_raw_parts(g, whole),
-                                    $(from_raw_parts_mut(_s[$i].cast(), whole)),*
-                                );
-                            }
-                            in_place::<R, T, $($S),*>(
-                                level, k, from_raw_parts_mut(x.add(whole), rest), from_raw_parts(g.add(whole), rest),
-                                $(from_raw_parts_mut(_s[$i].cast::<$S>().add(whole), rest)),*
-                            );
-                        }
+                        Mode::InPlace => in_place::<R, T, $($S),*>(
+                            level, k, from_raw_parts_mut(x, n), from_raw_parts(g, n),
+                            $(from_raw_parts_mut(_s[$i].cast(), n)),*
+                        ),
                         Mode::Pure => {
                             if whole > 0 {
                                 pure_far::<R, T, $($S),*>(
-                                    level, level, again, k, far, from_raw_parts(x, whole), from_raw_parts_mut(y, whole),
+                                    level, level, again, k, from_raw_parts(x, whole), from_raw_parts_mut(y, whole),
                                     from_raw_parts(g, whole),
                                     $(from_raw_parts(_s[$i].cast(), whole), from_raw_parts_mut(_o[$i].cast(), whole)),*
                                 );
@@ -262,7 +230,7 @@ macro_rules! columns {
                             );
                         }
                         Mode::Link => link::<R, T, $($S),*>(
-                            level, k, far, from_raw_parts(x, n), from_raw_parts_mut(g, n),
+                            level, k, from_raw_parts(x, n), from_raw_parts_mut(g, n),
                             $(from_raw_parts_mut(_s[$i].cast(), n)),*
                         ),
                     }
@@ -272,16 +240,10 @@ macro_rules! columns {
     };
 }
 
-/// How many of `n` elements are taken in parts: none where nothing is far.
+/// Asks for all lines of a part at once.
 #[inline(always)]
-fn whole(n: usize, far: usize) -> usize {
-    if far > 0 { n / PART * PART } else { 0 }
-}
-
-/// Asks for what lies `far` elements behind those of `part`.
-#[inline(always)]
-fn ask<T>(part: &[T], far: usize) {
-    ahead(part.as_ptr().wrapping_add(far).cast(), size_of_val(part));
+fn ask<T>(part: &[T]) {
+    ahead(part.as_ptr().cast(), size_of_val(part));
 }
 
 /// Writes `from` to `to`, past the caches.

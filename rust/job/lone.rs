@@ -50,7 +50,7 @@ impl Job<'_> {
                     }
                 }
             }
-            call.far = way.ahead();
+            call.far = way.far;
             self.links[0].run(self.compute, way.level, &tables.scalars[self.scalars], &call);
         }
     }
@@ -73,7 +73,7 @@ impl Job<'_> {
                 g: self.gradient.ptr.add(at).cast_mut(),
                 s,
                 o,
-                far: 0,
+                far: false,
                 again: false,
             }
         }

@@ -96,7 +96,7 @@ impl Job<'_> {
             let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
             // It is rounded in the next moment.
             let again = self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
-            let call = Call { mode, n: d.len(), x, y, g, s, o, far: way.ahead(), again };
+            let call = Call { mode, n: d.len(), x, y, g, s, o, far: way.far, again };
             // SAFETY: the caller's promise.
             unsafe { link_tile(link.as_ref(), T::COMPUTE, k, own, at, call, way) };
         }
