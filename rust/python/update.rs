@@ -330,19 +330,24 @@ fn results(
     let mut requests = List::new_in(arena);
     for (entry, gradient) in entries.iter().zip(gradients) {
         let (len, inner) = (entry.leaf().layout.len, entry.guard.get());
-        let is_placed = len * entry.leaf().dtype.size() >= PLACED;
-        let mut streams = is_placed.then(|| inner.streams(entry.address, gradient.as_ref().map(Gradient::read_at)));
-        let mut place = |link| streams.as_mut().map_or(0, |streams| streams.choose(link));
-        requests.put(Request { group: 0, bytes: len * entry.leaf().dtype.size(), place: place(None) })?;
-        if let Moments::Compiled { program, slots, .. } = &inner.moments {
-            requests.make_room(slots.len())?;
-            let slots = slots.iter().zip(program.loops()).enumerate();
-            requests.extend(slots.map(|(i, (slot, link))| Request {
-                group: i + 1,
-                bytes: len * slot.dtype.size(),
-                place: place(link),
-            }));
-        }
+        let bytes = len * entry.leaf().dtype.size();
+        let (Moments::Compiled { program, slots, .. }, true) = (&inner.moments, bytes >= PLACED) else {
+            requests.put(Request { group: 0, bytes, place: 0 })?;
+            if let Moments::Compiled { slots, .. } = &inner.moments {
+                requests.make_room(slots.len())?;
+                let bytes = slots.iter().map(|slot| len * slot.dtype.size()).enumerate();
+                requests.extend(bytes.map(|(i, bytes)| Request { group: i + 1, bytes, place: 0 }));
+            }
+            continue;
+        };
+        let mut streams = inner.streams(entry.address, gradient.as_ref().map(Gradient::read_at));
+        requests.put(Request { group: 0, bytes, place: streams.choose(None) })?;
+        requests.make_room(slots.len())?;
+        requests.extend(slots.iter().zip(program.loops()).enumerate().map(|(i, (slot, link))| Request {
+            group: i + 1,
+            bytes: len * slot.dtype.size(),
+            place: streams.choose(link),
+        }));
     }
     let mut parts = allocate(py, &requests)?.into_iter();
     let mut results = list(entries.len())?;
