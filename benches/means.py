@@ -66,7 +66,11 @@ MEANS = {
     "arrays of ours start in a page": Means(
         "placement.rs",
         "start + gap / 2",
-        {"where another one does": "start + 0 * gap", "a line behind another one": "start + LINE + 0 * gap"},
+        {
+            "where another one does": "start + 0 * gap",
+            "a line behind another one": "start + LINE + 0 * gap",
+            "a third into the largest gap": "start + gap / 3",
+        },
         ("b", "a2"),
         ("Adam", *LONG),
         modes=BOTH,
