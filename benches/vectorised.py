@@ -42,7 +42,7 @@ BRANCHES = {("Rprop", "float64"), ("AdaMax", "complex128"), ("Lion", "complex128
 TWINS = {"RAdam": "Adam"}
 # Half of a register or a quarter, since the compiler takes one complex number at a time, both parts at once.
 HALVES = {("AccumGrad", "complex128")}
-# Here the compiler computes a part one complex number at a time; memory, which it waits for, has the same pace.
+# Here the compiler takes one complex number at a time, both parts at once.
 FAR = {("AccumGrad", "complex128"), ("Momentum", "complex128"), ("Nesterov", "complex128")}
 
 
