@@ -14,6 +14,7 @@ __all__ = [
     "Leaf",
     "Numbers",
     "Outline",
+    "Pinned",
     "Recycling",
     "States",
     "Xoshiro",
@@ -178,6 +179,12 @@ class Header:
 @final
 class Hold:
     def __new__(cls, leaves: Sequence[Leaf]) -> Self: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+
+@final
+class Pinned:
+    def __new__(cls, what: str, /, *all: object) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_exception: object) -> None: ...
 

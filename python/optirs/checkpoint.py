@@ -253,7 +253,8 @@ def _filled(like: Any, outline: Outline, file: Contents, match: Match) -> Any:
     if len(arrays) < len(chosen):
         loaded = iter(arrays)
         own = zip(chosen, found, strict=True)
-        arrays = [np.array(x, order="K") if a is None else next(loaded) for a, x in own]
+        with _core.Pinned("load: an array of like", *found):
+            arrays = [np.array(x, order="K") if a is None else next(loaded) for a, x in own]
     for i in match.flipped:
         arrays[i] = arrays[i].T
     return _core.unflatten(like, outline.filled(arrays, False), True, False)

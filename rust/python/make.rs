@@ -80,7 +80,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
         let inner = Inner { rule: rule.clone().unbind(), moments, frozen: false };
         let leaf = Leaf::new(dtype, layout, inner);
         Seen::Other(&view).check(x, || format!("the parameter at {}", named(path.as_ref())))?;
-        leaf.copy_master(py, x)?;
+        leaf.copy_master(py, x, path.as_ref())?;
         leaves.push(leaf);
     }
     Ok(Items(leaves))
@@ -130,13 +130,13 @@ pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyR
 }
 
 impl Leaf {
-    /// Starts the master copy, if there is one, as `x`.
-    fn copy_master(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Starts the master copy, if there is one, as `x`, which stands at `path`.
+    fn copy_master(&self, py: Python<'_>, x: &Bound<'_, PyAny>, path: Option<&Bound<'_, PyTuple>>) -> PyResult<()> {
         let guard = self.reading()?;
         if let Moments::Compiled { program, slots, .. } = &guard.get().moments
             && program.master.is_some()
         {
-            copy_into(&self.view(py, &slots[0])?, x)?;
+            copy_into(&self.view(py, &slots[0])?, &format!("the parameter at {}", named(path)), x)?;
         }
         Ok(())
     }
@@ -372,7 +372,7 @@ impl Leaf {
             let found = values.getattr(intern!(py, "dtype")).map_or_else(|_| "?".into(), |d| d.to_string());
             return Err(PyTypeError::new_err(format!("{what} is {found}, not {}", dtype.name())));
         }
-        copy_into(&to, values)
+        copy_into(&to, what, values)
     }
 }
 

@@ -52,7 +52,7 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
-    use super::array::Recycling;
+    use super::array::{Pinned, Recycling};
     #[pymodule_export]
     use super::array::{array_span, refuse_moved, settled};
     #[pymodule_export]
