@@ -2,8 +2,10 @@
 
 import gc
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import optirs
-from optirs._collector import no_collections
+from optirs._core import no_collections
 
 RULES = {
     "one": optirs.Adam(),
@@ -149,27 +151,42 @@ def test_the_child_of_a_fork_collects() -> None:
 
 
 @pytest.mark.usefixtures("collector")
-def test_blocks_between_any_two_lines_of_another() -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_block_that_ends_in_the_child_of_a_fork() -> None:
     gc.enable()
-    inside: list[bool] = []
+    with no_collections:
+        child = os.fork()
+    with no_collections:
+        rests = not gc.isenabled()
+    if child == 0:
+        os._exit(0 if rests and gc.isenabled() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
-    def trace(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_globals.get("__name__") != "optirs._collector":
-            return None
-        if not inside:
-            inside.append(True)
-            with no_collections:
-                pass
-            inside.clear()
-        return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
+@pytest.mark.usefixtures("collector")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_signal_leaves_the_collector_on() -> None:
+    class Signal(Exception):
+        pass
+
+    def raises(*_: Any) -> None:
+        raise Signal
+
+    gc.enable()
+    before = signal.signal(signal.SIGALRM, raises)
+    count, end = 0, time.monotonic() + 0.5
     try:
-        for _ in range(3):
-            with no_collections:
-                assert not gc.isenabled()
-            assert gc.isenabled()
+        while time.monotonic() < end:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + count % 7))
+                while True:
+                    with no_collections:
+                        pass
+            except Signal:
+                count += 1
+                assert gc.isenabled()
     finally:
-        sys.settrace(before)
-    assert gc.isenabled()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert count > 100

@@ -92,6 +92,7 @@ def as_array(g: Any, dtype: np.dtype[Any]) -> Array:
     of_torch = torch is not None and isinstance(g, getattr(torch, "Tensor", ()))
     if hasattr(g, "detach"):  # such tensors are not shared while they record gradients
         g = g.detach()
+    error: Exception | None = None
     ways = [_of_torch] if of_torch else [_of_dlpack, _of_anything] if hasattr(g, "__dlpack__") else [_of_anything]
     for way in ways:
         try:
@@ -100,10 +101,10 @@ def as_array(g: Any, dtype: np.dtype[Any]) -> Array:
             error = e
         else:
             array = with_large_ints(array)
-            if array.dtype.kind == "O":
-                raise TypeError(f"is no array of numbers, but {type(g).__name__}")
-            return array
-    raise TypeError(f"is no array of numbers, but {type(g).__name__} ({error})") from error
+            if array.dtype.kind != "O":
+                return array
+    why = "" if error is None else f" ({error})"
+    raise TypeError(f"is no array of numbers, but {type(g).__name__}{why}") from error
 
 
 def with_large_ints(array: Array) -> Array:

@@ -10,9 +10,8 @@ import numpy as np
 
 from . import _archive, _core
 from ._agreement import Kind, Match, Side, differing, matched
-from ._collector import no_collections
 from ._contents import Contents
-from ._core import Leaf, Outline
+from ._core import Leaf, Outline, no_collections
 from ._description import (
     Rules,
     arrays_of,

@@ -62,7 +62,9 @@ def taker(name: str, array: Any, rows: int, shuffled: bool) -> Take:
             with Pinned(name, array):  # since the last rows, code of others has run
                 found = array.shape[0]
                 if found != rows:
-                    raise RuntimeError(f"{name} was changed while it was in use: it had {rows} rows and has {found} now")
+                    raise RuntimeError(
+                        f"{name} was changed while it was in use: it had {rows} rows and has {found} now"
+                    )
                 return array[at]
 
         return rows_of
