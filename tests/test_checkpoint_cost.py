@@ -2,10 +2,8 @@
 
 import gc
 import os
-import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,31 +160,3 @@ def test_a_block_that_ends_in_the_child_of_a_fork() -> None:
     if child == 0:
         os._exit(0 if rests and gc.isenabled() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-@pytest.mark.usefixtures("collector")
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
-def test_a_signal_leaves_the_collector_on() -> None:
-    class Signal(Exception):
-        pass
-
-    def raises(*_: Any) -> None:
-        raise Signal
-
-    gc.enable()
-    before = signal.signal(signal.SIGALRM, raises)
-    count, end = 0, time.monotonic() + 0.5
-    try:
-        while time.monotonic() < end:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + count % 7))
-                while True:
-                    with no_collections:
-                        pass
-            except Signal:
-                count += 1
-                assert gc.isenabled()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert count > 100

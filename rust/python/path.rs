@@ -113,7 +113,8 @@ fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<String> 
     Ok(if text.is_empty() { "the top".into() } else { text })
 }
 
-/// Adds a key to the text of those above it. The only errors are that there is no memory for it, and what ends a program.
+/// Adds a key to the text of those above it. The only errors are that there is no memory for it, what ends a program, and what
+/// a signal's handler raises: Python asks for signals before it prints anything, also numbers and texts, which print always.
 pub fn append(text: &mut String, key: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = key.py();
     if let Ok(name) = key.cast::<PyString>()
@@ -122,7 +123,9 @@ pub fn append(text: &mut String, key: &Bound<'_, PyAny>) -> PyResult<()> {
         let dot = if text.is_empty() { "" } else { "." };
         return append_text(text, dot, name, "");
     }
-    match asked(py, key.repr())? {
+    let printed = key.repr();
+    let is_sure = key.is_exact_instance_of::<PyInt>() || key.is_exact_instance_of::<PyString>();
+    match if is_sure { printed.map(Some) } else { asked(py, printed) }? {
         Some(printed) => append_text(text, "[", &printed, "]"),
         None => {
             text.push_str("[?]");
