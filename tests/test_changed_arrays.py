@@ -397,7 +397,7 @@ class Own(optirs.Rule):
         return None, dx
 
 
-KINDS = ["memoryview", "as_strided", "slice", "dlpack", "dlpack of a view", "old dlpack", "a long chain"]
+KINDS = ["memoryview", "as_strided", "slice", "dlpack", "dlpack of a view", "old dlpack", "a long chain", "an element"]
 
 
 class Old:
@@ -423,6 +423,7 @@ def test_what_stands_between_an_array_and_its_memory(kind: str) -> None:
         "dlpack": lambda: np.from_dlpack(owner),
         "dlpack of a view": lambda: np.from_dlpack(owner[1:])[1:],
         "old dlpack": lambda: np.from_dlpack(Old(owner)),
+        "an element": lambda: owner.view([("w", "f8", (50_000,))])[0]["w"],
         "a long chain": lambda: functools.reduce(lambda x, _: np.asarray(memoryview(x)), range(50), owner),
     }[kind]()
     model, gradient = {"a": np.ones(view.shape), "b": np.ones(2)}, {"a": np.ones(view.shape)}
@@ -743,3 +744,51 @@ def test_what_ends_a_program_is_no_wrong_type() -> None:
     state = {"m": x, "v": x, "t": Count()}
     with pytest.raises(KeyboardInterrupt):
         optirs.apply(optirs.Adam(), state, x, x)
+
+
+class Key:
+    """A key that raises when it is printed."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        raise self.error
+
+
+@STEPS
+def test_what_ends_a_program_goes_before_the_words_of_an_error(step: Any) -> None:
+    assert str(optirs.KeyPath(("a", Key(ValueError)))) == "a[?]"
+    key = Key(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        str(optirs.KeyPath(("a", key)))
+    model = {key: np.ones(2)}
+    state = optirs.setup(optirs.Descent(), model)
+    for wrong in (np.ones(3), ["text"], {"c": 1}):
+        with pytest.raises(KeyboardInterrupt):
+            step(state, model, {key: wrong})
+    with pytest.raises(KeyboardInterrupt):
+        step(state, {key: np.ones(2, np.float32)}, model)
+    with pytest.raises(KeyboardInterrupt):
+        optirs.setup(optirs.Descent(1e39), {key: np.ones(2, np.float32)})
+
+
+CHANGES: dict[str, tuple[str, Callable[[Any, Any], object]]] = {
+    "the model is cleared": ("the model was changed during the update, at a$", lambda model, _: model.clear()),
+    "a list is cleared": (r"the model was changed during the update, at a\[0\]$", lambda model, _: model["a"].clear()),
+    "an array is another": (
+        r"the model was changed during the update, at a\[0\]$",
+        lambda model, _: model["a"].insert(0, np.ones(2)),
+    ),
+    "the state is cleared": ("the state was changed during the update, at the top$", lambda _, state: state.clear()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_trees_that_change_during_an_update(change: str) -> None:
+    words, act = CHANGES[change]
+    model: dict[str, Any] = {"a": [np.ones(2)], "b": np.ones(2)}
+    state = optirs.setup(optirs.Descent(), model)
+    gradient = {"a": [np.ones(2)], "b": Late(np.ones(2), lambda: act(model, state))}
+    with pytest.raises(RuntimeError, match=words):
+        optirs.update(state, model, gradient)

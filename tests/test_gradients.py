@@ -314,3 +314,16 @@ def test_model_and_state_differ(change, error, text, act):
     change(tree)
     with pytest.raises(error, match=text):
         act(state, tree, None)
+
+
+def test_why_a_tensor_cannot_be_read() -> None:
+    class Broken:
+        def __dlpack__(self, **options):
+            raise RuntimeError("on another device")
+
+        def __dlpack_device__(self):
+            return 1, 0
+
+    model = [np.ones(2)]
+    with pytest.raises(TypeError, match=r"gradient at \[0\] is no array of numbers, but Broken \(on another device\)$"):
+        optirs.update(optirs.setup(optirs.Descent(), model), model, [Broken()])

@@ -399,3 +399,22 @@ def test_copies_are_of_one_step(copied):
 
     run_all(copies, updates)
     assert all(v.min() == v.max() for v in taken)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_state_that_was_in_use_when_the_process_was_forked() -> None:
+    model = {"w": np.ones(2)}
+    state = optirs.setup(optirs.Descent(), model)
+    with optirs._core.Hold([state["w"]]):
+        with pytest.raises(RuntimeError, match=r"in use by another update$"):
+            optirs.update_(state, model, model)
+        child = os.fork()
+        if child == 0:
+            said = ""
+            try:
+                optirs.update_(state, model, model)
+            except RuntimeError as error:
+                said = str(error)
+            os._exit(0 if "when this process was forked" in said else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -33,6 +33,7 @@ def _copy(leaf: Any, copies: dict[tuple[int, int], list[tuple[NDArray[Any], NDAr
         transposed = tie(original, leaf)
         if transposed is not None:
             return copy.T if transposed else copy
-    copy = np.array(leaf, subok=True)
+    with _core.Pinned("an array of the model", leaf):
+        copy = np.array(leaf, subok=True)
     alike.append((leaf, copy))
     return copy

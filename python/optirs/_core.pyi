@@ -12,8 +12,10 @@ __all__ = [
     "Hold",
     "Inventory",
     "Leaf",
+    "NoCollections",
     "Numbers",
     "Outline",
+    "Pinned",
     "Recycling",
     "States",
     "Xoshiro",
@@ -35,6 +37,7 @@ __all__ = [
     "loss",
     "loss_pullback",
     "make_leaves",
+    "no_collections",
     "outline_of_file",
     "outline_of_tree",
     "overlapping",
@@ -180,6 +183,20 @@ class Hold:
     def __new__(cls, leaves: Sequence[Leaf]) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_exception: object) -> None: ...
+
+@final
+class Pinned:
+    def __new__(cls, what: str, /, *all: object) -> Self: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+
+@final
+class NoCollections:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_exception: object) -> None: ...
+    def _forked(self) -> None: ...
+
+no_collections: NoCollections
 
 @final
 class Inventory:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import as_plain, refuse_masked, refuse_moved
+from ._core import Pinned, as_plain, refuse_masked
+from ._rounding import cast
 
 Array = NDArray[Any]
 
@@ -16,23 +17,31 @@ def total(terms: Sequence[Array], dtype: np.dtype[Any], shape: tuple[int, ...], 
     """The sum of the gradients `terms`, which `converted` made, as an array of this shape and memory order.
 
     It is of type `dtype`, in which it is summed; of 16 bits where the only term is. `strides` count elements.
+
+    Raises:
+        RuntimeError: If one has changed since it was converted, as code of others may have run.
     """
-    for term in terms:
-        refuse_moved("the gradient", term)  # since it was converted, code of others may have run
-    if len(terms) == 1:
-        (array,) = terms
-    else:
-        with np.errstate(all="ignore"):
-            array = terms[0].astype(dtype)
-            for term in terms[1:]:
-                array = array + term
-        array = np.asarray(array)
-    in_bytes = tuple(stride * array.itemsize for stride in strides)
-    if _lies_so(array, in_bytes):
-        return np.asarray(array)
-    laid_out: Array = np.ndarray(tuple(shape), array.dtype, np.empty(max(array.size, 1), array.dtype), strides=in_bytes)
-    laid_out[...] = array
-    return laid_out
+    shape = tuple(shape)
+    with Pinned("the gradient", *terms):
+        for term in terms:
+            if term.shape != shape:
+                raise RuntimeError(
+                    f"the gradient was changed while it was in use: its shape was {shape} and is {term.shape} now"
+                )
+        if len(terms) == 1:
+            (array,) = terms
+        else:
+            with np.errstate(all="ignore"):
+                array = terms[0].astype(dtype)
+                for term in terms[1:]:
+                    array = array + term
+            array = np.asarray(array)
+        in_bytes = tuple(stride * array.itemsize for stride in strides)
+        if _lies_so(array, in_bytes):
+            return np.asarray(array)
+        laid_out: Array = np.ndarray(shape, array.dtype, np.empty(max(array.size, 1), array.dtype), strides=in_bytes)
+        laid_out[...] = array
+        return laid_out
 
 
 def _lies_so(array: Array, strides: tuple[int, ...]) -> bool:
@@ -65,11 +74,9 @@ def _converted(g: Any, dtype: np.dtype[Any], parameter: np.dtype[Any], shape: tu
         raise TypeError(f"is no array of numbers, but of {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"has shape {array.shape}, the parameter has {shape}")
-    refuse_moved("the gradient", array)
     if dtype == np.float32 and array.itemsize == 2 and array.dtype.kind not in "iu" and array.dtype.isnative:
         return array  # of 16 bits: whoever reads it widens it
-    with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(dtype, copy=False)
+    return cast("the gradient", array, dtype)
 
 
 def nests_deeper(g: Any, levels: int) -> bool:
@@ -85,6 +92,7 @@ def as_array(g: Any, dtype: np.dtype[Any]) -> Array:
     of_torch = torch is not None and isinstance(g, getattr(torch, "Tensor", ()))
     if hasattr(g, "detach"):  # such tensors are not shared while they record gradients
         g = g.detach()
+    error: Exception | None = None
     ways = [_of_torch] if of_torch else [_of_dlpack, _of_anything] if hasattr(g, "__dlpack__") else [_of_anything]
     for way in ways:
         try:
@@ -93,10 +101,10 @@ def as_array(g: Any, dtype: np.dtype[Any]) -> Array:
             error = e
         else:
             array = with_large_ints(array)
-            if array.dtype.kind == "O":
-                raise TypeError(f"is no array of numbers, but {type(g).__name__}")
-            return array
-    raise TypeError(f"is no array of numbers, but {type(g).__name__} ({error})") from error
+            if array.dtype.kind != "O":
+                return array
+    why = "" if error is None else f" ({error})"
+    raise TypeError(f"is no array of numbers, but {type(g).__name__}{why}") from error
 
 
 def with_large_ints(array: Array) -> Array:
@@ -105,13 +113,16 @@ def with_large_ints(array: Array) -> Array:
     Raises:
         ValueError: If one is beyond the floats, too. The text goes on where "gradient at ... " stops.
     """
-    if array.dtype.kind != "O" or not all(isinstance(x, (int, float, complex, np.number, np.bool)) for x in array.flat):
+    if array.dtype.kind != "O":
         return array
-    wide = complex if any(isinstance(x, (complex, np.complexfloating)) for x in array.flat) else float
-    try:
-        return array.astype(wide)
-    except OverflowError:
-        raise ValueError("has an int that is beyond the range of float64") from None
+    with Pinned("the gradient", array):
+        if not all(isinstance(x, (int, float, complex, np.number, np.bool)) for x in array.flat):
+            return array
+        wide = complex if any(isinstance(x, (complex, np.complexfloating)) for x in array.flat) else float
+        try:
+            return array.astype(wide)
+        except OverflowError:
+            raise ValueError("has an int that is beyond the range of float64") from None
 
 
 def _of_torch(tensor: Any, dtype: np.dtype[Any]) -> Array:

@@ -5,7 +5,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._core import Pinned
+
 Array = NDArray[Any]
+
+
+def cast(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """`array` in type `dtype`, itself where it is: too large numbers become infinite, without a warning.
+
+    Raises:
+        RuntimeError: It is a view of memory that was given back; `what` names it.
+    """
+    if array.dtype == dtype:
+        return array
+    with Pinned(what, array), np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
 
 
 def store(values: Array, out: Array) -> None:

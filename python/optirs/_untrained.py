@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core import refuse_moved
+from ._core import Pinned
 from ._gradient import Array, as_array, nests_deeper
 from .tree import KeyPath, isnumeric, leaves
 
@@ -173,8 +173,8 @@ def _is_zero(gradient: Any) -> bool:
         raise
     except Exception:  # it may be anybody's, and so may what it raises
         return _is_zero_elsewhere(gradient)
-    refuse_moved("the gradient", array)
-    return not (_of_numbers(array) or array.dtype.kind == "b") or not np.any(array != 0)
+    with Pinned("the gradient", array):
+        return not (_of_numbers(array) or array.dtype.kind == "b") or not np.any(array != 0)
 
 
 def _is_zero_elsewhere(gradient: Any) -> bool:

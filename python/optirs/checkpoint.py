@@ -10,9 +10,8 @@ import numpy as np
 
 from . import _archive, _core
 from ._agreement import Kind, Match, Side, differing, matched
-from ._collector import no_collections
 from ._contents import Contents
-from ._core import Leaf, Outline
+from ._core import Leaf, Outline, no_collections
 from ._description import (
     Rules,
     arrays_of,
@@ -253,7 +252,8 @@ def _filled(like: Any, outline: Outline, file: Contents, match: Match) -> Any:
     if len(arrays) < len(chosen):
         loaded = iter(arrays)
         own = zip(chosen, found, strict=True)
-        arrays = [np.array(x, order="K") if a is None else next(loaded) for a, x in own]
+        with _core.Pinned("load: an array of like", *found):
+            arrays = [np.array(x, order="K") if a is None else next(loaded) for a, x in own]
     for i in match.flipped:
         arrays[i] = arrays[i].T
     return _core.unflatten(like, outline.filled(arrays, False), True, False)

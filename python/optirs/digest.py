@@ -7,8 +7,7 @@ from typing import Any
 from . import _core
 from ._agreement import Signature
 from ._archive import Json
-from ._collector import no_collections
-from ._core import Numbers
+from ._core import Numbers, no_collections
 from ._description import Rules, described, outlined
 from ._encoding import signature
 from ._structure import draft

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._rounding import store
+from ._rounding import cast, store
 from .rules import Descent
 from .tensors import inside
 from .ties import origins, parameters_here
@@ -45,10 +45,9 @@ def destructure(model: Any) -> tuple[Array, "Restructure"]:
     restructure = Restructure(model)
     if restructure._call is not None:
         return restructure._call.concatenated(restructure._arrays), restructure
-    for array in restructure._arrays:
-        _core.refuse_moved("destructure: an array of the model", array)  # since it was met, code of others may have run
-    parts = [np.ravel(array) for array in restructure._arrays]
-    flat = np.concatenate([np.empty(0, restructure._dtype), *parts], dtype=restructure._dtype)
+    with _core.Pinned("destructure: an array of the model", *restructure._arrays):
+        parts = [np.ravel(array) for array in restructure._arrays]
+        flat = np.concatenate([np.empty(0, restructure._dtype), *parts], dtype=restructure._dtype)
     return flat, restructure
 
 
@@ -90,10 +89,11 @@ class Restructure:
         call = inside()
         if call is None or not call.is_numeric(flat):
             call, flat = self._call, _numbers(flat)
-        self._check(flat)
         filled, transposed = (_filled, np.transpose) if call is None else (call.shaped, call.transposed)
         parts = zip(self._starts, self._ends, self._arrays, strict=True)
-        arrays = [filled(flat[start:end], like) for start, end, like in parts]
+        with _core.Pinned("restructure: the vector", flat):
+            self._check(flat)
+            arrays = [filled(flat[start:end], like) for start, end, like in parts]
         # Each transpose once, as what stands twice holds one and the same.
         transposes = {i: transposed(arrays[i]) for i in {o[0] for o in self._origins if o is not None and o[1]}}
         values = [
@@ -117,15 +117,13 @@ class Restructure:
                 "library differentiate by the vector, through restructure(flat)"
             )
         found = _core.gradients(self._state, self._model, gradient)
-        for g in found:
-            _core.refuse_moved("restructure.gradient: a gradient", g)  # since it was met, code of others may have run
-        with np.errstate(over="ignore", invalid="ignore"):
+        dtype, what = _computed(self._dtype), "restructure.gradient: a gradient"
+        with _core.Pinned(what, *found):
             parts = [
-                np.zeros(like.size, wide) if g is None else np.ravel(g).astype(wide, copy=False)
+                np.zeros(like.size, wide) if g is None else cast(what, np.ravel(g), wide)
                 for g, like, wide in zip(found, self._arrays, self._wide, strict=True)
             ]
-        dtype = _computed(self._dtype)
-        return np.concatenate([np.empty(0, dtype), *parts], dtype=dtype)
+            return np.concatenate([np.empty(0, dtype), *parts], dtype=dtype)
 
     def _check(self, flat: Any) -> None:
         """Raises unless this vector, or tensor, fits."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core import as_plain, refuse_masked, refuse_moved, settled
+from ._core import Pinned, as_plain, refuse_masked, refuse_moved, settled
 
 Take = Callable[[Any], Any]
 """Rows at a slice, or at an array of row numbers."""
@@ -58,11 +58,18 @@ def taker(name: str, array: Any, rows: int, shuffled: bool) -> Take:
     """
     if isinstance(array, np.ndarray):
 
-        def rows_of(at: Any) -> Any:
-            refuse_moved(name, array)  # since the last rows, code of others has run
+        def rows_of(at: Any) -> Any:  # since the last rows, code of others has run
+            refuse_moved(name, array)
+            found = array.shape[0]
+            if found != rows:
+                raise RuntimeError(f"{name} was changed while it was in use: it had {rows} rows and has {found} now")
             return array[at]
 
-        return rows_of
+        def copied_rows_of(at: Any) -> Any:
+            with Pinned(name, array):
+                return rows_of(at)
+
+        return copied_rows_of if shuffled else rows_of
     try:
         # The brackets of pandas go by label: by what the index says, wherever the row stands.
         take: Take = array.iloc.__getitem__ if hasattr(array, "iloc") else array.__getitem__
@@ -100,12 +107,15 @@ def all_rows(array: Any) -> Any:
 
 
 def _converted(name: str, data: Any) -> Any:
-    try:
-        array = settled(np.asanyarray(data))
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise TypeError(f"{name} must be an array, got {_kind(data)}, of which NumPy makes none: {error}") from error
+    with Pinned(name, data):
+        try:
+            array = settled(np.asanyarray(data))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise TypeError(
+                f"{name} must be an array, got {_kind(data)}, of which NumPy makes none: {error}"
+            ) from error
     array = as_plain(name, array)
     if array.ndim == 0 and array.dtype.kind not in "biufc":
         raise TypeError(f"{name} must be an array, got {_kind(data)}")

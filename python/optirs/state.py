@@ -97,7 +97,8 @@ def update(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
         ValueError: If structures, shapes or ties differ; the text names the place and both sides. If a schedule comes
             to a value that the type of the step cannot hold.
         FloatingPointError: If `ClipNorm` meets a norm that is not finite.
-        RuntimeError: If an `update_` of the same state is under way in another thread.
+        RuntimeError: If an `update_` of the same state is under way in another thread, or code of others in the middle
+            of the step changes the trees or their arrays; the text names the place.
 
     Warns:
         UserWarning: If a gradient that is not zero is given for a number, a NumPy scalar, a tensor, or an array of a

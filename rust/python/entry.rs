@@ -12,6 +12,7 @@ use super::arena::{List, list_in};
 use super::array::access::{Places, Seen};
 use super::array::{Look, View, is_array, is_exact, numpy, shape_text};
 use super::leaf::{Guard, Leaf, busy};
+use super::make::asked;
 use super::masked::refuse_other;
 use super::order::a_leaf;
 use super::overlap::answer;
@@ -58,15 +59,15 @@ pub struct Names<'a, 'py>(pub &'a Bound<'py, PyAny>);
 
 impl Names<'_, '_> {
     /// The key path of place `i`.
-    pub fn of(&self, i: usize) -> String {
-        let leaves = flatten(self.0, true).unwrap_or_default();
+    pub fn of(&self, i: usize) -> PyResult<String> {
+        let leaves = asked(self.0.py(), flatten(self.0, true))?.unwrap_or_default();
         let mut paths = leaves.iter().filter(|l| l.1.is_exact_instance_of::<Leaf>());
-        paths.nth(i).map_or_else(|| "?".into(), |l| place_text(&l.0))
+        paths.nth(i).map_or_else(|| Ok("?".into()), |l| place_text(&l.0))
     }
 }
 
 impl Places for Names<'_, '_> {
-    fn name(&self, i: usize) -> String {
+    fn name(&self, i: usize) -> PyResult<String> {
         self.of(i)
     }
 }
@@ -88,7 +89,7 @@ pub fn entries<'b, 'a, 'py>(
     for (i, place) in places.iter().enumerate() {
         let look = parameter(py, place, i, names)?;
         if in_place && !look.writeable {
-            return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i))));
+            return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i)?)));
         }
         let new = u32::try_from(entries.len()).map_err(|_| PyValueError::new_err("too many parameters"))?;
         // A leaf that can be entered to write is none of those before: they are taken.
@@ -105,7 +106,7 @@ pub fn entries<'b, 'a, 'py>(
         };
         let first: &mut Entry = &mut entries[entry as usize];
         let tied = View::of(first.array).zip(View::of(&place.array)).and_then(|(a, b)| tied(&a, &b));
-        let transposed = tied.ok_or_else(|| not_tied(&names.of(first.place), &names.of(i)))?;
+        let Some(transposed) = tied else { return Err(not_tied(&names.of(first.place)?, &names.of(i)?)) };
         first.add(place, transposed, i)?;
         origins.push(Origin { entry, transposed });
     }
@@ -140,19 +141,21 @@ fn checked<'a>(
     names: &Names,
 ) -> PyResult<(Guard<'a>, Option<Box<View>>)> {
     if !look.fits {
-        return Err(wrong_shape(py, place, &names.of(i)));
+        return Err(wrong_shape(py, place, &names.of(i)?));
     }
     let guard = guard.ok_or_else(busy)?;
     if look.laid {
         return Ok((guard, None));
     }
     // Nothing has run since the first look that could have made it something else than an array.
-    let view = View::of(&place.array).ok_or_else(|| PyTypeError::new_err(format!("no array at {}", names.of(i))))?;
+    let Some(view) = View::of(&place.array) else {
+        return Err(PyTypeError::new_err(format!("no array at {}", names.of(i)?)));
+    };
     if guard.writes()
         && let Some(lies) = view.strided()
         && answer(py, lies.overlaps_itself())?
     {
-        return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i))));
+        return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i)?)));
     }
     check::<View>(1)?; // one for each such parameter
     Ok((guard, Some(Box::new(view))))
@@ -197,11 +200,11 @@ impl<'a, 'py> Entry<'a, 'py> {
 fn parameter(py: Python<'_>, place: &Place, i: usize, names: &Names) -> PyResult<Look> {
     let leaf = place.leaf.get();
     if !is_exact(&place.array) && is_array(&place.array) {
-        refuse_other(&place.array, || format!("parameter at {}", names.of(i)))?;
+        refuse_other(&place.array, || Ok(format!("parameter at {}", names.of(i)?)))?;
     }
     match Look::at(&place.array, &leaf.layout) {
         Some(look) if look.dtype == Some(leaf.dtype) => Ok(look),
-        look => Err(no_parameter(py, place, look, &names.of(i))?),
+        look => Err(no_parameter(py, place, look, &names.of(i)?)?),
     }
 }
 

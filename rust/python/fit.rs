@@ -103,7 +103,7 @@ impl Fit {
             End::OutOfMemory(none) => Err(none.into()),
             End::Refused(why) => {
                 let held = self.held.as_ref().ok_or_else(ended)?;
-                let place = Names(held.state.bind(py)).of(held.parameters[why.parameter].place);
+                let place = Names(held.state.bind(py)).of(held.parameters[why.parameter].place)?;
                 Err(match why.reason {
                     Reason::Norm(reason) => refused(&place, &reason),
                     Reason::Value(reason) => unusable(&place, &reason),

@@ -1,6 +1,6 @@
 //! The gradient of a parameter: checked, converted, and summed over its places.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -10,7 +10,7 @@ use super::array::{Layout, Look, Place, descriptor, is_exact};
 use super::entry::{Entry, Names};
 use super::leaf::{Leaf, Moments};
 use super::order::a_leaf;
-use super::update::moved;
+use super::update::{moved, noted};
 use crate::dtype::DType;
 
 /// A gradient ready to be read: gapless, in the order of the leaf.
@@ -117,19 +117,31 @@ impl<'a, 'py> Entry<'a, 'py> {
         let parts = PyList::empty(py);
         for &(g, transposed, place) in self.gradient.iter().chain(&self.others) {
             if g.is_exact_instance_of::<Leaf>() {
-                return Err(a_leaf("gradient", &names.of(place), "third"));
+                return Err(a_leaf("gradient", &names.of(place)?, "third"));
             }
             let part = convert.call1((g, &dtype, &parameter, &layout.shape, transposed));
-            parts
-                .append(part.map_err(|e| placed(py, moved(py, e, "gradient", &names.of(place)), &names.of(place)))?)?;
+            match part {
+                Ok(part) => parts.append(part)?,
+                Err(error) => {
+                    let place = names.of(place)?;
+                    return Err(placed(py, moved(py, error, "gradient", &place), &place));
+                }
+            }
         }
         let total = helpers.call_method1(intern!(py, "total"), (parts, dtype, &layout.shape, &layout.strides));
-        let array = total.map_err(|error| moved(py, error, "gradient", &names.of(self.place)))?;
+        let array = match total {
+            Ok(array) => array,
+            Err(error) => return Err(moved(py, error, "gradient", &names.of(self.place)?)),
+        };
         match Look::at(&array, layout) {
             Some(Look { address, dtype: Some(dtype), laid: true, .. }) => {
                 Ok(Gradient { address, dtype, array: Held::Made(array), copy: None })
             }
-            _ => Err(PyTypeError::new_err(format!("gradient at {} cannot be converted", names.of(self.place)))),
+            // It was laid out so a moment ago.
+            _ => Err(PyRuntimeError::new_err(format!(
+                "gradient at {} was changed while it was in use",
+                names.of(self.place)?
+            ))),
         }
     }
 }
@@ -137,9 +149,7 @@ impl<'a, 'py> Entry<'a, 'py> {
 /// An error whose text starts with what is wrong, with the place put before it.
 fn placed(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     if !error.is_instance_of::<PyValueError>(py) && !error.is_instance_of::<PyTypeError>(py) {
-        // A note that cannot be added is no reason to hide the error itself.
-        let _ = error.value(py).call_method1("add_note", (format!("for the gradient at {place}"),));
-        return error;
+        return noted(py, error, format!("for the gradient at {place}"));
     }
     let text = format!("gradient at {place} {}", error.value(py));
     let placed = PyErr::from_type(error.get_type(py), text);

@@ -1,8 +1,8 @@
 //! `Leaf`: a rule and its state for one parameter.
 
 use std::cell::UnsafeCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -214,9 +214,22 @@ pub fn watch(leaf: &Bound<'_, Leaf>, inner: &Inner) {
     }
 }
 
+/// The process that imported the module. A child of a fork is another one.
+static PROCESS: OnceLock<u32> = OnceLock::new();
+
+/// Remembers the process.
+pub fn begin() {
+    PROCESS.get_or_init(std::process::id);
+}
+
 /// The error of meeting another user of a state.
 pub fn busy() -> PyErr {
-    PyRuntimeError::new_err("this state is in use by another update")
+    let is_child = PROCESS.get().is_some_and(|process| *process != std::process::id());
+    PyRuntimeError::new_err(if is_child {
+        "this state is in use by another update, or was when this process was forked: then make another one, with setup or load"
+    } else {
+        "this state is in use by another update"
+    })
 }
 
 #[pymethods]

@@ -6,8 +6,9 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, 
 
 use super::array::is_array;
 use super::leaf::Leaf;
+use super::make::asked;
 use super::order::has_leaf;
-use super::tree::{fields, optional};
+use super::tree::{among, fields, optional};
 use super::walk::{Object, Walk};
 use crate::reserve::{collected, listed};
 
@@ -21,7 +22,7 @@ impl<'py> Walk<'_, 'py> {
     ) -> PyResult<Option<Vec<Option<Object<'py>>>>> {
         if let Ok(tuple) = gradient.cast::<PyTuple>() {
             let other = fields(tuple)?;
-            if other.is_none_or(|o| o.eq(names).unwrap_or(false)) {
+            if other.map_or(Ok(Some(true)), |o| asked(names.py(), o.eq(names)))?.unwrap_or(false) {
                 return Ok(None);
             }
         } else if gradient.is_instance_of::<PyList>() {
@@ -48,21 +49,22 @@ impl<'py> Walk<'_, 'py> {
             return self.differ_from_gradient(model, gradient);
         } else {
             let tuple = gradient.cast::<PyTuple>().ok().map(fields).transpose()?.flatten();
-            let dict = gradient.getattr(intern!(py, "__dict__")).ok();
+            let dict = asked(py, gradient.getattr(intern!(py, "__dict__")))?;
             given = match (tuple, &dict) {
                 (Some(fields), _) => listed(fields.iter())?,
                 (None, Some(dict)) => listed(dict.cast::<PyDict>()?.iter().map(|(key, _)| key))?,
                 (None, None) => Vec::new(),
             };
             values = collected(names.iter().map(|n| optional(gradient, n, &self.path)))?;
-            let opaque = gradient.is_callable() || dict.is_none_or(|d| d.len().unwrap_or(0) > 0);
+            let size = dict.map_or(Ok(Some(1)), |dict| asked(py, dict.len()))?;
+            let opaque = gradient.is_callable() || size.unwrap_or(0) > 0;
             if given.is_empty() && values.iter().all(Option::is_none) && opaque {
                 return self.differ_from_gradient(model, gradient);
             }
         }
         for key in given {
             let known = match key.cast::<PyString>() {
-                Ok(key) => names.iter().any(|n| n.as_any().eq(key).unwrap_or(false)) || model.hasattr(key)?,
+                Ok(key) => among(names.iter().copied(), key)?.is_some() || model.hasattr(key)?,
                 Err(_) => false,
             };
             if !known {
@@ -82,7 +84,7 @@ impl<'py> Walk<'_, 'py> {
             dict.update(mapping)?;
             return Ok(Some(dict));
         }
-        if has_leaf(state) { self.differ_from_gradient(state, gradient) } else { Ok(None) }
+        if has_leaf(state)? { self.differ_from_gradient(state, gradient) } else { Ok(None) }
     }
 }
 

@@ -141,12 +141,13 @@ fn pointwise<'py>(loss: Pointwise, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyR
 
 /// Class numbers where `y` has one entry a row, probabilities where it has the shape of `yhat`.
 fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> PyResult<Targets<'py>> {
-    refuse(&format!("{name}: y"), y)?;
-    let array = as_array("y", y)?;
+    let what = format!("{name}: y");
+    refuse(&what, y)?;
+    let array = as_array(&what, y)?;
     let (one_a_row, columns) = (&yhat[..yhat.len() - 1], yhat[yhat.len() - 1]);
     if array.shape() == yhat {
         let given = if is_array(y) { y } else { array.as_any() }; // not a view of it, which would outlive its memory
-        let rows = Reals::new(format!("{name}: y"), given)?;
+        let rows = Reals::new(what, given)?;
         if rows.shape() != yhat {
             let (left, right) = (shape_text(yhat), shape_text(rows.shape()));
             return Err(shape_error(format!("{name}: yhat has shape {left}, y has {right}")));
@@ -172,7 +173,7 @@ fn classes_or_rows<'py>(name: &str, yhat: &[usize], y: &Bound<'py, PyAny>) -> Py
         let found = array.dtype().str()?.to_string();
         return Err(PyTypeError::new_err(format!("{name}: class numbers must be integers, got {found}")));
     }
-    let classes = int64(&array)?;
+    let classes = int64(&what, &array)?;
     let class = |(i, class): (usize, i64)| {
         usize::try_from(class).ok().filter(|&class| class < columns).ok_or_else(|| {
             // An unsigned number beyond the signed ones has become a negative one.

@@ -37,10 +37,10 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
     for (rule, x, path) in &items {
         let compiled = program(py, rule)?;
         if !is_exact(x) {
-            refuse_other(x, || format!("the parameter at {}", named(path.as_ref())))?;
+            refuse_other(x, || Ok(format!("the parameter at {}", named(path.as_ref())?)))?;
         }
         let Some((view, dtype)) = View::of(x).and_then(|v| v.dtype.map(|d| (v, d))) else {
-            return Err(PyTypeError::new_err(format!("{} is not a trainable array", named(path.as_ref()))));
+            return Err(PyTypeError::new_err(format!("{} is not a trainable array", named(path.as_ref())?)));
         };
         layouts.make_room(1)?;
         let layout = layouts.entry(Layout::of(&view)).or_insert_with_key(|l| Arc::new(l.clone())).clone();
@@ -79,8 +79,8 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
         };
         let inner = Inner { rule: rule.clone().unbind(), moments, frozen: false };
         let leaf = Leaf::new(dtype, layout, inner);
-        Seen::Other(&view).check(x, || format!("the parameter at {}", named(path.as_ref())))?;
-        leaf.copy_master(py, x)?;
+        Seen::Other(&view).check(x, || Ok(format!("the parameter at {}", named(path.as_ref())?)))?;
+        leaf.copy_master(py, x, path.as_ref())?;
         leaves.push(leaf);
     }
     Ok(Items(leaves))
@@ -91,13 +91,17 @@ fn own_state(py: Python<'_>, rule: &Bound<'_, PyAny>, x: &Bound<'_, PyAny>) -> P
 }
 
 /// A place as errors name it.
-pub fn named(path: Option<&Bound<'_, PyTuple>>) -> String {
-    path.map_or_else(|| "the top".into(), place_text)
+pub fn named(path: Option<&Bound<'_, PyTuple>>) -> PyResult<String> {
+    path.map_or_else(|| Ok("the top".into()), place_text)
 }
 
 /// An error with its place, if that is known.
 pub fn placed(py: Python<'_>, error: PyErr, path: Option<&Bound<'_, PyTuple>>) -> PyErr {
-    path.map_or(error.clone_ref(py), |path| at(py, error, &place_text(path)))
+    match path.map(place_text) {
+        None => error,
+        Some(Ok(place)) => at(py, error, &place),
+        Some(Err(interrupt)) => interrupt,
+    }
 }
 
 /// Whether the type in which a parameter of this type is stepped holds all hyper-parameters.
@@ -116,7 +120,7 @@ pub fn check_held(py: Python<'_>, rule: &Bound<'_, PyAny>, dtype: &str) -> PyRes
 }
 
 /// Whether the rules of `program` make sense for this type; if not, the error says so.
-pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyResult<()> {
+pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> PyResult<String>) -> PyResult<()> {
     if !dtype.is_complex() {
         return Ok(());
     }
@@ -126,17 +130,17 @@ pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> String) -> PyR
         (None, Some(DType::F16 | DType::BF16)) => "MixedPrecision has no 16-bit complex type".into(),
         _ => return Ok(()),
     };
-    Err(PyTypeError::new_err(format!("the parameter at {} is {}: {reason}", place(), dtype.name())))
+    Err(PyTypeError::new_err(format!("the parameter at {} is {}: {reason}", place()?, dtype.name())))
 }
 
 impl Leaf {
-    /// Starts the master copy, if there is one, as `x`.
-    fn copy_master(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Starts the master copy, if there is one, as `x`, which stands at `path`.
+    fn copy_master(&self, py: Python<'_>, x: &Bound<'_, PyAny>, path: Option<&Bound<'_, PyTuple>>) -> PyResult<()> {
         let guard = self.reading()?;
         if let Moments::Compiled { program, slots, .. } = &guard.get().moments
             && program.master.is_some()
         {
-            copy_into(&self.view(py, &slots[0])?, x)?;
+            copy_into(&self.view(py, &slots[0])?, &format!("the parameter at {}", named(path)?), x)?;
         }
         Ok(())
     }
@@ -217,7 +221,7 @@ pub fn restored_leaves<'py>(
             leaves.push(filled(py, rule, dtype, layout, None, &mut places, &states.state(i)?)?.with_frozen(frozen));
             continue;
         };
-        suits(program, dtype, || "the top".into())?;
+        suits(program, dtype, || Ok("the top".into()))?;
         let slots = slots(program, dtype, &mut places);
         let mut counts: Counts = smallvec![0; program.counters()];
         let program = Arc::clone(program);
@@ -283,7 +287,7 @@ fn filled(
         let moments = Moments::Own(OwnState(copied(py, &state.clone().unbind())?));
         return Ok(Leaf::new(dtype, layout, Inner { rule, moments, frozen: false }));
     };
-    suits(&program, dtype, || "the top".into())?;
+    suits(&program, dtype, || Ok("the top".into()))?;
     let slots = slots(&program, dtype, places);
     let counts = smallvec![0; program.counters()];
     let mut leaf = Leaf::new(
@@ -369,10 +373,10 @@ impl Leaf {
             return Err(PyValueError::new_err(format!("{what} has shape {a}, the parameter has {b}")));
         }
         if view.dtype != Some(dtype) && !can_cast(values, dtype)? {
-            let found = values.getattr(intern!(py, "dtype")).map_or_else(|_| "?".into(), |d| d.to_string());
+            let found = asked(py, values.getattr(intern!(py, "dtype")))?.map_or_else(|| "?".into(), |d| d.to_string());
             return Err(PyTypeError::new_err(format!("{what} is {found}, not {}", dtype.name())));
         }
-        copy_into(&to, values)
+        copy_into(&to, what, values)
     }
 }
 
@@ -398,9 +402,14 @@ fn int<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 pub fn asked<T>(py: Python<'_>, answer: PyResult<T>) -> PyResult<Option<T>> {
     match answer {
         Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py) => Ok(None),
+        Err(error) if is_ordinary(py, &error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether an error is about what was asked: neither what ends a program, as Ctrl-C, nor a lack of memory.
+pub fn is_ordinary(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py)
 }
 
 /// A count of steps in a state; `what` names it in errors.

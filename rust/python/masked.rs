@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple, PyType};
 
-use super::array::{is_array, is_exact, numpy, refuse_moved, settled};
+use super::array::{Pinned, is_array, is_exact, numpy, refuse_moved, settled};
 
 /// How deep lists may nest for the arrays in them to be found.
 const DEPTH: usize = 8;
@@ -25,16 +25,16 @@ const DEPTH: usize = 8;
 #[pyo3(signature = (what, value, /))]
 #[inline]
 pub fn refuse(what: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    if is_exact(value) { Ok(()) } else { refuse_other(value, || what.to_owned()) }
+    if is_exact(value) { Ok(()) } else { refuse_other(value, || Ok(what.to_owned())) }
 }
 
 /// The same of what is no array of NumPy's own class.
 #[cold]
-pub fn refuse_other(value: &Bound<'_, PyAny>, what: impl FnOnce() -> String) -> PyResult<()> {
+pub fn refuse_other(value: &Bound<'_, PyAny>, what: impl FnOnce() -> PyResult<String>) -> PyResult<()> {
     let Some((hidden, all)) = masked(value, DEPTH)? else { return Ok(()) };
     let text = format!(
         "{} is a masked array with {hidden} of {all} elements masked: fill them, .filled(value), or drop their rows",
-        what()
+        what()?
     );
     Err(PyTypeError::new_err(text.trim_start().to_owned()))
 }
@@ -50,11 +50,12 @@ pub fn refuse_other(value: &Bound<'_, PyAny>, what: impl FnOnce() -> String) -> 
 #[pyfunction]
 #[pyo3(signature = (what, value, /))]
 pub fn as_plain<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    refuse_moved(what, value)?;
     if is_exact(value) {
+        refuse_moved(what, value)?;
         return Ok(value.clone());
     }
-    refuse_other(value, || what.to_owned())?;
+    refuse_other(value, || Ok(what.to_owned()))?;
+    let _pinned = Pinned::of(what, value)?;
     let numpy = numpy(value.py())?;
     let array = settled(&numpy.call_method1(intern!(value.py(), "asanyarray"), (value,))?)?;
     refuse(what, &array)?;

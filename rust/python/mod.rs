@@ -5,6 +5,7 @@ mod apply;
 mod arena;
 mod array;
 mod classes;
+mod collector;
 mod course;
 mod differ;
 mod entry;
@@ -52,9 +53,11 @@ mod _core {
     #[pymodule_export]
     use super::apply::{apply, init, rules};
     #[pymodule_export]
-    use super::array::Recycling;
+    use super::array::{Pinned, Recycling};
     #[pymodule_export]
     use super::array::{array_span, refuse_moved, settled};
+    #[pymodule_export]
+    use super::collector::NoCollections;
     #[pymodule_export]
     use super::files::{
         Draft, Header, Inventory, Numbers, Outline, States, build, file_header, outline_of_file, outline_of_tree,
@@ -99,7 +102,8 @@ mod _core {
 
     #[pymodule_init]
     fn begin(module: &super::Bound<'_, super::PyModule>) -> super::PyResult<()> {
+        super::leaf::begin();
         super::array::learn(module.py());
-        Ok(())
+        super::collector::add(module)
     }
 }

@@ -85,7 +85,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
             if let Some(a) = other.filter(|a| a.high > b.low)
                 && let (Whose::Parameter(i), _) | (_, Whose::Parameter(i)) = (a.whose, b.whose)
             {
-                let place = Names(self.state).of(self.entries[i as usize].place);
+                let place = Names(self.state).of(self.entries[i as usize].place)?;
                 return Err(PyValueError::new_err(format!("parameter at {place} lies in the memory of the state")));
             }
             *own = own.filter(|a| a.high >= b.high).or(Some(b));
@@ -105,8 +105,8 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         };
         each_pair(py, &arrays, self.entries.len(), &mut |i, j, tied| match (tied, j.checked_sub(self.entries.len())) {
             (Some(transposed), Some(j)) => Ok(elsewhere.put((j, Origin { entry: i as u32, transposed }))?),
-            (Some(_), None) => Err(tied_in_the_model(&name(i), &name(j))),
-            (None, _) => Err(overlap(&name(i), &name(j))),
+            (Some(_), None) => Err(tied_in_the_model(&name(i)?, &name(j)?)),
+            (None, _) => Err(overlap(&name(i)?, &name(j)?)),
         })
     }
 

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString, PyTuple};
 
 use super::lists::{Int, tuple};
+use super::make::asked;
 use super::stack::exhausted;
 use crate::reserve::Reserve;
 
@@ -76,7 +77,7 @@ impl Path {
     fn go(&mut self, py: Python<'_>, key: Key) -> PyResult<()> {
         let depth = self.keys.len();
         if too_deep(depth) {
-            let head = text(self.keys.iter().take(6).map(|k| k.object(py)));
+            let head = text(self.keys.iter().take(6).map(|k| k.object(py)))?;
             return Err(nests_too_deep(depth, &head));
         }
         self.keys.push(key);
@@ -89,7 +90,7 @@ impl Path {
     }
 
     /// As errors print it, after "at".
-    pub fn text(&self, py: Python<'_>) -> String {
+    pub fn text(&self, py: Python<'_>) -> PyResult<String> {
         text(self.keys.iter().map(|k| k.object(py)))
     }
 
@@ -99,30 +100,32 @@ impl Path {
     }
 }
 
-/// `layers[0].W` for `("layers", 0, "W")`; "the top" where there are no keys.
-fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> String {
+/// `layers[0].W` for `("layers", 0, "W")`; "the top" where there are no keys. The only error is what ends a program, as Ctrl-C:
+/// it goes before the error whose words these are.
+fn text<'py>(keys: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<String> {
     let mut text = String::new();
-    keys.for_each(|key| append_or_not(&mut text, &key));
-    if text.is_empty() { "the top".into() } else { text }
-}
-
-/// Adds a key to the text of those above it, for the words of an error.
-fn append_or_not(text: &mut String, key: &Bound<'_, PyAny>) {
-    if append(text, key).is_err() {
-        text.push_str("[?]");
+    for key in keys {
+        match append(&mut text, &key) {
+            Err(error) if error.is_instance_of::<PyMemoryError>(key.py()) => text.push_str("[?]"),
+            done => done?,
+        }
     }
+    Ok(if text.is_empty() { "the top".into() } else { text })
 }
 
-/// Adds a key to the text of those above it. The only error is that there is no memory for it.
+/// Adds a key to the text of those above it. The only errors are that there is no memory for it, what ends a program, and what
+/// a signal's handler raises: Python asks for signals before it prints anything, also numbers and texts, which print always.
 pub fn append(text: &mut String, key: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = key.py();
     if let Ok(name) = key.cast::<PyString>()
-        && or_memory(py, is_identifier(name))?.unwrap_or(false)
+        && asked(py, is_identifier(name))?.unwrap_or(false)
     {
         let dot = if text.is_empty() { "" } else { "." };
         return append_text(text, dot, name, "");
     }
-    match or_memory(py, key.repr())? {
+    let printed = key.repr();
+    let is_sure = key.is_exact_instance_of::<PyInt>() || key.is_exact_instance_of::<PyString>();
+    match if is_sure { printed.map(Some) } else { asked(py, printed) }? {
         Some(printed) => append_text(text, "[", &printed, "]"),
         None => {
             text.push_str("[?]");
@@ -138,18 +141,9 @@ pub fn append_text(text: &mut String, before: &str, words: &Bound<'_, PyString>,
         [before, words, behind].into_iter().for_each(|part| text.push_str(part));
         Ok(())
     };
-    match or_memory(words.py(), words.to_str())? {
+    match asked(words.py(), words.to_str())? {
         Some(words) => add(words),
         None => add(&words.to_string_lossy()),
-    }
-}
-
-/// What was found, if anything; a lack of memory is an error.
-fn or_memory<T>(py: Python<'_>, found: PyResult<T>) -> PyResult<Option<T>> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if error.is_instance_of::<PyMemoryError>(py) => Err(error),
-        Err(_) => Ok(None),
     }
 }
 
@@ -164,12 +158,12 @@ fn is_identifier(name: &Bound<'_, PyString>) -> PyResult<bool> {
 }
 
 /// A key path as errors print it, after "at".
-pub fn place_text(path: &Bound<'_, PyTuple>) -> String {
+pub fn place_text(path: &Bound<'_, PyTuple>) -> PyResult<String> {
     text(path.iter())
 }
 
 /// The printed form of a key path.
 #[pyfunction]
-pub fn path_text(path: &Bound<'_, PyTuple>) -> String {
-    if path.is_empty() { String::new() } else { text(path.iter()) }
+pub fn path_text(path: &Bound<'_, PyTuple>) -> PyResult<String> {
+    if path.is_empty() { Ok(String::new()) } else { text(path.iter()) }
 }

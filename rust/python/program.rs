@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
+use super::make::asked;
 use super::path::too_deep;
 use super::schedules::read as schedule;
 use crate::chain::{Followed, Program, Spec};
@@ -134,7 +135,10 @@ fn spec(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Spec> {
 
 /// The error of a field that was set past its check.
 fn unreadable(rule: &str, field: &str, given: &Bound<'_, PyAny>) -> PyErr {
-    let given = given.repr().map_or_else(|_| "?".into(), |text| text.to_string());
+    let given = match asked(given.py(), given.repr()) {
+        Ok(text) => text.map_or_else(|| "?".into(), |text| text.to_string()),
+        Err(interrupt) => return interrupt,
+    };
     PyTypeError::new_err(format!("{rule}: {field} must be a number, a switch or two numbers, got {given}"))
 }
 

@@ -1,6 +1,6 @@
 //! What a pure update returns: new trees of new leaves and arrays, in the order in which the walk found the old ones.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyLookupError, PyRuntimeError};
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
@@ -36,11 +36,11 @@ pub fn replace<'py>(
         path: Path::default(),
     };
     let made = replacing.both(state, model)?;
-    if replacing.new.next().is_some() || !replacing.elsewhere.is_empty() { Err(changed()) } else { Ok(made) }
-}
-
-fn changed() -> PyErr {
-    PyValueError::new_err("the trees changed during the update")
+    match (replacing.new.next(), replacing.elsewhere.is_empty()) {
+        (None, true) => Ok(made),
+        (Some(_), _) => Err(replacing.changed("state", state.py())?),
+        (None, false) => Err(replacing.changed("model", state.py())?),
+    }
 }
 
 /// A replacement under way.
@@ -60,29 +60,45 @@ struct Replacing<'py, I> {
 }
 
 impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Replacing<'py, I> {
+    /// The error of a tree that code of others has changed since the walk, at the place where it shows.
+    fn changed(&self, what: &str, py: Python<'py>) -> PyResult<PyErr> {
+        let place = self.path.text(py)?;
+        Ok(PyRuntimeError::new_err(format!("the {what} was changed during the update, at {place}")))
+    }
+
     fn both(&mut self, state: &Object<'py>, model: &Object<'py>) -> PyResult<Pair<'py>> {
+        let py = state.py();
         if state.is_none() {
             let model = if self.looks_beside { self.beside(model)? } else { model.clone() };
             return Ok((state.clone(), model));
         }
         if state.is_exact_instance_of::<Leaf>() {
-            let (place, made) = self.new.next().ok_or_else(changed)?;
-            return if place.leaf.is(state) && place.array.is(model) { made } else { Err(changed()) };
+            return match self.new.next() {
+                Some((place, made)) if place.leaf.is(state) && place.array.is(model) => made,
+                Some((place, _)) if place.leaf.is(state) => Err(self.changed("model", py)?),
+                _ => Err(self.changed("state", py)?),
+            };
         }
-        let py = state.py();
         let (kind, model_kind) = (node(state)?, node(model)?);
         let (state_twin, model_twin) = (self.states.enter(state), self.models.enter(model));
         let (mut keys, mut states, mut models) = (Vec::new(), Vec::new(), Vec::new());
         let children = children(state, &kind, &self.path)?.unwrap_or_default();
         for (i, (key, child)) in children.into_iter().enumerate() {
-            let value = match &model_kind {
-                Node::Dict(dict) => dict.as_any().get_item(&key)?,
-                Node::List(list) => list.get_item(i)?,
-                Node::Tuple(tuple, _) => tuple.get_item(i)?,
-                Node::Object(class) => model.getattr(class.get().children[i].bind(py))?,
-                Node::Leaf => return Err(changed()),
-            };
             self.path.push(&key)?;
+            let value = match &model_kind {
+                Node::Dict(dict) => dict.as_any().get_item(&key),
+                Node::List(list) => list.get_item(i),
+                Node::Tuple(tuple, _) => tuple.get_item(i),
+                Node::Object(class) => match class.get().children.get(i) {
+                    Some(name) => model.getattr(name.bind(py)),
+                    None => Err(self.changed("model", py)?),
+                },
+                Node::Leaf => Err(self.changed("model", py)?),
+            };
+            let value = match value {
+                Err(error) if error.is_instance_of::<PyLookupError>(py) => return Err(self.changed("model", py)?),
+                value => value?,
+            };
             let (s, m) = self.both(&child, &value)?;
             self.path.pop();
             keys.put(key)?;
@@ -104,7 +120,7 @@ impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Rep
             return match expected {
                 None => Ok(model.clone()),
                 Some((old, new)) if old.is(model) => Ok(new),
-                Some(_) => Err(changed()),
+                Some(_) => Err(self.changed("model", model.py())?),
             };
         }
         let kind = node(model)?;

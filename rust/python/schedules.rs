@@ -124,7 +124,10 @@ pub fn schedule<'py>(
             continue;
         }
         let new = made(py, rule.bind(py), program, counts, compute);
-        let new = new.map_err(|error| at(py, error, &names.of(entry.place)))?;
+        let new = match new {
+            Ok(new) => new,
+            Err(error) => return Err(at(py, error, &names.of(entry.place)?)),
+        };
         if known.len() == KNOWN {
             known.remove(0);
         }

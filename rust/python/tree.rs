@@ -2,7 +2,7 @@
 //!
 //! Python's `functor` registers classes here; every walk, there or in Rust, asks [`children`] and [`rebuild`].
 
-use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -13,7 +13,7 @@ use super::array::is_array;
 use super::classes;
 use super::leaf::Leaf;
 use super::lists::{self, Int, Items, list};
-use super::make::asked;
+use super::make::{asked, is_ordinary};
 use super::path::Path;
 use super::twins::Twins;
 use crate::reserve::{self, Put, collected, listed, repeated};
@@ -128,8 +128,21 @@ pub fn node<'a, 'py>(object: &'a Bound<'py, PyAny>) -> PyResult<Node<'a, 'py>> {
 
 /// The field names of a named tuple.
 pub fn fields<'py>(tuple: &Bound<'py, PyTuple>) -> PyResult<Option<Bound<'py, PyTuple>>> {
-    let Ok(fields) = tuple.get_type().getattr(intern!(tuple.py(), "_fields")) else { return Ok(None) };
-    Ok(fields.cast_into::<PyTuple>().ok().filter(|f| f.len() == tuple.len()))
+    let fields = asked(tuple.py(), tuple.get_type().getattr(intern!(tuple.py(), "_fields")))?;
+    Ok(fields.and_then(|fields| fields.cast_into::<PyTuple>().ok()).filter(|f| f.len() == tuple.len()))
+}
+
+/// Which of `names`, if any, `name` is; a text of a class of one's own has a say in that.
+pub fn among<'a, 'py: 'a>(
+    names: impl Iterator<Item = &'a Bound<'py, PyString>>,
+    name: &Bound<'py, PyAny>,
+) -> PyResult<Option<usize>> {
+    for (i, each) in names.enumerate() {
+        if asked(name.py(), each.as_any().eq(name))?.unwrap_or(false) {
+            return Ok(Some(i));
+        }
+    }
+    Ok(None)
 }
 
 /// The child `name` of a registered object.
@@ -160,13 +173,16 @@ fn unreadable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path
 
 fn unusable(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, path: &Path, what: &str, error: PyErr) -> PyErr {
     let py = object.py();
-    if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
-        return error; // Ctrl-C, or what is nobody's mistake
+    if !is_ordinary(py, &error) {
+        return error;
     }
     let class = object.get_type();
     let class = class.name().map_or_else(|_| "?".into(), |n| n.to_string());
-    let text = format!("{class} at {} has no {what} attribute {name}: {error}", path.text(py));
-    let wrapped = PyValueError::new_err(text);
+    let place = match path.text(py) {
+        Ok(place) => place,
+        Err(interrupt) => return interrupt,
+    };
+    let wrapped = PyValueError::new_err(format!("{class} at {place} has no {what} attribute {name}: {error}"));
     wrapped.set_cause(py, Some(error));
     wrapped
 }
@@ -259,11 +275,11 @@ fn instance<'py>(
         hide_others(object, class, &made)?;
     } else {
         let dict = intern!(py, "__dict__");
-        if let Ok(old) = object.getattr(dict) {
+        if let Some(old) = asked(py, object.getattr(dict))? {
             made.getattr(dict)?.cast::<PyDict>()?.update(old.cast::<PyDict>()?.as_mapping())?;
         }
         for name in &class.slots {
-            if let Ok(value) = object.getattr(name) {
+            if let Some(value) = asked(py, object.getattr(name))? {
                 set_attribute(&made, name.bind(py), &value)?;
             }
         }
@@ -282,9 +298,11 @@ fn hide_others<'py>(object: &Bound<'py, PyAny>, class: &Registration, made: &Bou
     let others = class.others(&kind)?;
     for name in &others.declared {
         // One that is a property of the class's own is not stored.
-        let _ = set_attribute(made, name.bind(py), py.None().bind(py));
+        asked(py, set_attribute(made, name.bind(py), py.None().bind(py)))?;
     }
-    if let (false, Ok(dict)) = (others.defaults.is_empty(), made.getattr(intern!(py, "__dict__"))) {
+    if !others.defaults.is_empty()
+        && let Some(dict) = asked(py, made.getattr(intern!(py, "__dict__")))?
+    {
         others.defaults.iter().try_for_each(|name| dict.set_item(name, py.None()))?;
     }
     Ok(())
@@ -303,19 +321,19 @@ pub fn trained(object: &Bound<'_, PyAny>, class: &Registration, path: &Path) -> 
     let Some(trainable) = &class.trainable else { return Ok(repeated(true, class.children.len())?) };
     let trainable = trainable.bind(py);
     let names = if trainable.is_callable() { trainable.call1((object,))? } else { trainable.clone() };
-    let wrong = |what: String| match object.get_type().name() {
-        Ok(class) => PyTypeError::new_err(format!("trainable of {class} at {} {what}", path.text(py))),
-        Err(error) => error,
+    let wrong = |what: String| {
+        let (class, place) = (object.get_type().name()?, path.text(py)?);
+        Err(PyTypeError::new_err(format!("trainable of {class} at {place} {what}")))
     };
     let iterated = if names.is_instance_of::<PyString>() { None } else { asked(py, names.try_iter())? };
     let Some(iterated) = iterated else {
-        return Err(wrong(format!("returns {}, not names of children", names.repr()?)));
+        return wrong(format!("returns {}, not names of children", names.repr()?));
     };
     let mut trained = repeated(false, class.children.len())?;
     for name in iterated {
         let name = name?;
-        let found = class.children.iter().position(|c| c.bind(py).as_any().eq(&name).unwrap_or(false));
-        let Some(i) = found else { return Err(wrong(format!("names {}, which is not a child", name.repr()?))) };
+        let found = among(class.children.iter().map(|child| child.bind(py)), &name)?;
+        let Some(i) = found else { return wrong(format!("names {}, which is not a child", name.repr()?)) };
         trained[i] = true;
     }
     Ok(trained)

@@ -18,6 +18,7 @@ use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::Gradient;
 use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
 use super::lists::Items;
+use super::make::asked;
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
@@ -140,10 +141,11 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are written
         // are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets and copies are new.
         let done = run(py, &(wanted, Arena(arena)), |(arrays, arena)| unsafe { steps::run(all, arrays, arena.0) })?;
-        done.map_err(|refusal| match refusal {
-            Refusal::Norm(place, reason) => refused(&names.of(place), &reason),
-            Refusal::Memory(bytes) => too_large(bytes),
-        })?;
+        match done {
+            Ok(()) => {}
+            Err(Refusal::Norm(place, reason)) => return Err(refused(&names.of(place)?, &reason)),
+            Err(Refusal::Memory(bytes)) => return Err(too_large(bytes)),
+        }
         reached.extend(steps.iter().map(|step: &Step<'_>| (step.reach, step.steps)));
         Ok(reached)
     }
@@ -271,19 +273,23 @@ fn own_step<'py>(
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let rule = entry.guard.get().rule.bind(py);
     let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, array));
-    let made = made.map_err(|error| {
-        let place = names.of(entry.place);
-        at(py, moved(py, error, "parameter", &place), &place)
-    })?;
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            let place = names.of(entry.place)?;
+            return Err(at(py, moved(py, error, "parameter", &place), &place));
+        }
+    };
     let (state, x): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
     if x.is_none() {
         return Ok(Some((state, None)));
     }
     let leaf = entry.leaf();
     let fits = |view: &View| view.dtype == Some(leaf.dtype) && leaf.layout.has_shape(&view.shape);
-    let view = View::of(&x).filter(fits).ok_or_else(|| {
-        PyTypeError::new_err(format!("the rule's result at {} is no array like the parameter", names.of(entry.place)))
-    })?;
+    let Some(view) = View::of(&x).filter(fits) else {
+        let place = names.of(entry.place)?;
+        return Err(PyTypeError::new_err(format!("the rule's result at {place} is no array like the parameter")));
+    };
     Ok(Some((state, Some((x, view)))))
 }
 
@@ -306,7 +312,11 @@ pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     {
         return refused(place, reason);
     }
-    if value.hasattr(intern!(py, "_placeless")).unwrap_or(false) {
+    let placeless = match asked(py, value.hasattr(intern!(py, "_placeless"))) {
+        Ok(answer) => answer.unwrap_or(false),
+        Err(interrupt) => return interrupt,
+    };
+    if placeless {
         // The same error, so that it keeps its traceback and its cause.
         let text = value.to_string();
         let reason = text.split_once(PLACE).map_or(&text[..], |(reason, _)| reason);
@@ -315,9 +325,13 @@ pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
             return error;
         }
     }
-    // A note that cannot be added is no reason to hide the error itself.
-    let _ = value.call_method1("add_note", (format!("for the parameter at {place}"),));
-    error
+    noted(py, error, format!("for the parameter at {place}"))
+}
+
+/// An error with a note, unless that cannot be added: that is no reason to hide the error itself.
+pub fn noted(py: Python<'_>, error: PyErr, note: String) -> PyErr {
+    let done = error.value(py).call_method1("add_note", (note,));
+    asked(py, done).map_or_else(|interrupt| interrupt, |_| error)
 }
 
 /// New memory for the results of all entries.

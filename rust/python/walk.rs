@@ -11,6 +11,7 @@ use super::arena::List;
 use super::array::{View, is_array};
 use super::leaf::Leaf;
 use super::lists::Items;
+use super::make::{asked, is_ordinary};
 use super::order::{check_order, has_leaf};
 use super::path::Path;
 use super::tree::{Node, Registration, attribute, node, optional, trained};
@@ -51,7 +52,9 @@ pub fn walk<'b, 'py>(
 ) -> PyResult<Found<'b, 'py>> {
     let mut walk = Walk::new(arena, state.py());
     let walked = walk.root(state, model, Some(gradient));
-    if walked.is_err() || walk.found.places.is_empty() {
+    let is_ours =
+        walked.as_ref().map_or_else(|error| is_ordinary(state.py(), error), |()| walk.found.places.is_empty());
+    if is_ours {
         check_order(state, model, gradient)?;
     }
     walked?;
@@ -64,12 +67,12 @@ pub fn walk<'b, 'py>(
 }
 
 /// The key path of the `i`-th bystander, for errors.
-pub fn bystander_name(arena: &Bump, state: &Object<'_>, model: &Object<'_>, i: usize) -> String {
+pub fn bystander_name(arena: &Bump, state: &Object<'_>, model: &Object<'_>, i: usize) -> PyResult<String> {
     let mut walk = Walk::new(arena, state.py());
     walk.wanted = Some(i);
     // Whatever the second walk meets, the first one has passed.
-    let _ = walk.root(state, model, None);
-    walk.name.unwrap_or_else(|| "?".into())
+    asked(state.py(), walk.root(state, model, None))?;
+    Ok(walk.name.unwrap_or_else(|| "?".into()))
 }
 
 /// So many classes are remembered.
@@ -181,7 +184,7 @@ impl<'b, 'py> Walk<'b, 'py> {
     #[cold]
     fn unused(&mut self, model: &Object<'py>, gradient: &Object<'py>) -> PyResult<()> {
         if View::of(model).is_none_or(|view| view.dtype.is_none()) {
-            self.found.unused.put((self.path.text(model.py()), model.clone(), gradient.clone()))?;
+            self.found.unused.put((self.path.text(model.py())?, model.clone(), gradient.clone()))?;
         }
         Ok(())
     }
@@ -190,7 +193,7 @@ impl<'b, 'py> Walk<'b, 'py> {
     fn bystanders(&mut self, model: &Object<'py>) -> PyResult<()> {
         if is_array(model) {
             if self.wanted == Some(self.found.bystanders.len()) {
-                self.name = Some(self.path.text(model.py()));
+                self.name = Some(self.path.text(model.py())?);
             }
             return Ok(self.found.bystanders.put(model.clone())?);
         }
@@ -285,7 +288,7 @@ impl<'b, 'py> Walk<'b, 'py> {
         self.lengths(children, children.len(), tuple.len())?;
         let by_name = match (&names, gradient) {
             (Some(names), Some(g)) => match self.fields_by_name(names, model, g) {
-                Err(error) if has_leaf(children) => return Err(error),
+                Err(error) if !is_ordinary(model.py(), &error) || has_leaf(children)? => return Err(error),
                 Err(_) => None, // as by position: nothing below has a leaf
                 Ok(values) => values,
             },
@@ -325,7 +328,7 @@ impl<'b, 'py> Walk<'b, 'py> {
                 let names = listed(class.children.iter().map(|c| c.bind(py)))?;
                 match self.named(&names, model, g) {
                     Ok(values) => Some(values),
-                    Err(error) if has_leaf(state) => return Err(error),
+                    Err(error) if !is_ordinary(py, &error) || has_leaf(state)? => return Err(error),
                     Err(_) => {
                         self.unused(model, g)?; // nothing below has a leaf, so the gradient there does not matter
                         None
@@ -350,7 +353,8 @@ impl<'b, 'py> Walk<'b, 'py> {
                         declared = Some(trained(model, class, &self.path)?);
                     }
                     let is_trained = declared.as_ref().is_some_and(|trained| trained[i]);
-                    Some(g).filter(|g| is_trained && same.is_none_or(|same| !is_default(same, g)))
+                    let given = is_trained && !same.map_or(Ok(false), |same| is_default(same, &g))?;
+                    Some(g).filter(|_| given)
                 }
                 down => down,
             };
@@ -371,30 +375,31 @@ impl<'b, 'py> Walk<'b, 'py> {
         let (len, sequence) = match (g.cast::<PyList>(), g.cast::<PyTuple>()) {
             (Ok(list), _) => (list.len(), Sequence::List(list.clone())),
             (_, Ok(tuple)) => (tuple.len(), Sequence::Tuple(tuple.clone())),
-            _ if has_leaf(state) => return self.differ_from_gradient(state, g),
+            _ if has_leaf(state)? => return self.differ_from_gradient(state, g),
             _ => (usize::MAX, Sequence::None),
         };
         if len == n {
             return Ok(sequence);
         }
-        if !has_leaf(state) {
+        if !has_leaf(state)? {
             self.unused(model, g)?;
             return Ok(Sequence::None);
         }
-        let place = self.path.text(g.py());
+        let place = self.path.text(g.py())?;
         Err(PyValueError::new_err(format!("gradient at {place} has length {len}, the model has {n}")))
     }
 }
 
 /// Whether `value` is in `object` because the class has that default for an argument, rather than because somebody gave it.
 #[cold]
-fn is_default(object: &Object<'_>, value: &Object<'_>) -> bool {
-    let init = object.get_type().getattr(intern!(object.py(), "__init__"));
-    let of = |name: &str| init.as_ref().ok().and_then(|init| init.getattr(name).ok());
-    let by_place = of("__defaults__").and_then(|d| d.cast_into::<PyTuple>().ok());
-    let by_name = of("__kwdefaults__").and_then(|d| d.cast_into::<PyDict>().ok());
-    by_place.is_some_and(|d| d.iter().any(|default| default.is(value)))
-        || by_name.is_some_and(|d| d.values().iter().any(|default| default.is(value)))
+fn is_default(object: &Object<'_>, value: &Object<'_>) -> PyResult<bool> {
+    let py = object.py();
+    let Some(init) = asked(py, object.get_type().getattr(intern!(py, "__init__")))? else { return Ok(false) };
+    let of = |name: &str| asked(py, init.getattr(name));
+    let by_place = of("__defaults__")?.and_then(|d| d.cast_into::<PyTuple>().ok());
+    let by_name = of("__kwdefaults__")?.and_then(|d| d.cast_into::<PyDict>().ok());
+    Ok(by_place.is_some_and(|d| d.iter().any(|default| default.is(value)))
+        || by_name.is_some_and(|d| d.values().iter().any(|default| default.is(value))))
 }
 
 /// The gradients of a list's or tuple's children.

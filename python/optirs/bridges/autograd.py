@@ -12,6 +12,7 @@ from autograd.core import defvjp_argnums, make_vjp, vspace
 from autograd.tracer import getval, isbox, primitive
 
 from .. import _core
+from .._rounding import cast
 from ..tensors import Inside
 from ..tree import is_trained_type
 from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent
@@ -83,7 +84,7 @@ class _Call(Inside):
 
 def _known(parameter: Array) -> Array:
     """A parameter of 16 bits as float32: autograd lacks bfloat16, and adds up gradients in the parameter's type."""
-    return parameter.astype(np.float32) if parameter.itemsize == 2 else parameter
+    return cast("with_autograd: a parameter", parameter, np.dtype(np.float32)) if parameter.itemsize == 2 else parameter
 
 
 def _like(gradient: Any, parameter: Array) -> Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _core
+from .._rounding import cast
 from ..affine import check_shapes
 from ..tensors import Inside
 from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent, is_numbers
@@ -134,7 +135,7 @@ def _precision(arrays: Sequence[Array]) -> AbstractContextManager[Any]:
 def _native(array: Any) -> Any:
     """In this machine's byte order."""
     if isinstance(array, np.ndarray) and not array.dtype.isnative:
-        return array.astype(array.dtype.newbyteorder("="))
+        return cast("with_jax: an array", array, array.dtype.newbyteorder("="))
     return array
 
 

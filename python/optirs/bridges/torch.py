@@ -101,7 +101,8 @@ def tensor(array: Array) -> Any:
     if is_bfloat16(array.dtype):
         return tensor(array.view(np.int16)).view(torch.bfloat16)
     if not (array.dtype.isnative and array.flags.writeable and all(s >= 0 for s in array.strides)):
-        array = array.astype(array.dtype.newbyteorder("="))
+        with _core.Pinned("with_torch: an array", array):  # a copy also where the type is right
+            array = array.astype(array.dtype.newbyteorder("="))
     return torch.from_numpy(array)
 
 

@@ -140,5 +140,6 @@ def _rows(x: Any) -> Any:
     if isinstance(x, (list, tuple, np.ndarray)):
         _core.refuse_masked("Chain: x", x)
     if isinstance(x, (list, tuple)) or np.isscalar(x):
-        return np.asarray(x, np.float32)
+        with _core.Pinned("Chain: x", x):
+            return np.asarray(x, np.float32)
     return x

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import _core
 from .._gradient import with_large_ints
-from .._rounding import store
+from .._rounding import cast, store
 from ._base import Array, Rule, expect_rule, placeless, spec
 
 _COMPUTE: dict[str, np.dtype[Any]] = {
@@ -86,8 +86,9 @@ def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
         _unchanged(x, *was)
     if dx is None:
         return state, None
-    new = np.empty_like(x)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with _core.Pinned("the parameter", x), _core.Pinned("its dx", dx), np.errstate(over="ignore", invalid="ignore"):
+        _unchanged(x, *was)
+        new = np.empty_like(x)
         stepped = np.asarray(computed(x) - dx)
     store(stepped, new)
     return state, new
@@ -140,8 +141,7 @@ def _gradient(rule: Rule, x: Array, dx: Any, what: str) -> Array:
         raise placeless(TypeError(f"{_name(rule)}: {what} is {array.dtype}, the parameter is {x.dtype}"))
     if array.shape != x.shape:
         raise placeless(ValueError(f"{_name(rule)}: {what} has shape {array.shape}, the parameter has {x.shape}"))
-    with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(to, copy=False)
+    return cast(f"{_name(rule)}: {what}", array, to)
 
 
 def _computing(rule: Rule, x: Array) -> np.dtype[Any]:
@@ -168,7 +168,7 @@ def _pair(rule: Rule, result: Any) -> tuple[Any, Any]:
 
 def computed(x: Array) -> Array:
     """`x` in the type in which it is computed."""
-    return x.astype(_COMPUTE[x.dtype.name], copy=False)
+    return cast("the parameter", x, _COMPUTE[x.dtype.name])
 
 
 def _shown(rule: Rule, x: Array) -> Array:
@@ -195,7 +195,10 @@ def _apart(state: Any, *arrays: Array) -> Any:
     """`state` with copies of those of its arrays that may share memory with `arrays`, which may change later."""
     if isinstance(state, np.ndarray):
         plain = np.asarray(state)
-        return np.array(state, subok=True) if any(np.may_share_memory(plain, array) for array in arrays) else state
+        if not any(np.may_share_memory(plain, array) for array in arrays):
+            return state
+        with _core.Pinned("the state", state):
+            return np.array(state, subok=True)
     if type(state) in (list, tuple):
         return type(state)(_apart(s, *arrays) for s in state)
     if type(state) is dict:

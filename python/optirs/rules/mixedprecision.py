@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from .._core import refuse_moved
+from .._core import Pinned
 from .._rounding import store
 from ._apply import computed, init, step
 from ._base import Array, Rule, expect_rule, spec
@@ -90,14 +90,14 @@ class MixedPrecision(Rule):
 
     def init(self, x: Array) -> tuple[Array, Any]:
         """The copy of the parameter `x`, and the state of the rule for it."""
-        master = x.astype(self._copy_dtype(x))
+        with Pinned("the parameter", x):
+            master = x.astype(self._copy_dtype(x))
         return master, init(self.rule, master)
 
     def apply(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
         """`((new copy, new state), dx)`, where `dx` is the difference that the rounded copy makes to `x`."""
         state, new = self._advance(state, x, dx)
-        refuse_moved("the parameter", x)  # since it was read, code of others may have run
-        with np.errstate(over="ignore", invalid="ignore"):
+        with Pinned("the parameter", x), np.errstate(over="ignore", invalid="ignore"):
             return state, None if new is None else computed(x) - computed(new)
 
     def _advance(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:

@@ -66,9 +66,10 @@ class Schedule(Checked):
         steps = np.asarray(step)
         if steps.dtype.kind not in "iu" and steps.size:
             raise TypeError(f"a step must be an int or an array of integers, got {_shown(step, steps)}")
-        for extreme in (steps.min(), steps.max()) if steps.size else ():
-            _in_range(int(extreme))
-        flat = np.ascontiguousarray(steps, dtype=np.uint64).ravel()
+        with _core.Pinned("the steps", steps):
+            for extreme in (steps.min(), steps.max()) if steps.size else ():
+                _in_range(int(extreme))
+            flat = np.ascontiguousarray(steps, dtype=np.uint64).ravel()
         return _core.schedule_of(self._spec(), flat).reshape(steps.shape)
 
     def plot(self, steps: int, ax: Axes | None = None) -> Axes:

@@ -106,8 +106,8 @@ impl Seen<'_> {
     }
 
     /// Refuses an array, called `name`, that does not lie so any more.
-    pub fn check(&self, array: &Bound<'_, PyAny>, name: impl FnOnce() -> String) -> PyResult<()> {
-        self.again(array, false).map_or_else(|| Err(self.changed(&name(), array)), |_| Ok(()))
+    pub fn check(&self, array: &Bound<'_, PyAny>, name: impl FnOnce() -> PyResult<String>) -> PyResult<()> {
+        self.again(array, false).map_or_else(|| Err(self.changed(&name()?, array)), |_| Ok(()))
     }
 
     /// The error of an array that does not.
@@ -193,7 +193,7 @@ impl Role {
 /// What places are called, by their numbers.
 pub trait Places {
     /// The name of place `i`, for errors.
-    fn name(&self, i: usize) -> String;
+    fn name(&self, i: usize) -> PyResult<String>;
 }
 
 /// Arrays that a step reads or writes where they lie, which `each` names one by one, without running Python code.
@@ -231,10 +231,9 @@ impl Looks<'_, '_, '_> {
         role: Role,
         place: usize,
     ) -> PyResult<()> {
-        let changed = || seen.changed(&format!("{} {}", role.name(), self.places.name(place)), array);
         let Some(pointer) = seen.again(array, writes) else {
             self.pins.close(); // the words of the error may run code of others, to which the collector is as it was
-            return Err(changed());
+            return Err(seen.changed(&format!("{} {}", role.name(), self.places.name(place)?), array));
         };
         self.pins.add(array)?;
         Ok(self.pointers.put(pointer)?)

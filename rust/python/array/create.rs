@@ -13,7 +13,8 @@ use std::ptr;
 use super::access::read;
 use super::layout::Layout;
 use super::memory::{OWN, Place, own};
-use super::view::{bfloat16, is_array, numpy, refuse_moved};
+use super::pins::Pinned;
+use super::view::{bfloat16, is_array, numpy};
 use crate::dtype::DType;
 use crate::element::Real;
 
@@ -177,38 +178,44 @@ pub fn can_cast(array: &Bound<'_, PyAny>, dtype: DType) -> PyResult<bool> {
     }
 }
 
-/// Copies the elements of one array to another of the same shape, converting them.
+/// Copies the elements of one array, called `what`, to another of the same shape, converting them.
 ///
 /// No array's class is asked. Python code may run after it, where NumPy warns of a number that overflows.
-pub fn copy_into(to: &Bound<'_, PyAny>, from: &Bound<'_, PyAny>) -> PyResult<()> {
+pub fn copy_into(to: &Bound<'_, PyAny>, what: &str, from: &Bound<'_, PyAny>) -> PyResult<()> {
     if !is_array(to) || !is_array(from) {
         return Err(PyTypeError::new_err("not an array"));
     }
-    refuse_moved("an array", from)?;
+    let _pinned = Pinned::of(what, from)?;
     // SAFETY: both are arrays; NumPy checks all else.
     let failed = unsafe { PY_ARRAY_API.PyArray_CopyInto(to.py(), to.as_ptr().cast(), from.as_ptr().cast()) } != 0;
     if failed { Err(PyErr::fetch(to.py())) } else { Ok(()) }
 }
 
-/// The elements of an array as one of NumPy's own class: the same memory, whatever its class says.
-pub fn plain_array<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    from_array(array, ptr::null_mut(), NPY_ARRAY_ENSUREARRAY)
+/// The elements of an array, called `what`, as one of NumPy's own class: the same memory, whatever its class says.
+pub fn plain_array<'py>(what: &str, array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    from_array(what, array, ptr::null_mut(), NPY_ARRAY_ENSUREARRAY)
 }
 
-/// The elements of an array in type `T`, C-contiguous, as one of NumPy's own class; a copy unless it is such a one.
-pub fn converted<'py, T: numpy::Element>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+/// The elements of an array, called `what`, in type `T`, C-contiguous, as one of NumPy's own class; a copy unless it is such a
+/// one.
+pub fn converted<'py, T: numpy::Element>(what: &str, array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     use numpy::npyffi::{NPY_ARRAY_CARRAY_RO, NPY_ARRAY_FORCECAST};
     let dtype = numpy::PyArrayDescrMethods::into_dtype_ptr(T::get_dtype(array.py()));
-    from_array(array, dtype, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_FORCECAST | NPY_ARRAY_ENSUREARRAY)
+    from_array(what, array, dtype, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_FORCECAST | NPY_ARRAY_ENSUREARRAY)
 }
 
 /// `descr`: null, or a reference that is given away.
-fn from_array<'py>(array: &Bound<'py, PyAny>, descr: *mut PyArray_Descr, flags: c_int) -> PyResult<Bound<'py, PyAny>> {
+fn from_array<'py>(
+    what: &str,
+    array: &Bound<'py, PyAny>,
+    descr: *mut PyArray_Descr,
+    flags: c_int,
+) -> PyResult<Bound<'py, PyAny>> {
     if !is_array(array) {
         return Err(PyTypeError::new_err("not an array"));
     }
     let py = array.py();
-    refuse_moved("an array", array)?;
+    let _pinned = Pinned::of(what, array)?;
     // SAFETY: an array, and null or an owned reference to a descriptor, which NumPy takes over; it returns a new reference, or
     // null with an exception set.
     unsafe {

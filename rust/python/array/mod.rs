@@ -18,5 +18,5 @@ pub use create::{Fresh, array, can_cast, copy_into, descriptor, empty, of_values
 pub use layout::Layout;
 pub use memory::{Memory, PLACED, Place, Recycling, Request, allocate, placed, too_large};
 pub use owner::{learn, settled};
-pub use pins::Load;
+pub use pins::{Load, Pinned};
 pub use view::{Look, View, array_span, is_array, is_exact, numpy, refuse_moved, same_type, shape_text, span};

@@ -10,7 +10,7 @@ use super::super::masked::{as_plain, refuse};
 use super::access::{Access, Session, Slice, elements, integers};
 use super::create::{converted, plain_array};
 use super::pins::{Load, Pins};
-use super::view::{Fields, is_array};
+use super::view::{Fields, is_array, moved};
 use crate::element::Real;
 use crate::losses::Values;
 use crate::reserve::{OutOfMemory, listed};
@@ -80,7 +80,7 @@ impl<'py, T: Real + Element> Numbers<'py, T> {
 
     /// A copy of `array` in this type.
     fn convert(what: Cow<'static, str>, array: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let copy = converted::<T>(array)?;
+        let copy = converted::<T>(&what, array)?;
         match Self::lay(&copy) {
             Some((address, shape)) => Ok(Self::of(what, &copy, address, shape)),
             None => Err(PyTypeError::new_err(format!("{what} cannot be converted"))),
@@ -317,16 +317,16 @@ fn numbers<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, P
     }
 }
 
-/// Integers as int64, row by row.
-pub fn int64(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<i64>> {
-    let converted = converted::<i64>(array.as_any())?;
+/// Integers, called `what`, as int64, row by row.
+pub fn int64(what: &str, array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<i64>> {
+    let converted = converted::<i64>(what, array.as_any())?;
     let copied = integers(&converted, |all: &[i64]| listed(all.iter().copied()));
-    Ok(copied.ok_or_else(|| PyTypeError::new_err("the integers cannot be converted"))??)
+    Ok(copied.ok_or_else(|| moved(what))??)
 }
 
 /// `numpy.asarray(value)`; `what` names it in errors.
 pub fn as_array<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let array = if is_array(value) { plain_array(value) } else { as_plain(what, value) };
+    let array = if is_array(value) { plain_array(what, value) } else { as_plain(what, value) };
     Ok(array?.cast_into()?)
 }
 

@@ -61,9 +61,11 @@ impl<'py> Owner<'py> {
     }
 }
 
-/// Classes that are asked for once: that of what NumPy's `as_strided` puts between two arrays, and those of buffers.
+/// Classes that are asked for once: that of what NumPy's `as_strided` puts between two arrays, that of an element of a
+/// structured array, and those of buffers.
 struct Classes {
     strided: Option<Py<PyType>>,
+    element: Option<Py<PyType>>,
     buffers: Vec<Py<PyType>>,
 }
 
@@ -76,14 +78,19 @@ fn is_buffer(object: &Bound<'_, PyAny>) -> bool {
         || CLASSES.get(object.py()).is_some_and(|known| known.buffers.iter().any(|buffer| class.is(buffer)))
 }
 
-/// What has the memory that NumPy's `as_strided` or a DLPack capsule of NumPy's shows; `None` of anything else, which cannot
-/// be asked without running its code.
+/// What has the memory that NumPy's `as_strided`, an element of a structured array or a DLPack capsule of NumPy's shows; `None`
+/// of anything else, which cannot be asked without running its code.
 fn behind<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     let py = object.py();
     if let Ok(capsule) = object.cast_exact::<PyCapsule>() {
         return exported(capsule);
     }
-    if !object.get_type().is(CLASSES.get(py)?.strided.as_ref()?) {
+    let (class, known) = (object.get_type(), CLASSES.get(py)?);
+    if known.element.as_ref().is_some_and(|element| class.is(element)) {
+        // The class is NumPy's own, and so is the attribute: None where the element has memory of its own.
+        return object.getattr(intern!(py, "base")).ok().filter(|base| !base.is_none());
+    }
+    if !class.is(known.strided.as_ref()?) {
         return None;
     }
     // Not the attribute, which the class may answer.
@@ -165,9 +172,10 @@ pub fn learn(py: Python<'_>) {
     let class = |module: &str, name: &str| py.import(module)?.getattr(name)?.cast_into::<PyType>().map_err(PyErr::from);
     let _ = CLASSES.get_or_init(py, || {
         let strided = class("numpy.lib._stride_tricks_impl", "DummyArray").ok().map(Bound::unbind);
+        let element = class("numpy", "void").ok().map(Bound::unbind);
         let buffers = [("mmap", "mmap"), ("array", "array")];
         let buffers = buffers.into_iter().filter_map(|(module, name)| class(module, name).ok().map(Bound::unbind));
-        Classes { strided, buffers: buffers.collect() }
+        Classes { strided, element, buffers: buffers.collect() }
     });
     let deleters = || {
         let one = numpy(py)?.call_method1("zeros", (1,))?;

@@ -3,9 +3,10 @@
 use numpy::npyffi::NPY_ARRAY_OWNDATA;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::{PyFloat, PyInt, PyList, PyTuple};
 
 use super::owner::Owner;
-use super::view::Fields;
+use super::view::{Fields, is_array, moved};
 use crate::reserve::{OutOfMemory, Put};
 
 /// How much a kernel reads and writes, or how long it takes as such.
@@ -107,7 +108,21 @@ enum Pin {
     /// A weak reference, or an owner that a view might let go.
     Held { _reference: Py<PyAny> },
     /// A buffer that is lent.
-    Lent(Box<ffi::Py_buffer>),
+    Lent { _buffer: Lent },
+}
+
+/// A buffer that is given back when this is dropped.
+struct Lent(Box<ffi::Py_buffer>);
+
+// SAFETY: any thread that has the lock may give a buffer back.
+unsafe impl Send for Lent {}
+// SAFETY: nothing reads it.
+unsafe impl Sync for Lent {}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        Python::attach(|py| release(py, &mut self.0));
+    }
 }
 
 impl Pins {
@@ -132,9 +147,7 @@ impl Pins {
     /// Pins the memory of an array, which a look has just found as it was. Runs no Python code.
     #[inline]
     pub(super) fn add(&mut self, array: &Bound<'_, PyAny>) -> PyResult<()> {
-        let Some(pinned) = &mut self.pinned else { return Ok(()) };
-        let Some(fields) = Fields::of(array) else { return Ok(()) };
-        if fields.has(NPY_ARRAY_OWNDATA) { weakly(array, pinned) } else { add_view(array, &fields, pinned) }
+        self.pinned.as_mut().map_or(Ok(()), |pinned| pin(array, pinned))
     }
 
     /// No more come: the collector may run again.
@@ -142,6 +155,76 @@ impl Pins {
     pub(super) fn close(&mut self) {
         self.rest.end();
     }
+}
+
+/// What keeps the memory of arrays where it is while NumPy reads them, which gives the lock away, too.
+///
+/// As a context manager it does so until its block is left. All of it is C code, so that no signal's handler runs between the
+/// pins and the block.
+#[pyclass(module = "optirs._core")]
+pub struct Pinned {
+    pinned: Vec<Pin>,
+}
+
+/// How deep lists may nest for the arrays in them to be pinned.
+const DEPTH: usize = 8;
+
+impl Pinned {
+    /// Pins an array, called `what`, or those in a list; others are passed over.
+    pub fn of(what: &str, x: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut all = Self { pinned: Vec::new() };
+        all.add(what, x, DEPTH)?;
+        Ok(all)
+    }
+
+    fn add(&mut self, what: &str, x: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
+        if x.is_exact_instance_of::<PyFloat>() || x.is_exact_instance_of::<PyInt>() {
+            return Ok(()); // as nearly all that lists have
+        }
+        if is_array(x) {
+            let _rest = Rest::begin(x.py());
+            pin(x, &mut self.pinned)?;
+            let held = Fields::of(x).is_none_or(|fields| fields.is_held(x.py()));
+            return if held { Ok(()) } else { Err(moved(what)) };
+        }
+        let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
+        if let Ok(list) = x.cast::<PyList>() {
+            return list.iter().try_for_each(|x| self.add(what, &x, depth));
+        }
+        x.cast::<PyTuple>().map_or(Ok(()), |tuple| tuple.iter().try_for_each(|x| self.add(what, &x, depth)))
+    }
+}
+
+#[pymethods]
+impl Pinned {
+    /// Pins the arrays among `all`, and those in lists.
+    ///
+    /// Args:
+    ///     what: What they are, for the text of the error.
+    ///     all: Any objects.
+    ///
+    /// Raises:
+    ///     RuntimeError: One is a view of memory that was given back, as by `resize` of the array that had it.
+    #[new]
+    #[pyo3(signature = (what, /, *all))]
+    fn new(what: &str, all: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        Self::of(what, all)
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&mut self, _exception: &Bound<'_, PyTuple>) {
+        self.pinned.clear();
+    }
+}
+
+#[inline]
+fn pin(array: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
+    let Some(fields) = Fields::of(array) else { return Ok(()) };
+    if fields.has(NPY_ARRAY_OWNDATA) { weakly(array, pinned) } else { add_view(array, &fields, pinned) }
 }
 
 fn add_view(array: &Bound<'_, PyAny>, fields: &Fields<'_>, pinned: &mut Vec<Pin>) -> PyResult<()> {
@@ -182,7 +265,7 @@ fn weakly(array: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
 
 fn lend(owner: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
     if let Some(buffer) = borrowed(owner)? {
-        pinned.put(Pin::Lent(buffer))?;
+        pinned.put(Pin::Lent { _buffer: Lent(buffer) })?;
     }
     Ok(())
 }
@@ -204,14 +287,4 @@ pub(super) fn borrowed(owner: &Bound<'_, PyAny>) -> Result<Option<Box<ffi::Py_bu
 pub(super) fn release(_: Python<'_>, buffer: &mut ffi::Py_buffer) {
     // SAFETY: it was lent by `borrowed`, and the lock is held.
     unsafe { ffi::PyBuffer_Release(buffer) };
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        for pin in self.pinned.take().into_iter().flatten() {
-            if let Pin::Lent(mut buffer) = pin {
-                Python::attach(|py| release(py, &mut buffer));
-            }
-        }
-    }
 }

@@ -22,7 +22,7 @@ use std::collections::hash_map::Entry;
 
 use super::super::lists::{Int, Items, dict, list, tuple};
 use super::super::path::{MAX_DEPTH, append, append_text};
-use super::super::tree::Node;
+use super::super::tree::{Node, among};
 use super::outline::{Outline, address, deep, nonsense};
 use crate::reserve::{Put, Reserve, collected, listed, repeated};
 
@@ -151,7 +151,7 @@ impl Forms {
                 // All at once: what is asked of a name or a value may change the dict.
                 let attributes = object.getattr(intern!(py, "__dict__"))?.cast_into::<PyDict>()?;
                 for (name, value) in listed(attributes.iter())? {
-                    let is_child = names.clone().any(|child| child.as_any().eq(&name).unwrap_or(false));
+                    let is_child = among(names.clone(), &name)?.is_some();
                     if !is_child {
                         plain.set_item(&name, self.written(&value)?)?;
                         same.make_room(2)?;

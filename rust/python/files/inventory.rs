@@ -201,7 +201,7 @@ impl Inventory {
                     Bytes::Array(array) => {
                         let plain = match self.plain.take() {
                             Some(plain) => plain.into_bound(py),
-                            None => laid_out(array.bind(py))?,
+                            None => laid_out(self.name(i), array.bind(py))?,
                         };
                         let part = self.offset..self.offset + take;
                         let read = bytes(&plain, kind.bytes, |all| chunk.extend_from_slice(&all[part]));
@@ -307,7 +307,7 @@ impl Inventory {
 
     /// How an array is called.
     pub fn name(&self, array: usize) -> &str {
-        self.names.get(array)
+        if array < self.names.len() { self.names.get(array) } else { "an array" }
     }
 
     /// The types of elements, in the order of the file, and the bytes of all arrays of each.
@@ -341,8 +341,7 @@ impl Inventory {
     }
 
     fn gone(&self, i: usize) -> PyErr {
-        let name = if i < self.names.len() { self.names.get(i) } else { "an array" };
-        PyRuntimeError::new_err(format!("{name} was changed while it was copied"))
+        PyRuntimeError::new_err(format!("{} was changed while it was copied", self.name(i)))
     }
 }
 
@@ -477,8 +476,8 @@ fn volume(shape: &[isize], itemsize: usize) -> Option<usize> {
     bytes.filter(|&b| isize::try_from(b).is_ok())
 }
 
-/// `x` itself if its bytes lie as the file has them, in C order and little-endian, else a copy.
-fn laid_out<'py>(x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+/// `x`, called `what`, itself if its bytes lie as the file has them, in C order and little-endian, else a copy.
+fn laid_out<'py>(what: &str, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = x.py();
     let view = View::of(x).ok_or_else(|| PyTypeError::new_err("not an array"))?;
     let element = element(&view);
@@ -488,7 +487,7 @@ fn laid_out<'py>(x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let shape = view.shape.to_vec();
     let descr = x.getattr(intern!(py, "dtype"))?.call_method1(intern!(py, "newbyteorder"), ("<",))?;
     let copy = new_array(&descr, &shape)?;
-    copy_into(&copy, x)?;
+    copy_into(&copy, what, x)?;
     Ok(copy)
 }
 
