@@ -4,7 +4,6 @@ use super::{FAR_TILE, Job, State, TILE, Tables, Way};
 use crate::dtype::Compute;
 use crate::element::Element;
 use crate::kernel::{Call, Mode, per_level};
-use crate::placement::Aligned;
 use crate::rule::{Kernel, SLOTS, Scalars};
 use crate::simd::Level;
 use crate::stream::{ahead, stream};
@@ -20,22 +19,23 @@ impl Job<'_> {
     // Apart from the one loop of `lone`, which needs no room for tiles on the stack.
     #[inline(never)]
     pub(super) unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
-        let (mut d, mut x) = (Aligned([T::ZERO; TILE]), Aligned([T::ZERO; TILE]));
+        let mut scratch = Scratch::<T>::new();
         let tile = if way.far { FAR_TILE } else { TILE };
         let (mut at, mut n) = (start, self.head(start, end));
         while at < end {
             if n > 0 {
                 // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
-                unsafe { self.tile(tables, at, &mut d.0[..n], &mut x.0[..n], way) };
+                unsafe { self.tile(tables, at, n, &mut scratch, way) };
             }
             (at, n) = (at + n, tile.min(end - at - n));
         }
     }
 
-    /// Steps the elements from `at` on for which there is room in the scratch tiles `d` and `x`.
-    unsafe fn tile<T: Element>(&self, tables: Tables, at: usize, d: &mut [T], x: &mut [T], way: Way) {
+    /// Steps `n` elements from `at` on, for which there is room in a tile.
+    unsafe fn tile<T: Element>(&self, tables: Tables, at: usize, n: usize, scratch: &mut Scratch<T>, way: Way) {
         let native = T::COMPUTE.dtype();
-        let n = d.len();
+        let strips = scratch.strips();
+        let (d, x) = (&mut scratch.d[..n], &mut scratch.x[..n]);
         // SAFETY: the caller's promise; the scratch tiles overlap nothing.
         unsafe {
             T::load(self.gradient.dtype, self.gradient.ptr.add(at * self.gradient.dtype.size()), d);
@@ -57,7 +57,7 @@ impl Job<'_> {
                 Some(y) if y.dtype != native => x.as_mut_ptr(),
                 Some(_) => to.cast(),
             };
-            self.links(tables, at, from, d, land, way);
+            self.links(tables, at, from, d, land, strips, way);
             if let Some(dx) = self.dx {
                 T::store(native, d, dx.add(at * native.size()));
             }
@@ -75,7 +75,17 @@ impl Job<'_> {
 
     /// Sends the gradient tile `d` of the elements from `at` on through the links. The last one subtracts its `dx` from `x`
     /// on the way to `land`, unless that is null: then `d` becomes `dx`.
-    unsafe fn links<T: Element>(&self, tables: Tables, at: usize, x: *const T, d: &mut [T], land: *mut T, way: Way) {
+    #[expect(clippy::too_many_arguments, reason = "where a tile lies")]
+    unsafe fn links<T: Element>(
+        &self,
+        tables: Tables,
+        at: usize,
+        x: *const T,
+        d: &mut [T],
+        land: *mut T,
+        strips: [*mut u8; SLOTS],
+        way: Way,
+    ) {
         if self.links.is_empty() && !land.is_null() {
             // SAFETY: the caller's promise.
             return unsafe { subtract(way.level, x, d, land) };
@@ -98,7 +108,7 @@ impl Job<'_> {
             let again = self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
             let call = Call { mode, n: d.len(), x, y, g, s, o, far: way.far, again };
             // SAFETY: the caller's promise.
-            unsafe { link_tile(link.as_ref(), T::COMPUTE, k, own, at, call, way) };
+            unsafe { link_tile(link.as_ref(), T::COMPUTE, k, own, at, call, strips, way) };
         }
     }
 }
@@ -107,6 +117,7 @@ impl Job<'_> {
 ///
 /// # Safety
 /// As for [`crate::drive::Plan::run`], for the elements of the tile.
+#[expect(clippy::too_many_arguments, reason = "where a tile lies")]
 unsafe fn link_tile(
     link: &dyn Kernel,
     compute: Compute,
@@ -114,14 +125,13 @@ unsafe fn link_tile(
     states: &[State],
     at: usize,
     mut call: Call,
+    strips: [*mut u8; SLOTS],
     way: Way,
 ) {
     if states.is_empty() {
         // SAFETY: the caller's promise.
         return unsafe { link.run(compute, way.level, k, &call) };
     }
-    let mut room = Strips::new();
-    let strips = room.starts();
     let moves = |state: &State| !ptr::eq(state.from, state.to);
     // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
     unsafe {
@@ -165,21 +175,62 @@ unsafe fn leave_strips(states: &[State], at: usize, call: &Call, way: Way) {
     }
 }
 
-/// Room for a tile of each state array, in the first-level cache.
-struct Strips(Aligned<[MaybeUninit<u8>; SLOTS * STRIP]>);
+/// Room for a tile of the gradient, of the parameter and of each state array, in the first-level cache. Modulo a page they start
+/// far from each other, since one loop reads and writes them.
+#[repr(C, align(64))]
+struct Scratch<T: Copy> {
+    d: [T; TILE],
+    _behind_d: Gap,
+    x: [T; TILE],
+    strips: [Strip<T>; SLOTS],
+}
 
-/// Bytes of a tile of the largest type.
-const STRIP: usize = TILE * 16;
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Strip<T: Copy> {
+    _before: Gap,
+    tile: [MaybeUninit<T>; TILE],
+}
 
-impl Strips {
+/// With tiles of 2, 4 or 8 KiB all five then start 448 bytes or more from each other, modulo a page.
+type Gap = [MaybeUninit<u8>; 832];
+
+impl<T: Element> Scratch<T> {
     fn new() -> Self {
-        Self(Aligned([MaybeUninit::uninit(); SLOTS * STRIP]))
+        let (gap, tile) = ([MaybeUninit::uninit(); size_of::<Gap>()], [MaybeUninit::uninit(); TILE]);
+        let strips = [Strip { _before: gap, tile }; SLOTS];
+        Self { d: [T::ZERO; TILE], _behind_d: gap, x: [T::ZERO; TILE], strips }
     }
 
     /// Where each strip starts.
-    fn starts(&mut self) -> [*mut u8; SLOTS] {
-        let first: *mut u8 = self.0.0.as_mut_ptr().cast();
-        std::array::from_fn(|i| first.wrapping_add(i * STRIP))
+    fn strips(&mut self) -> [*mut u8; SLOTS] {
+        self.strips.each_mut().map(|strip| strip.tile.as_mut_ptr().cast())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::{LINE, distance};
+    use num_complex::Complex;
+
+    fn starts<T: Element>() -> Vec<usize> {
+        let mut scratch = Scratch::<T>::new();
+        let strips = scratch.strips();
+        [scratch.d.as_ptr() as usize, scratch.x.as_ptr() as usize]
+            .into_iter()
+            .chain(strips.map(|s| s as usize))
+            .collect()
+    }
+
+    #[test]
+    fn tiles_start_at_lines_far_from_each_other() {
+        for starts in [starts::<f32>(), starts::<f64>(), starts::<Complex<f32>>(), starts::<Complex<f64>>()] {
+            for (i, &a) in starts.iter().enumerate() {
+                assert!(a.is_multiple_of(LINE));
+                assert!(starts[..i].iter().all(|&b| distance(a, b) >= 448), "{starts:?}");
+            }
+        }
     }
 }
 
