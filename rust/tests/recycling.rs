@@ -17,16 +17,23 @@ fn buffer(bytes: usize) -> Buffer {
     Buffer::at(bytes, 128).unwrap()
 }
 
+/// A byte that every buffer in the same block has, wherever it starts.
+fn spot(buffer: &Buffer) -> *mut u8 {
+    const HUGE_PAGE: usize = 2 << 20;
+    let behind = if buffer.len() > 2 * HUGE_PAGE { HUGE_PAGE - buffer.ptr() as usize % HUGE_PAGE } else { 0 };
+    buffer.ptr().wrapping_add(behind)
+}
+
 /// Whether it is memory that was marked before; fresh memory is zeros.
 fn is_marked(buffer: &Buffer) -> bool {
     assert!(buffer.is_initialised());
-    // SAFETY: it is not empty, and initialised.
-    unsafe { *buffer.ptr() != 0 }
+    // SAFETY: it lies within the buffer, which is initialised.
+    unsafe { *spot(buffer) != 0 }
 }
 
 fn mark(buffer: &Buffer) {
-    // SAFETY: it is not empty.
-    unsafe { *buffer.ptr() = 1 };
+    // SAFETY: it lies within the buffer.
+    unsafe { *spot(buffer) = 1 };
 }
 
 #[test]
