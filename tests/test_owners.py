@@ -5,15 +5,12 @@ import contextlib
 import functools
 import gc
 import mmap
-import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from changing import MOVED, STEPS, Late, Own, array
+from changing import MOVED, STEPS, Late, Own, array, assert_refused
 
 import optirs
 
@@ -217,35 +214,7 @@ WAYS: dict[str, Callable[[int], tuple[np.ndarray, Callable[[], object]]]] = {
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("way", WAYS)
 def test_another_thread_cannot_resize_during_a_kernel(way: str, which: int) -> None:
-    interval, end = sys.getswitchinterval(), time.monotonic() + 60
-    said: list[str] = []
-    while said != [
-        "refused"
-    ]:  # where another program has the processors, the kernel may be over before the thread wakes
-        assert time.monotonic() < end, said
-        owner, call = WAYS[way](which)
-        go, said = threading.Event(), []
-
-        def resize(owner: np.ndarray = owner, go: threading.Event = go, said: list[str] = said) -> None:
-            go.wait()
-            try:
-                owner.resize(4, refcheck=False)
-                said.append("resized")
-            except ValueError:
-                said.append("refused")
-
-        thread = threading.Thread(target=resize)
-        thread.start()
-        sys.setswitchinterval(100)  # the other thread's turn comes when the lock is given away
-        try:
-            go.set()
-            call()
-        except RuntimeError:
-            pass  # it was resized before the kernel began
-        finally:
-            sys.setswitchinterval(interval)
-            thread.join()
-    owner.resize(4, refcheck=False)  # as it may be again
+    assert_refused(lambda: WAYS[way](which))
 
 
 def test_the_collector_of_cycles_is_left_as_it_was() -> None:

@@ -1,20 +1,16 @@
 """Arrays that another thread would resize while NumPy converts or copies them, which gives the lock away: it cannot."""
 
-import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from changing import Call, assert_refused
 
 import optirs
 
 N = 4_000_000
 """A conversion of so many numbers is still at work when another thread wakes."""
-
-Call = Callable[[], object]
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -144,44 +140,6 @@ CALLS: list[tuple[Callable[[np.ndarray, np.ndarray], Call], list[str]]] = [
     (_digest, STRIDED),
 ]
 CASES = [(make, layout) for make, layouts in CALLS for layout in layouts]
-
-
-def is_refused(owner: np.ndarray, call: Call) -> bool:
-    """Whether a thread that resizes `owner` in the middle of the call is refused; not where it did so before that."""
-    go, said = threading.Event(), []
-
-    def resize() -> None:
-        go.wait()
-        try:
-            owner.resize(4, refcheck=False)
-            said.append("resized")
-        except ValueError:
-            said.append("refused")
-
-    interval = sys.getswitchinterval()
-    thread = threading.Thread(target=resize)
-    thread.start()
-    sys.setswitchinterval(100)  # the other thread's turn comes when the lock is given away
-    try:
-        go.set()
-        call()
-    except (RuntimeError, ValueError):
-        assert said == ["resized"]  # before the call had looked at it
-    finally:
-        sys.setswitchinterval(interval)
-        thread.join()
-    return said == ["refused"]
-
-
-def assert_refused(made: Callable[[], tuple[np.ndarray, Call]]) -> None:
-    end = time.monotonic() + 60
-    while True:
-        owner, call = made()
-        if is_refused(owner, call):
-            break
-        assert time.monotonic() < end
-    del call
-    owner.resize(4, refcheck=False)  # as it may be again
 
 
 @pytest.mark.parametrize(("make", "layout"), CASES, ids=[f"{make.__name__[1:]}, {layout}" for make, layout in CASES])
