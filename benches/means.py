@@ -126,13 +126,8 @@ MEANS = {
         ("Descent", "Adam", CHAIN, SHORT),
         modes=BOTH,
     ),
-    "the next tile asked for at once": Means(
-        "kernel.rs",
-        "const PART: usize = 64;",
-        "const PART: usize = 256;",
-        ("a2",),
-        ("Adam", CHAIN, SHORT),
-        modes=BOTH,
+    "parts of 256 in pure loops": Means(
+        "kernel.rs", "const PART: usize = 64;", "const PART: usize = 256;", ("a2",), ("Adam", CHAIN, SHORT), modes=PURE
     ),
     "helpers sleep at once": Means(
         "pool/queue.rs",
