@@ -6,6 +6,7 @@ from ._base import Rule
 from ._base import adjusted as adjusted
 from ._base import check_held as check_held
 from ._base import fields as fields
+from ._base import own as own
 from ._base import resolved as resolved
 from ._base import spec as spec
 from .accumgrad import AccumGrad

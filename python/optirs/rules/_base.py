@@ -158,6 +158,16 @@ def spec(rule: Rule) -> tuple[Any, ...] | None:
     return rule._spec() if base and own.init is base.init and own.apply is base.apply else None
 
 
+def own(rule: Rule) -> str:
+    """The class in Python for which there is no `spec`: that of `rule`, or of a rule inside a built-in one."""
+    if "_builtin" in type(rule).__dict__:
+        values = (value if isinstance(value, tuple) else (value,) for value in vars(rule).values())
+        for part in (part for parts in values for part in parts if isinstance(part, Rule)):
+            if spec(part) is None:
+                return own(part)
+    return type(rule).__name__
+
+
 def fields(rule: Rule) -> tuple[str, ...]:
     """The names of the hyper-parameters of `rule`, and of the rules inside, that `adjust` may change."""
     return tuple(dict.fromkeys(expect_rule("rule", rule)._adjustable()))
