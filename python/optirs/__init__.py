@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from . import rules, schedules
 from ._core import Leaf, Xoshiro, affine_gradient
 from .affine import affine_forward
+from .averages import averaged
 from .bridges import with_autograd, with_jax, with_torch
 from .callbacks import EarlyStopping, Evaluation, HeldOut
 from .checkpoint import Checkpoint, load, save
@@ -18,6 +19,7 @@ from .gradients import supervised
 from .history import History
 from .layers import Affine, Chain, Dense
 from .losses import binary_crossentropy, crossentropy, huber, mae, mse
+from .metrics import metrics
 from .rules import *  # noqa: F403
 from .state import adjust, adjust_, freeze_, setup, thaw_, update, update_
 from .threads import get_num_threads, release_memory, set_num_threads
@@ -45,6 +47,7 @@ __all__ = [
     "adjust_",
     "affine_forward",
     "affine_gradient",
+    "averaged",
     "binary_crossentropy",
     "crossentropy",
     "destructure",
@@ -57,6 +60,7 @@ __all__ = [
     "isnumeric",
     "load",
     "mae",
+    "metrics",
     "mse",
     "release_memory",
     "save",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ._core import Leaf
-from .rules import AccumGrad, MixedPrecision, OptimiserChain, Rule, Scheduled
+from .rules import AccumGrad, Rule, with_states
 from .tree import leaves
 
 logger = logging.getLogger("optirs")
@@ -27,11 +27,6 @@ def tell_collected(state: Any) -> None:
 
 def _collected(rule: Rule, state: Any) -> Iterator[tuple[int, int]]:
     """Each AccumGrad in `rule` that holds gradients: how many, and of how many."""
-    if isinstance(rule, AccumGrad):
-        if state["count"]:
-            yield state["count"], rule.n
-    elif isinstance(rule, OptimiserChain):
-        for each, own in zip(rule.rules, state, strict=True):
-            yield from _collected(each, own)
-    elif isinstance(rule, MixedPrecision | Scheduled):
-        yield from _collected(rule.rule, state[1])
+    for each, own in with_states(rule, state):
+        if isinstance(each, AccumGrad) and own["count"]:
+            yield own["count"], each.n

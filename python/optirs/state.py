@@ -228,7 +228,7 @@ def _adjusted_leaves(
     state: Any, eta: Any, changes: dict[str, Any], what: str
 ) -> tuple[list[Any], list[Placed], list[Rule]]:
     """All leaves of the tree, its Leafs (tied ones once), and their new rules; `what` is the function asked."""
-    leaves, own = _leafs(state, what)
+    leaves, own = leafs(state, what)
     return leaves, own, _adjusted_rules([leaf.rule for _, leaf in own], eta, changes, what)
 
 
@@ -250,7 +250,7 @@ def _adjusted_rules(rules: list[Rule], eta: Any, changes: dict[str, Any], what: 
     return [new[id(rule)] for rule in rules]
 
 
-def _leafs(state: Any, what: str) -> tuple[list[Any], list[Placed]]:
+def leafs(state: Any, what: str) -> tuple[list[Any], list[Placed]]:
     """All leaves of the tree, and its Leafs with their paths, tied ones once."""
     found = _core.flatten(state, True)
     first: dict[int, Placed] = {}
@@ -306,6 +306,6 @@ def thaw_(state: Any) -> Any:
 
 
 def _set_frozen(state: Any, frozen: bool, what: str) -> Any:
-    _, own = _leafs(state, what)
+    _, own = leafs(state, what)
     _core.set_frozen([leaf for _, leaf in own], frozen)
     return state

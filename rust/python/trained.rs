@@ -13,11 +13,11 @@ use super::make::asked;
 use super::network::Model;
 use super::path::place_text;
 use super::tree::flatten;
-use crate::chain::Program;
 use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
 use crate::placement::Streams;
+use crate::program::Program;
 use crate::reserve::{OutOfMemory, Put, list};
 
 /// Why a training does not run in compiled code.

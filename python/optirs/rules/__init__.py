@@ -6,9 +6,17 @@ from ._base import Rule
 from ._base import adjusted as adjusted
 from ._base import check_held as check_held
 from ._base import fields as fields
+from ._base import flattened as flattened
+from ._base import inside as inside
+from ._base import is_built_in as is_built_in
+from ._base import is_for_whole_step as is_for_whole_step
+from ._base import lands as lands
 from ._base import own as own
+from ._base import parent as parent
+from ._base import plain as plain
 from ._base import resolved as resolved
 from ._base import spec as spec
+from ._base import with_states as with_states
 from .accumgrad import AccumGrad
 from .adabelief import AdaBelief
 from .adadelta import AdaDelta
@@ -17,10 +25,14 @@ from .adam import Adam
 from .adamax import AdaMax
 from .adamw import AdamW
 from .amsgrad import AMSGrad
+from .box import Box
+from .clipglobalnorm import ClipGlobalNorm
 from .clipgrad import ClipGrad
 from .clipnorm import ClipNorm
 from .descent import Descent
+from .ema import Ema
 from .lion import Lion
+from .lookahead import Lookahead
 from .mixedprecision import MixedPrecision
 from .momentum import Momentum
 from .nadam import NAdam
@@ -32,6 +44,8 @@ from .rmsprop import RMSProp
 from .rprop import Rprop
 from .scheduled import Scheduled
 from .signdecay import SignDecay
+from .skipnonfinite import SkipNonFinite
+from .swa import Swa
 from .weightdecay import WeightDecay
 
 RULES: dict[str, type[Rule]] = {
@@ -60,9 +74,15 @@ RULES: dict[str, type[Rule]] = {
         OptimiserChain,
         AccumGrad,
         MixedPrecision,
+        ClipGlobalNorm,
+        SkipNonFinite,
+        Box,
+        Lookahead,
+        Ema,
+        Swa,
     )
 }
-"""Every rule of Optimisers.jl by its name. `Scheduled` is none of them, and stands for rules that are."""
+"""Every rule by its name: first those of Optimisers.jl. `Scheduled` is none of them, and stands for rules that are."""
 
 __all__ = [
     "RULES",
@@ -74,10 +94,14 @@ __all__ = [
     "AdaMax",
     "Adam",
     "AdamW",
+    "Box",
+    "ClipGlobalNorm",
     "ClipGrad",
     "ClipNorm",
     "Descent",
+    "Ema",
     "Lion",
+    "Lookahead",
     "MixedPrecision",
     "Momentum",
     "NAdam",
@@ -90,6 +114,8 @@ __all__ = [
     "Rule",
     "Scheduled",
     "SignDecay",
+    "SkipNonFinite",
+    "Swa",
     "WeightDecay",
     "apply",
     "init",

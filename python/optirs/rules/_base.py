@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeGuard, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
 from ._checked import Checked, checked, own_fields
+from ._parameters import Count
 
 Array = NDArray[Any]
 R = TypeVar("R", bound="Rule")
@@ -76,6 +77,14 @@ class Rule:
         """What the compiled module makes the rule of; `None` if it cannot."""
         return None
 
+    def _inside(self) -> tuple["Rule", ...] | None:
+        """The rules that it is made of, first to last; `None` for one that stands by itself."""
+        return None
+
+    def _states(self, state: Any) -> tuple[Any, ...]:
+        """The states, in its own, of the rules that it is made of."""
+        raise NotImplementedError
+
     def _adjustable(self) -> list[str]:
         """The names of the hyper-parameters that `adjust` may change, here and in the rules inside."""
         return own_fields(self)
@@ -104,19 +113,25 @@ class BuiltIn(Checked, Rule):
     """A rule that is compiled. Its fields are checked as their types say."""
 
     _builtin: ClassVar[bool]
+    _whole_step: ClassVar[bool] = False
+    """Whether it looks at all parameters of a step together."""
+    _lands: ClassVar[bool] = False
+    """Whether it decides where the parameter lands, when all steps have been subtracted."""
 
     def _spec(self) -> tuple[Any, ...] | None:
         base = parent(self)
         assert base is not None
-        return base.__name__, {name: getattr(self, name) for name in self._parameters}
+        values = {name: getattr(self, name) for name in self._parameters}
+        return base.__name__, {name: -1 if value is None else value for name, value in values.items()}
 
     def _adjustable(self) -> list[str]:
         fixed = {name for name, parameter in self._parameters.items() if parameter.fixed}
         return [name for name in own_fields(self) if name not in fixed]
 
     def _schedulable(self, name: str) -> list[Any]:
-        acts_once = name in self._parameters and self._parameters[name].initial
-        return [] if acts_once else super()._schedulable(name)
+        parameter = self._parameters.get(name)
+        follows_none = parameter is not None and (parameter.initial or isinstance(parameter, Count))
+        return [] if follows_none else super()._schedulable(name)
 
     def _check_held(self, dtype: str) -> None:
         if spec(self) is not None:
@@ -154,18 +169,52 @@ def spec(rule: Rule) -> tuple[Any, ...] | None:
     `('Adam', {'eta': 0.001, ...})`, `('OptimiserChain', (spec, ...))` or `('MixedPrecision', spec, 'float32')`. A
     subclass of a built-in rule that overrides neither `init` nor `apply` is its parent.
     """
-    own, base = type(expect_rule("rule", rule)), parent(rule)
-    return rule._spec() if base and own.init is base.init and own.apply is base.apply else None
+    return rule._spec() if is_built_in(expect_rule("rule", rule)) else None
+
+
+def is_built_in(rule: Rule) -> bool:
+    """Whether `rule` does what a built-in class does: it is of one, or overrides neither `init` nor `apply` of one."""
+    own, base = type(rule), parent(rule)
+    return base is not None and own.init is base.init and own.apply is base.apply
+
+
+def inside(rule: Rule) -> tuple[Rule, ...] | None:
+    """The rules that a built-in one is made of, first to last; `None` for a rule that stands by itself."""
+    return rule._inside() if is_built_in(rule) else None
+
+
+def flattened(rule: Rule) -> Iterator[Rule]:
+    """The rules inside that stand by themselves, in their order; `rule` alone if it does."""
+    made_of = inside(rule)
+    if made_of is None:
+        yield rule
+        return
+    for each in made_of:
+        yield from flattened(each)
+
+
+def lands(rule: Rule) -> bool:
+    """Whether `rule`, which stands by itself, decides where the parameter lands. A rule of one's own never does."""
+    return is_built_in(rule) and isinstance(rule, BuiltIn) and rule._lands
+
+
+def is_for_whole_step(rule: Rule) -> "TypeGuard[BuiltIn]":
+    """Whether `rule`, which stands by itself, looks at all parameters of a step together."""
+    return is_built_in(rule) and isinstance(rule, BuiltIn) and rule._whole_step
+
+
+def with_states(rule: Rule, state: Any) -> Iterator[tuple[Rule, Any]]:
+    """`rule` and its state, and then in their order those inside, with theirs."""
+    yield rule, state
+    made_of = inside(rule)
+    if made_of is not None:
+        for each, own in zip(made_of, rule._states(state), strict=True):
+            yield from with_states(each, own)
 
 
 def own(rule: Rule) -> str:
-    """The class in Python for which there is no `spec`: that of `rule`, or of a rule inside a built-in one."""
-    if "_builtin" in type(rule).__dict__:
-        values = (value if isinstance(value, tuple) else (value,) for value in vars(rule).values())
-        for part in (part for parts in values for part in parts if isinstance(part, Rule)):
-            if spec(part) is None:
-                return own(part)
-    return type(rule).__name__
+    """The class of the first rule in `rule` that is none of the built-in ones."""
+    return next(type(each).__name__ for each in flattened(rule) if not is_built_in(each))
 
 
 def fields(rule: Rule) -> tuple[str, ...]:

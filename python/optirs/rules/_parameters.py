@@ -110,23 +110,41 @@ class Switch:
 
 @dataclass(frozen=True)
 class Count:
-    """A whole number >= 1."""
+    """A whole number >= `least`; where it is `optional`, also None. It follows no schedule."""
 
     meaning: str
+    least: int = 1
+    optional: bool = False
     fixed: bool = False
     initial: bool = False
 
     @property
     def words(self) -> str:
-        return f"{self.meaning}; an int >= 1"
+        return f"{self.meaning}; an int >= {self.least}{', or None' * self.optional}"
 
-    def read(self, name: str, value: Any) -> int:
+    def read(self, name: str, value: Any) -> Any:
+        if value is None and self.optional:
+            return None
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"{name} must be an int, got {value!r}")
+            raise TypeError(f"{name} must be an int{' or None' * self.optional}, got {value!r}")
         count = int(value)
-        if not 1 <= count < 2**53:
-            raise ValueError(f"{name} must be {'>= 1' if count < 1 else '< 2**53'}, got {count}")
+        if not self.least <= count < 2**53:
+            raise ValueError(f"{name} must be {f'>= {self.least}' if count < self.least else '< 2**53'}, got {count}")
         return count
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string. It stays as it is."""
+
+    words: str
+    fixed: bool = True
+    initial: bool = False
+
+    def read(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, got {value!r}")
+        return str(value)
 
 
 def as_float(name: str, value: Any) -> float:
@@ -154,6 +172,7 @@ FINITE = Range("finite", math.isfinite)
 NONNEGATIVE = Range(">= 0", lambda x: x >= 0)
 POSITIVE = Range("> 0", lambda x: x > 0)
 FRACTION = Range("in [0, 1)", lambda x: 0 <= x < 1)
+SHARE = Range("in [0, 1]", lambda x: 0 <= x <= 1)
 NOT_NAN = Range("not NaN", lambda x: not math.isnan(x))
 AMOUNT = (FINITE, NONNEGATIVE)
 
@@ -192,3 +211,15 @@ Centred = Annotated[bool, Switch("whether to subtract the square of the mean gra
 Couple = Annotated[bool, Switch("whether eta multiplies the decay too, as in PyTorch and optax")]
 Throw = Annotated[bool, Switch("whether a norm that is not finite is an error; else the gradient becomes NaN")]
 Gradients = Annotated[int, Count("how many gradients make a step; cannot be adjusted", fixed=True)]
+GroupName = Annotated[str, Text("keeps groups with equal numbers apart, and stands in `metrics`; cannot be adjusted")]
+SkipLimit = Annotated[
+    int | None, Count("how many steps in a row may be skipped; None for any number", least=0, optional=True)
+]
+Lower = Annotated[float, Number("least value of an element, in the unit of x; less than `upper`", (NOT_NAN,))]
+Upper = Annotated[float, Number("greatest value of an element, in the unit of x", (NOT_NAN,))]
+SlowEvery = Annotated[int, Count("after how many steps the slow weights move; cannot be adjusted", fixed=True)]
+SlowShare = Annotated[float, Number("share of the way to x that the slow weights go", (SHARE,))]
+AverageMemory = Annotated[float, Number("share of the average that a step keeps", (FRACTION,))]
+WarmUp = Annotated[bool, Switch("whether a step keeps less of the average at first: at most (1 + t)/(10 + t)")]
+FirstSample = Annotated[int, Count("steps before the first that counts; cannot be adjusted", least=0, fixed=True)]
+SampleEvery = Annotated[int, Count("after how many steps the next one counts; cannot be adjusted", fixed=True)]

@@ -73,6 +73,12 @@ class MixedPrecision(Rule):
         inner = spec(self.rule)
         return None if inner is None else ("MixedPrecision", inner, self.dtype)
 
+    def _inside(self) -> tuple[Rule, ...]:
+        return (self.rule,)
+
+    def _states(self, state: tuple[Array, Any]) -> tuple[Any, ...]:
+        return state[1:]
+
     def _adjustable(self) -> list[str]:
         return self.rule._adjustable()
 

@@ -6,7 +6,21 @@ from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from ._apply import apply, init
-from ._base import Array, Rule, expect_rule, spec
+from ._base import (
+    Array,
+    Rule,
+    expect_rule,
+    flattened,
+    inside,
+    is_built_in,
+    is_for_whole_step,
+    lands,
+    plain,
+    spec,
+    with_states,
+)
+from .accumgrad import AccumGrad
+from .skipnonfinite import SkipNonFinite
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -23,7 +37,9 @@ class OptimiserChain(Rule):
 
     Raises:
         TypeError: If one of them is not a rule.
-        ValueError: If one of them is a `MixedPrecision`, which goes around a chain.
+        ValueError: If one of them is a `MixedPrecision`, which goes around a chain; if another rule stands behind one
+            that decides where the parameter lands (`Box`, `Lookahead`, `Ema`, `Swa`); or if two equal rules look at the
+            whole step (`ClipGlobalNorm`, `SkipNonFinite`). Chains inside are asked, too.
 
     State:
         A tuple with the state of each rule.
@@ -54,6 +70,7 @@ class OptimiserChain(Rule):
             if expect_rule(f"{name}: rules[{i}]", rule)._master is not None:
                 raise ValueError(f"{name}: rules[{i}] is a MixedPrecision, which goes around a chain, never inside")
         object.__setattr__(self, "rules", rules)
+        _check_order(name, [each for rule in rules for each in flattened(rule)])
 
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}({', '.join(map(repr, self.rules))})"
@@ -67,6 +84,12 @@ class OptimiserChain(Rule):
     def _spec(self) -> tuple[Any, ...] | None:
         specs = tuple(spec(rule) for rule in self.rules)
         return None if None in specs else ("OptimiserChain", specs)
+
+    def _inside(self) -> tuple[Rule, ...]:
+        return self.rules
+
+    def _states(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        return state
 
     def _adjustable(self) -> list[str]:
         return [name for rule in self.rules for name in rule._adjustable()]
@@ -93,12 +116,15 @@ class OptimiserChain(Rule):
         states = list(state)
         step: Array | None = dx
         for start, end in self._segments():
+            rules = self.rules[start:end]
+            before = states[start:end]
             if end - start == 1:
-                states[start], step = apply(self.rules[start], states[start], x, step)
+                states[start], step = apply(rules[0], before[0], x, step)
             else:
-                segment = OptimiserChain(*self.rules[start:end])
-                states[start:end], step = apply(segment, tuple(states[start:end]), x, step)
+                states[start:end], step = apply(OptimiserChain(*rules), tuple(before), x, step)
             if step is None:
+                if _skips(rules, states[start:end]) > _skips(rules, before):
+                    states[:start] = map(_before_skip, self.rules[:start], state[:start], states[:start])
                 break
         return tuple(states), step
 
@@ -109,3 +135,37 @@ class OptimiserChain(Rule):
             if spec(self.rules[i]) is None or spec(self.rules[i - 1]) is None:
                 cuts.append(i)
         return list(pairwise([*cuts, len(self.rules)])) if self.rules else []
+
+
+def _check_order(name: str, rules: list[Rule]) -> None:
+    """Raises unless what lands comes last, and what looks at the whole step is there once. `rules` are flattened."""
+    for first, second in pairwise(rules):
+        if lands(first) and not lands(second):
+            raise ValueError(
+                f"{name}: {second!r} stands behind {first!r}, which decides where the parameter lands: behind it come "
+                "only others that do (Box, Lookahead, Ema, Swa)"
+            )
+    seen: dict[Rule, Rule] = {}
+    for rule in filter(is_for_whole_step, rules):
+        if plain(rule) in seen:
+            raise ValueError(
+                f"{name}: {seen[plain(rule)]!r} and {rule!r} are equal, and each looks at the whole step: give one of "
+                "them another name"
+            )
+        seen[plain(rule)] = rule
+
+
+def _skips(rules: tuple[Rule, ...], states: list[Any]) -> int:
+    """How many steps the rules have skipped so far."""
+    pairs = (pair for rule, state in zip(rules, states, strict=True) for pair in with_states(rule, state))
+    return sum(state["skipped"] for rule, state in pairs if isinstance(rule, SkipNonFinite) and is_built_in(rule))
+
+
+def _before_skip(rule: Rule, old: Any, new: Any) -> Any:
+    """The state of a rule that has run before one that skipped the step: as it was, but an `AccumGrad` is emptied."""
+    made_of = inside(rule)
+    if made_of is None:
+        return new if isinstance(rule, AccumGrad) and is_built_in(rule) else old
+    pairs = zip(made_of, rule._states(old), rule._states(new), strict=True)
+    states = tuple(_before_skip(*each) for each in pairs)
+    return states if isinstance(rule, OptimiserChain) else (old[0], *states)

@@ -85,8 +85,8 @@ class Scheduled(Rule):
         chosen = tuple((field, _setting(f"{name}: {field}", schedules[field])) for field in known if field in schedules)
         object.__setattr__(self, "schedules", chosen)
         object.__setattr__(self, "rule", _at(rule, chosen, 0))
-        for field, setting in chosen:
-            _check_extremes(name, self.rule, field, setting)
+        for together in _judged_together(chosen):
+            _check_extremes(name, self.rule, together)
 
     def __repr__(self) -> str:
         schedules = "".join(f", {field}={setting!r}" for field, setting in self.schedules)
@@ -111,6 +111,12 @@ class Scheduled(Rule):
                 return "Scheduled", inner, None
             described[field] = tuple(_described(part) for part in parts)
         return "Scheduled", inner, described
+
+    def _inside(self) -> tuple[Rule, ...]:
+        return (self.rule,)
+
+    def _states(self, state: tuple[int, Any]) -> tuple[Any, ...]:
+        return state[1:]
 
     def _adjustable(self) -> list[str]:
         return self.rule._adjustable()
@@ -138,6 +144,12 @@ class Scheduled(Rule):
     def _resolved(self, counts: Iterator[int]) -> Rule:
         t = next(counts)
         return _at(self.rule._resolved(counts), self.schedules, t)
+
+    def _at_last_step(self, rule: Rule, state: tuple[int, Any]) -> Rule:
+        """`rule`, which stands inside, with the values of the last step; before the first one, of that."""
+        known = fields(rule)
+        own = tuple((field, setting) for field, setting in self.schedules if field in known)
+        return _at(rule, own, max(state[0] - 1, 0))
 
     def init(self, x: Array) -> tuple[int, Any]:
         """`(0, state of the rule)` before the first step of the parameter `x`."""
@@ -198,16 +210,32 @@ def _setting(name: str, value: Any) -> Setting:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_extremes(name: str, rule: Rule, field: str, setting: Setting) -> None:
+def _judged_together(chosen: tuple[tuple[str, Setting], ...]) -> list[dict[str, Setting]]:
+    """The scheduled fields one by one, but those together of which the range of one depends on the other."""
+    bounds = {field: setting for field, setting in chosen if field in ("lower", "upper")}
+    rest = [{field: setting} for field, setting in chosen if field not in bounds]
+    return [*rest, bounds] if bounds else rest
+
+
+def _check_extremes(name: str, rule: Rule, chosen: dict[str, Setting]) -> None:
     """Raises if schedules, alone or together, go where the rule's values may not. Functions are not asked."""
-    parts = setting if isinstance(setting, tuple) else (setting,)
-    if any(callable(part) and not isinstance(part, Schedule) for part in parts):
+    parts = {field: setting if isinstance(setting, tuple) else (setting,) for field, setting in chosen.items()}
+    if any(callable(part) and not isinstance(part, Schedule) for some in parts.values() for part in some):
         return
-    for ends in product(*(extremes(part) if isinstance(part, Schedule) else (part,) for part in parts)):
+    reached = {field: product(*map(_ends, some)) for field, some in parts.items()}
+    for ends in product(*reached.values()):
+        values = {f: end if isinstance(chosen[f], tuple) else end[0] for f, end in zip(chosen, ends, strict=True)}
         try:
-            adjusted(rule, **{field: ends if isinstance(setting, tuple) else ends[0]})
+            adjusted(rule, **values)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; {setting!r} goes so far") from error
+            *others, last = map(repr, chosen.values())
+            go = f"{', '.join(others)} and {last} go" if others else f"{last} goes"
+            raise ValueError(f"{name}: {error}; {go} so far") from error
+
+
+def _ends(part: Any) -> tuple[float, ...]:
+    """The extremes of a schedule; a number itself."""
+    return extremes(part) if isinstance(part, Schedule) else (part,)
 
 
 def _described(part: Any) -> tuple[str, dict[str, Any]]:
