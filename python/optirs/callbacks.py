@@ -302,7 +302,7 @@ class EarlyStopping:
         return value
 
     def _told(self, event: Event) -> float | None:
-        """The value in `event.metrics`, looked up at every event: a wrong name is told at the first. None of `ALWAYS`."""
+        """The value in `event.metrics`, looked up at every event, so that the first tells a wrong name; else None."""
         if self.monitor in ALWAYS:
             return None
         found = event.metrics
