@@ -11,11 +11,11 @@ use super::array::access::{Looks, Wanted, integers, run};
 use super::array::numbers::{Kept, KeptReals, Reals, shape_text};
 use super::array::{Load, of_values};
 use super::entry::Names;
-use super::leaf::{Leaf, busy};
+use super::leaf::{Guard, Leaf, busy};
 use super::lists::text;
 use super::losses::{Kind, Targets};
 use super::network::{Input, Model, workspace};
-use super::trained::{Array, Obstacle, Trained, alike, arrays, look_again, parameter, program, set_counts};
+use super::trained::{Array, Obstacle, Trained, alike, arrays, look_again, parameter, set_counts};
 use super::update::{Skipped, refusal};
 use crate::fit::batch::{Data, Gathered};
 use crate::fit::step::Stepper;
@@ -279,7 +279,7 @@ impl Fit {
             guards.push(pair);
         }
         let side = self.progress.side;
-        let programs = collected(guards.iter().map(|g: &[_; 2]| program(&g[side])))?;
+        let programs: Vec<_> = listed(guards.iter().map(|g: &[Guard<'_>; 2]| g[side].get().moments.program.clone()))?;
         let (arena, names) = (Bump::new(), Names(held.state.bind(py)));
         let looks = |looks: &mut Looks<'_, '_, '_>| look_again(py, &held.parameters, looks);
         let wanted = Wanted::new(&arena, 2 * held.parameters.len(), Load::LONG, &names, looks);

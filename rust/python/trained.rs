@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::array::access::{Looks, Role, Seen};
 use super::array::numbers::Kept;
 use super::array::{Look, View, span};
-use super::leaf::{Guard, Leaf, Moments, busy};
+use super::leaf::{Guard, Leaf, Moments};
 use super::make::asked;
 use super::network::Model;
 use super::path::place_text;
@@ -92,9 +92,8 @@ impl Trained {
         let mut streams = Streams::of(self.addresses[0]);
         streams.add(self.addresses[1], None);
         for leaf in &self.leaves {
-            if let Some(guard) = leaf.get().read()
-                && let Moments::Compiled { program, slots, .. } = &guard.get().moments
-            {
+            if let Some(guard) = leaf.get().read() {
+                let Moments { program, slots, .. } = &guard.get().moments;
                 slots.iter().zip(program.loops()).for_each(|(slot, link)| streams.add(slot.place.ptr as usize, link));
             }
         }
@@ -171,17 +170,10 @@ pub fn arrays<'py>(
 /// Whether two leaves are of one type and layout, and their states lie alike, so that a step can read one and write the other.
 pub fn alike(first: &Guard<'_>, second: &Guard<'_>) -> bool {
     let (a, b) = (first.leaf(), second.leaf());
-    let states = match (&first.get().moments, &second.get().moments) {
-        (
-            Moments::Compiled { program: p, slots: s, counts: c },
-            Moments::Compiled { program: q, slots: t, counts: d },
-        ) => {
-            let same = Arc::ptr_eq(p, q) || p.lies_like(q);
-            same && c.len() == d.len() && s.iter().map(|slot| slot.dtype).eq(t.iter().map(|slot| slot.dtype))
-        }
-        (Moments::Own(_), Moments::Own(_)) => true,
-        _ => false,
-    };
+    let [one, two] = [first, second].map(|guard| &guard.get().moments);
+    let same = Arc::ptr_eq(&one.program, &two.program) || one.program.lies_like(&two.program);
+    let types = one.slots.iter().map(|slot| slot.dtype).eq(two.slots.iter().map(|slot| slot.dtype));
+    let states = same && one.counts.len() == two.counts.len() && types;
     states && a.dtype == b.dtype && a.layout == b.layout
 }
 
@@ -204,13 +196,14 @@ fn plain(
     name: impl Fn() -> PyResult<String>,
 ) -> Result<[usize; 2], Obstacle> {
     let guard = leaf.reading()?;
-    let Moments::Compiled { program, .. } = &guard.get().moments else {
+    let program = &guard.get().moments.program;
+    if program.owns > 0 {
         let rule = guard.get().rule.clone_ref(py);
         drop(guard); // before code of the user's may run
         let class: String =
             py.import(intern!(py, "optirs.rules"))?.call_method1(intern!(py, "own"), (rule,))?.extract()?;
         return Err(Obstacle::Beyond(format!("the rule at {} is one of your own: {class}", name()?)));
-    };
+    }
     if program.asks_python {
         return Err(Obstacle::Beyond(format!("a schedule of the rule at {} is a function", name()?)));
     }
@@ -260,20 +253,10 @@ fn overlap(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
     span(a).zip(span(b)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1)
 }
 
-/// The rule that a leaf's guard shows.
-pub fn program(guard: &Guard<'_>) -> PyResult<Arc<Program>> {
-    match &guard.get().moments {
-        Moments::Compiled { program, .. } => Ok(program.clone()),
-        Moments::Own(_) => Err(busy()),
-    }
-}
-
 /// Replaces the step counts of a leaf.
 pub fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
-    if let Some(inner) = guard.get_mut()
-        && let Moments::Compiled { counts, .. } = &mut inner.moments
-    {
-        counts.copy_from_slice(new);
+    if let Some(inner) = guard.get_mut() {
+        inner.moments.counts.copy_from_slice(new);
     }
 }
 
@@ -299,10 +282,7 @@ pub fn parameter<'a>(
     gradients: &Arrays,
 ) -> Parameter<'a> {
     let leaf = p.leaves[0].get();
-    let sets = guards.each_ref().map(|guard| match &guard.get().moments {
-        Moments::Compiled { slots, counts, .. } => (&slots[..], &counts[..]),
-        Moments::Own(_) => (&[][..], &[][..]),
-    });
+    let sets = guards.each_ref().map(|guard| (&guard.get().moments.slots[..], &guard.get().moments.counts[..]));
     let slots = sets[0].0.iter().zip(sets[1].0).map(|(a, b)| (a.dtype, [a.place.ptr, b.place.ptr]));
     Parameter {
         program,
