@@ -11,7 +11,8 @@ pub use lone::Lone;
 
 use crate::dtype::{Compute, DType};
 use crate::placement::LINE;
-use crate::rule::{Kernel, Scalars};
+use crate::program::Link;
+use crate::rule::Scalars;
 use crate::simd::Level;
 use crate::stream::ahead;
 use num_complex::Complex;
@@ -86,7 +87,9 @@ pub struct Way {
 /// One array and the links that its gradient passes.
 pub struct Job<'a> {
     /// The links.
-    pub links: &'a [Box<dyn Kernel>],
+    pub links: &'a [Link],
+    /// How many of them, at the end, decide where the parameter lands.
+    pub lands: usize,
     /// Where in [`Tables::scalars`] those of the links start.
     pub scalars: usize,
     /// Where in [`Tables::states`] the state arrays of the links stand, one after the other.

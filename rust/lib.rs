@@ -2,7 +2,6 @@
 
 pub mod affine;
 pub mod buffer;
-pub mod chain;
 pub mod doubledouble;
 pub mod drive;
 pub mod dtype;
@@ -18,12 +17,14 @@ pub mod measure;
 pub mod meet;
 pub mod placement;
 pub mod pool;
+pub mod program;
 pub mod reduce;
 pub mod reserve;
 pub mod rule;
 pub mod rules;
 pub mod schedules;
 pub mod simd;
+pub mod step;
 pub mod stream;
 pub mod strides;
 pub mod transfer;

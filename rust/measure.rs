@@ -139,6 +139,33 @@ impl Norms {
     }
 }
 
+/// The first element of an array that is not finite in the type `compute`; `None` if all are.
+///
+/// # Safety
+/// The pointer is aligned, valid for `n` elements, and nothing writes to them meanwhile.
+#[cold]
+pub unsafe fn first_not_finite(of: Source, n: usize, compute: Compute) -> Option<usize> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match compute {
+            Compute::F32 => first::<f32>(of, n),
+            Compute::F64 => first::<f64>(of, n),
+            Compute::C64 => first::<Complex<f32>>(of, n),
+            Compute::C128 => first::<Complex<f64>>(of, n),
+        }
+    }
+}
+
+unsafe fn first<T: Wide>(of: Source, n: usize) -> Option<usize> {
+    let mut scratch = Aligned([T::ZERO; BLOCK]);
+    (0..n).step_by(BLOCK).find_map(|start| {
+        let part = &mut scratch.0[..BLOCK.min(n - start)];
+        // SAFETY: the caller's promise; these elements lie within the array.
+        unsafe { T::load(of.dtype, of.ptr.add(start * of.dtype.size()), part) };
+        part.iter().position(|z| !z.parts().iter().all(|part| part.is_finite())).map(|i| start + i)
+    })
+}
+
 impl Measure {
     /// Whether the elements are within the range of float32.
     fn is_narrow(&self) -> bool {

@@ -111,6 +111,18 @@ impl<T> Put<T> for Vec<T> {
     }
 }
 
+impl<A: smallvec::Array> Put<A::Item> for SmallVec<A> {
+    #[inline]
+    fn put(&mut self, value: A::Item) -> Result<(), OutOfMemory> {
+        if self.len() == self.capacity() {
+            check::<A::Item>(self.len().saturating_add(1))?;
+            self.make_room(1)?;
+        }
+        self.push(value);
+        Ok(())
+    }
+}
+
 /// Whether there are `bytes` just now: asked before calls of other crates that take so much without asking.
 pub fn probe(bytes: usize) -> Result<(), OutOfMemory> {
     let room = list::<u8>(bytes)?;

@@ -3,17 +3,23 @@
 //! A rule's file holds its hyper-parameters, the scalars of a step, and the formula for one element. The loops over
 //! arrays, the types, the instruction sets and the threads are elsewhere, once for all rules.
 
-use crate::dtype::Compute;
+use crate::dtype::{Compute, DType};
 use crate::element::{Element, Real};
 use crate::kernel::{Call, Columns};
+use crate::reduce::Norm;
 use crate::simd::Level;
+use std::marker::PhantomData;
 
 /// The numbers of a step that are the same for all elements, already rounded to the compute type.
 pub const SCALARS: usize = 8;
 /// See [`SCALARS`]. What a rule leaves unused is zero.
 pub type Scalars = [f64; SCALARS];
-/// At most so many state arrays has a rule.
+/// The most state arrays a rule may have.
 pub const SLOTS: usize = 3;
+/// The most numbers a rule may have in its state beside its step count.
+pub const NUMBERS: usize = 2;
+/// The most numbers that the hyper-parameters of a rule may be.
+pub const HYPERS: usize = 8;
 
 /// One state array.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,33 +28,145 @@ pub struct Slot {
     pub name: &'static str,
     /// Real also where the parameter is complex.
     pub real: bool,
+    /// Whether it starts as the parameter; else with the value that [`Elementwise::initial`] has for it.
+    pub parameter: bool,
 }
 
 impl Slot {
-    /// A state array of the parameter's own type.
+    /// A state array of the type in which a step is computed.
     #[must_use]
     pub const fn like(name: &'static str) -> Self {
-        Self { name, real: false }
+        Self { name, real: false, parameter: false }
     }
 
     /// A state array of real numbers.
     #[must_use]
     pub const fn real(name: &'static str) -> Self {
-        Self { name, real: true }
+        Self { name, real: true, parameter: false }
     }
+
+    /// A state array that starts as the parameter.
+    #[must_use]
+    pub const fn parameter(name: &'static str) -> Self {
+        Self { name, real: false, parameter: true }
+    }
+}
+
+/// One number of a state, beside the step count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Number {
+    /// Its name in `leaf.state`; empty for one that is not shown.
+    pub name: &'static str,
+    /// The bits of a float64; else a whole number.
+    pub float: bool,
+}
+
+impl Number {
+    /// Which of a group's steps was the last one: the greatest in a group says who took part in it.
+    pub const STAMP: Self = Self { name: "", float: false };
+
+    /// A whole number.
+    #[must_use]
+    pub const fn count(name: &'static str) -> Self {
+        Self { name, float: false }
+    }
+
+    /// A float.
+    #[must_use]
+    pub const fn float(name: &'static str) -> Self {
+        Self { name, float: true }
+    }
+}
+
+/// How far the state of a rule has come: the number of the step that is about to be taken, from 1, and its other numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct At {
+    /// The number of the step.
+    pub t: u64,
+    /// The numbers of [`Elementwise::NUMBERS`].
+    pub numbers: [u64; NUMBERS],
+}
+
+/// What is known of an array, or of the arrays of a group, before a step.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Facts {
+    /// The norm that was asked for; where it was asked whether all is finite, it is finite if so.
+    pub norm: f64,
+    /// The greatest of each number in the states of the group.
+    pub greatest: [u64; NUMBERS],
+}
+
+impl Facts {
+    /// Nothing was asked.
+    pub const NONE: Self = Self { norm: 0.0, greatest: [0; NUMBERS] };
+
+    /// Whether all elements are finite, if that was asked.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        self.norm.is_finite()
+    }
+}
+
+/// What a rule must know before it can step an element.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Asks {
+    /// Nothing.
+    Nothing,
+    /// A norm of the array's gradient.
+    Norm(Norm),
+    /// The 2-norm of all gradients of its group together.
+    GroupNorm,
+    /// Whether all elements of all gradients of its group are finite.
+    GroupFinite,
+}
+
+impl Asks {
+    /// Whether it is about a group of arrays.
+    #[must_use]
+    pub fn of_group(self) -> bool {
+        matches!(self, Self::GroupNorm | Self::GroupFinite)
+    }
+}
+
+/// What a rule makes of what it has asked.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Verdict {
+    /// The step, with these scalars.
+    Go(Scalars),
+    /// No step.
+    Skip,
+    /// An error, which says why.
+    Refuse(String),
 }
 
 /// How hyper-parameters are rounded: to the real numbers of the compute type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rounding {
     single: bool,
+    parameter: DType,
 }
 
 impl Rounding {
     /// The rounding of `compute`.
     #[must_use]
     pub const fn of(compute: Compute) -> Self {
-        Self { single: matches!(compute, Compute::F32 | Compute::C64) }
+        Self { single: matches!(compute, Compute::F32 | Compute::C64), parameter: compute.dtype() }
+    }
+
+    /// The same for a parameter of this type.
+    #[must_use]
+    pub const fn storing(self, parameter: DType) -> Self {
+        Self { parameter, ..self }
+    }
+
+    /// `x` rounded as an element of the parameter is.
+    #[must_use]
+    pub fn stored(self, x: f64) -> f64 {
+        match self.parameter {
+            DType::F16 => half::f16::from_f64(x).to_f64(),
+            DType::BF16 => half::bf16::from_f64(x).to_f64(),
+            _ => self.round(x),
+        }
     }
 
     /// `x` rounded.
@@ -95,31 +213,46 @@ pub fn share(beta: f64) -> f64 {
     if beta < 0.5 { -beta } else { 1.0 - beta }
 }
 
+/// The same of a step from one number towards another: `1 - beta` is the part of the way.
+#[must_use]
+pub fn toward(part: f64) -> f64 {
+    if part > 0.5 { part - 1.0 } else { part }
+}
+
 /// A rule that sees one element at a time.
-pub trait Elementwise: Send + Sync + 'static {
+pub trait Elementwise: Fields {
     /// The names and kinds of the state arrays, in the order of `State`.
     const SLOTS: &'static [Slot];
     /// The name under which the step count stands in `leaf.state`. Without one, all steps are alike.
     const COUNTER: Option<&'static str> = None;
+    /// The other numbers of the state, behind the step count.
+    const NUMBERS: &'static [Number] = &[];
     /// Whether complex parameters make sense.
     const COMPLEX: bool = true;
+    /// Whether it decides where the parameter lands: what it gets is not a gradient but the new parameter, and what it returns
+    /// is the parameter then; instead of the parameter it gets what was subtracted from it.
+    const LANDS: bool = false;
+    /// Whether it collects gradients: a step that is skipped behind it empties it all the same.
+    const COLLECTS: bool = false;
+    /// Whether it passes every gradient on as it is, so that there is nothing to run. Such a rule has no state arrays.
+    const PASSES: bool = false;
     /// One element's state: a tuple of `T` and `T::Real`.
     type State<T: Element>: Columns<T>;
 
-    /// What the state arrays hold before the first step.
+    /// What the state arrays hold before the first step, but for those that start as the parameter.
     fn initial(&self) -> [f64; SLOTS] {
         [0.0; SLOTS]
     }
 
-    /// The scalars of step `t`, which counts from 1.
-    fn prepare(&self, t: u64, rounding: Rounding) -> Scalars;
+    /// The scalars of a step.
+    fn prepare(&self, at: At, rounding: Rounding) -> Scalars;
 
     /// `(dx, new state)` of one element: parameter `x`, incoming gradient `g`. Mark it `#[inline(always)]`.
     fn element<T: Element>(k: [T::Real; SCALARS], x: T, g: T, state: Self::State<T>) -> (T, Self::State<T>);
 
-    /// The count after a step at which it was `t - 1`.
-    fn advance(&self, t: u64) -> u64 {
-        t
+    /// How far the state has come after the step at which it was `at`; `t` then is how many steps there were.
+    fn advance(&self, at: At, _facts: &Facts) -> At {
+        at
     }
 
     /// Whether step `t` reaches the rules behind this one.
@@ -127,40 +260,52 @@ pub trait Elementwise: Send + Sync + 'static {
         true
     }
 
-    /// The number that must be known of the whole gradient before any element can be stepped.
-    fn reduction(&self) -> Option<&dyn Reduction> {
-        None
+    /// What must be known of whole gradients before any element can be stepped.
+    fn asks(&self) -> Asks {
+        Asks::Nothing
+    }
+
+    /// What the step is, once that is known.
+    fn decide(&self, _facts: &Facts, rounding: Rounding) -> Verdict {
+        Verdict::Go(self.prepare(At { t: 1, numbers: [0; NUMBERS] }, rounding))
     }
 }
 
-/// A number computed from a whole gradient, in float64.
-pub trait Reduction: Send + Sync {
-    /// Which norm.
-    fn norm(&self) -> crate::reduce::Norm;
-    /// Why a step with this `norm` is refused, if it is.
-    fn refuse(&self, norm: f64) -> Option<String>;
-    /// The scalars of a step with this `norm`.
-    fn scalars(&self, norm: f64, rounding: Rounding) -> Scalars;
+/// What is the same for a rule whatever its hyper-parameters are.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Shape {
+    /// See [`Elementwise::SLOTS`].
+    pub slots: &'static [Slot],
+    /// See [`Elementwise::COUNTER`].
+    pub counter: Option<&'static str>,
+    /// See [`Elementwise::NUMBERS`].
+    pub numbers: &'static [Number],
+    /// See [`Elementwise::COMPLEX`].
+    pub complex: bool,
+    /// See [`Elementwise::LANDS`].
+    pub lands: bool,
+    /// See [`Elementwise::COLLECTS`].
+    pub collects: bool,
+    /// See [`Elementwise::PASSES`].
+    pub passes: bool,
 }
 
-/// An [`Elementwise`] rule whose type is not known.
-pub trait Kernel: Send + Sync {
-    /// See [`Elementwise::SLOTS`].
-    fn slots(&self) -> &'static [Slot];
-    /// See [`Elementwise::COUNTER`].
-    fn counter(&self) -> Option<&'static str>;
-    /// See [`Elementwise::COMPLEX`].
-    fn complex(&self) -> bool;
+/// An [`Elementwise`] rule whose type is not known. It holds nothing: its hyper-parameters are lent to it.
+pub trait Kernel: Sync {
+    /// See [`Shape`].
+    fn shape(&self) -> &'static Shape;
     /// See [`Elementwise::initial`].
-    fn initial(&self) -> [f64; SLOTS];
+    fn initial(&self, hyper: &Hyper) -> [f64; SLOTS];
     /// See [`Elementwise::prepare`].
-    fn prepare(&self, t: u64, rounding: Rounding) -> Scalars;
+    fn prepare(&self, hyper: &Hyper, at: At, rounding: Rounding) -> Scalars;
     /// See [`Elementwise::advance`].
-    fn advance(&self, t: u64) -> u64;
+    fn advance(&self, hyper: &Hyper, at: At, facts: &Facts) -> At;
     /// See [`Elementwise::emits`].
-    fn emits(&self, t: u64) -> bool;
-    /// See [`Elementwise::reduction`].
-    fn reduction(&self) -> Option<&dyn Reduction>;
+    fn emits(&self, hyper: &Hyper, t: u64) -> bool;
+    /// See [`Elementwise::asks`].
+    fn asks(&self, hyper: &Hyper) -> Asks;
+    /// See [`Elementwise::decide`].
+    fn decide(&self, hyper: &Hyper, facts: &Facts, rounding: Rounding) -> Verdict;
     /// Steps `call.n` elements of type `compute`.
     ///
     /// # Safety
@@ -168,30 +313,46 @@ pub trait Kernel: Send + Sync {
     unsafe fn run(&self, compute: Compute, level: Level, k: &Scalars, call: &Call);
 }
 
-impl<R: Elementwise> Kernel for R {
-    fn slots(&self) -> &'static [Slot] {
-        R::SLOTS
+/// The [`Kernel`] of a rule.
+struct Of<R>(PhantomData<fn() -> R>);
+
+/// The [`Kernel`] of `R`.
+#[must_use]
+pub fn kernel_of<R: Elementwise>() -> &'static dyn Kernel {
+    &Of::<R>(PhantomData)
+}
+
+impl<R: Elementwise> Kernel for Of<R> {
+    fn shape(&self) -> &'static Shape {
+        const {
+            &Shape {
+                slots: R::SLOTS,
+                counter: R::COUNTER,
+                numbers: R::NUMBERS,
+                complex: R::COMPLEX,
+                lands: R::LANDS,
+                collects: R::COLLECTS,
+                passes: R::PASSES,
+            }
+        }
     }
-    fn counter(&self) -> Option<&'static str> {
-        R::COUNTER
+    fn initial(&self, hyper: &Hyper) -> [f64; SLOTS] {
+        R::of(hyper).initial()
     }
-    fn complex(&self) -> bool {
-        R::COMPLEX
+    fn prepare(&self, hyper: &Hyper, at: At, rounding: Rounding) -> Scalars {
+        R::of(hyper).prepare(at, rounding)
     }
-    fn initial(&self) -> [f64; SLOTS] {
-        Elementwise::initial(self)
+    fn advance(&self, hyper: &Hyper, at: At, facts: &Facts) -> At {
+        R::of(hyper).advance(at, facts)
     }
-    fn prepare(&self, t: u64, rounding: Rounding) -> Scalars {
-        Elementwise::prepare(self, t, rounding)
+    fn emits(&self, hyper: &Hyper, t: u64) -> bool {
+        R::of(hyper).emits(t)
     }
-    fn advance(&self, t: u64) -> u64 {
-        Elementwise::advance(self, t)
+    fn asks(&self, hyper: &Hyper) -> Asks {
+        R::of(hyper).asks()
     }
-    fn emits(&self, t: u64) -> bool {
-        Elementwise::emits(self, t)
-    }
-    fn reduction(&self) -> Option<&dyn Reduction> {
-        Elementwise::reduction(self)
+    fn decide(&self, hyper: &Hyper, facts: &Facts, rounding: Rounding) -> Verdict {
+        R::of(hyper).decide(facts, rounding)
     }
     unsafe fn run(&self, compute: Compute, level: Level, k: &Scalars, call: &Call) {
         type C32 = num_complex::Complex<f32>;
@@ -227,46 +388,132 @@ pub enum Value {
     Count(u64),
 }
 
+/// What a hyper-parameter is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// See [`Value::Float`].
+    Float,
+    /// See [`Value::Pair`].
+    Pair,
+    /// See [`Value::Flag`].
+    Flag,
+    /// See [`Value::Count`].
+    Count,
+}
+
+/// The hyper-parameters of a rule in the order of its fields: the bits of float64s, switches and whole numbers.
+pub type Hyper = [u64; HYPERS];
+
 /// A type that a field of a rule may have.
 pub trait Field: Sized {
-    /// The value, if it is of this type.
-    fn read(value: Value) -> Option<Self>;
+    /// Its kind.
+    const KIND: Kind;
+    /// How many numbers it is.
+    const SIZE: usize;
+    /// The value that stands from number `at` on.
+    fn get(hyper: &Hyper, at: usize) -> Self;
 }
 
-macro_rules! field {
-    ($t:ty, $variant:ident) => {
-        impl Field for $t {
-            fn read(value: Value) -> Option<Self> {
-                if let Value::$variant(x) = value { Some(x) } else { None }
-            }
-        }
-    };
+impl Field for f64 {
+    const KIND: Kind = Kind::Float;
+    const SIZE: usize = 1;
+    fn get(hyper: &Hyper, at: usize) -> Self {
+        f64::from_bits(hyper[at])
+    }
 }
-field!(f64, Float);
-field!([f64; 2], Pair);
-field!(bool, Flag);
-field!(u64, Count);
 
-/// Looks a field's value up by name.
-pub type Fields<'a> = dyn Fn(&'static str) -> Option<Value> + 'a;
+impl Field for [f64; 2] {
+    const KIND: Kind = Kind::Pair;
+    const SIZE: usize = 2;
+    fn get(hyper: &Hyper, at: usize) -> Self {
+        [f64::from_bits(hyper[at]), f64::from_bits(hyper[at + 1])]
+    }
+}
 
-/// What a rule is lent to.
-pub type Borrower<'a> = dyn FnMut(&dyn Kernel) + 'a;
+impl Field for bool {
+    const KIND: Kind = Kind::Flag;
+    const SIZE: usize = 1;
+    fn get(hyper: &Hyper, at: usize) -> Self {
+        hyper[at] != 0
+    }
+}
+
+impl Field for u64 {
+    const KIND: Kind = Kind::Count;
+    const SIZE: usize = 1;
+    fn get(hyper: &Hyper, at: usize) -> Self {
+        hyper[at]
+    }
+}
+
+/// What is made of hyper-parameters.
+pub trait Fields: Send + Sync + Sized + 'static {
+    /// The rule with these.
+    fn of(hyper: &Hyper) -> Self;
+}
+
+/// Which formula a rule has: its own, unless a hyper-parameter selects another one.
+pub trait Formula {
+    /// Its kernel.
+    fn kernel(&self) -> &'static dyn Kernel;
+}
+
+impl<R: Elementwise> Formula for R {
+    fn kernel(&self) -> &'static dyn Kernel {
+        kernel_of::<R>()
+    }
+}
 
 /// A rule as the registry knows it.
 #[derive(Clone, Copy)]
 pub struct Entry {
     /// The name of the rule, in Rust and in Python.
     pub name: &'static str,
-    /// The names of its hyper-parameters.
-    pub fields: &'static [&'static str],
-    /// Makes the rule of its hyper-parameters; `Err` names the one that is missing or of another type.
-    pub build: fn(&Fields) -> Result<Box<dyn Kernel>, &'static str>,
-    /// The same, lent for a moment and without asking for memory.
-    pub lend: fn(&Fields, &mut Borrower) -> Result<(), &'static str>,
+    /// The names and kinds of its hyper-parameters.
+    pub fields: &'static [(&'static str, Kind)],
+    /// What runs it.
+    pub kernel: fn(&Hyper) -> &'static dyn Kernel,
 }
 
-/// Defines a rule's struct and how it is read from named values.
+impl Entry {
+    /// Where in its hyper-parameters a field stands, and what it is.
+    #[must_use]
+    pub fn place(&self, field: &str) -> Option<(usize, Kind)> {
+        let size = |kind| if kind == Kind::Pair { 2 } else { 1 };
+        let i = self.fields.iter().position(|(name, _)| *name == field)?;
+        Some((self.fields[..i].iter().map(|&(_, kind)| size(kind)).sum(), self.fields[i].1))
+    }
+
+    /// The hyper-parameters with these values; `Err` names the one that is missing or of another kind.
+    pub fn hyper(&self, value: impl Fn(&'static str, Kind) -> Option<Value>) -> Result<Hyper, &'static str> {
+        let mut hyper = [0; HYPERS];
+        for &(name, kind) in self.fields {
+            let (at, _) = self.place(name).ok_or(name)?;
+            match (kind, value(name, kind)) {
+                (Kind::Float, Some(Value::Float(x))) => hyper[at] = x.to_bits(),
+                (Kind::Pair, Some(Value::Pair(pair))) => hyper[at..at + 2].copy_from_slice(&pair.map(f64::to_bits)),
+                (Kind::Flag, Some(Value::Flag(flag))) => hyper[at] = u64::from(flag),
+                (Kind::Count, Some(Value::Count(n))) => hyper[at] = n,
+                _ => return Err(name),
+            }
+        }
+        Ok(hyper)
+    }
+
+    /// The value of a field.
+    #[must_use]
+    pub fn value(&self, hyper: &Hyper, field: &str) -> Option<Value> {
+        let (at, kind) = self.place(field)?;
+        Some(match kind {
+            Kind::Float => Value::Float(f64::get(hyper, at)),
+            Kind::Pair => Value::Pair(<[f64; 2]>::get(hyper, at)),
+            Kind::Flag => Value::Flag(bool::get(hyper, at)),
+            Kind::Count => Value::Count(u64::get(hyper, at)),
+        })
+    }
+}
+
+/// Defines a rule's struct and how it is read from its hyper-parameters.
 macro_rules! rule {
     ($(#[$meta:meta])* pub struct $name:ident { $($field:ident: $t:ty),* $(,)? }) => {
         $(#[$meta])*
@@ -278,41 +525,25 @@ macro_rules! rule {
         impl $name {
             pub(crate) const ENTRY: crate::rule::Entry = crate::rule::Entry {
                 name: stringify!($name),
-                fields: &[$(stringify!($field)),*],
-                build: |fields| Ok(Self::read(fields)?.boxed()),
-                lend: |fields, to| {
-                    Self::read(fields)?.lent(to);
-                    Ok(())
-                },
+                fields: &[$((stringify!($field), <$t as crate::rule::Field>::KIND)),*],
+                kernel: |hyper| <Self as crate::rule::Formula>::kernel(&<Self as crate::rule::Fields>::of(hyper)),
             };
+        }
 
-            fn read(fields: &crate::rule::Fields) -> Result<Self, &'static str> {
-                $(let $field = fields(stringify!($field))
-                    .and_then(<$t as crate::rule::Field>::read)
-                    .ok_or(stringify!($field))?;)*
-                Ok(Self { $($field),* })
+        impl crate::rule::Fields for $name {
+            #[allow(unused_assignments, reason = "behind the last field nothing is read")]
+            fn of(hyper: &crate::rule::Hyper) -> Self {
+                let mut at = 0;
+                $(
+                    let $field = <$t as crate::rule::Field>::get(hyper, at);
+                    at += <$t as crate::rule::Field>::SIZE;
+                )*
+                Self { $($field),* }
             }
         }
     };
 }
 pub(crate) use rule;
-
-/// How a rule becomes a [`Kernel`]: itself, unless a hyper-parameter selects another formula.
-pub trait Boxed: Sized {
-    /// See [`Boxed`].
-    fn boxed(self) -> Box<dyn Kernel>;
-    /// The same, lent.
-    fn lent(self, to: &mut Borrower);
-}
-
-impl<R: Elementwise> Boxed for R {
-    fn boxed(self) -> Box<dyn Kernel> {
-        Box::new(self)
-    }
-    fn lent(self, to: &mut Borrower) {
-        to(&self);
-    }
-}
 
 #[cfg(test)]
 mod tests {

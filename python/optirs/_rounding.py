@@ -33,6 +33,13 @@ def store(values: Array, out: Array) -> None:
         out[...] = values
 
 
+def difference(x: Array, y: Array) -> Array:
+    """`x - y`, infinite where that is too large, without a warning."""
+    with Pinned("the parameter", x), np.errstate(over="ignore", invalid="ignore"):
+        found: Array = np.subtract(x, y)
+    return found
+
+
 def _odd(values: Array) -> Array:
     """`values` as float32, those between two numbers to the one with an odd last bit: no tie of a narrower type is."""
     near = np.array(values, np.float32)

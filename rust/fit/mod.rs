@@ -1,8 +1,6 @@
 //! The training loop without Python: batch, forward, loss, backward, update, again and again.
 
 pub mod batch;
-mod plan;
-mod room;
 pub mod step;
 
 use crate::dtype::DType;
@@ -11,11 +9,12 @@ use crate::layers::dense::Dense;
 use crate::layers::network::{Gradients, Network, Weights};
 use crate::layers::workspace::{Floats, Workspace};
 use crate::reserve::{OutOfMemory, Reserve, collected, listed};
+use crate::step::{Reason, Refused};
 use batch::{Data, Gathered};
 use std::ops::Range;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::time::{Duration, Instant};
-use step::{Reason, Refused, Stepper};
+use step::Stepper;
 
 /// Where the numbers of a layer come from.
 #[derive(Clone, Copy)]

@@ -1,18 +1,19 @@
 //! The update of all parameters between two sets of arrays.
 //!
 //! A step reads one set and writes the other, so that the model and state before the last step are always there: a
-//! training that fails hands them out. The arithmetic is that of `update`, by the same driver.
+//! training that fails hands them out. The arithmetic is that of `update`, by the same planner and driver.
 
-use super::plan::Step;
-use super::room::Room;
-use crate::chain::Program;
 use crate::dtype::DType;
-use crate::job::{Source, State};
+use crate::job::{Lone, Source, State};
 use crate::placement::Streams;
-use crate::reduce::Norm;
-use crate::reserve::OutOfMemory;
-use crate::rule::{Borrower, Rounding, SCALARS, Scalars};
-use std::ops::Range;
+use crate::program::Program;
+use crate::reserve::{OutOfMemory, Put, Reserve};
+use crate::rule::Hyper;
+use crate::simd;
+use crate::step::{Goal, Planner, Refused, Skip};
+
+/// Below so many bytes read and written, the loops of a step are called without a look at each.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// One parameter, its rule and its state, in two sets.
 pub struct Parameter<'a> {
@@ -26,7 +27,7 @@ pub struct Parameter<'a> {
     pub x: [*mut u8; 2],
     /// The types of its state arrays, and where they lie in each set.
     pub slots: Vec<(DType, [*mut u8; 2])>,
-    /// The step counts of the links of its rule.
+    /// How far its state has come.
     pub counts: Vec<u64>,
     /// The same before the last step.
     pub before: Vec<u64>,
@@ -34,126 +35,84 @@ pub struct Parameter<'a> {
     pub gradient: *const f32,
 }
 
-impl Parameter<'_> {
-    /// Where in a page the steps between the sets read and write.
-    pub(super) fn streams(&self) -> Streams {
-        let mut streams = Streams::of(self.x[0] as usize);
-        streams.add(self.x[1] as usize, None);
-        streams.add(self.gradient as usize, None);
-        for ((_, sets), link) in self.slots.iter().zip(self.program.loops()) {
+/// A parameter whose step reads set `from` and writes the other one.
+#[derive(Clone, Copy)]
+struct Between<'p, 'a> {
+    parameter: &'p Parameter<'a>,
+    from: usize,
+}
+
+impl<'a> crate::step::Parameter<'a> for Between<'_, 'a> {
+    fn program(&self) -> &'a Program {
+        self.parameter.program
+    }
+
+    fn given(&self) -> Option<&'a [Hyper]> {
+        None
+    }
+
+    fn counts(&self) -> &[u64] {
+        &self.parameter.counts
+    }
+
+    fn dtype(&self) -> DType {
+        self.parameter.dtype
+    }
+
+    fn len(&self) -> usize {
+        self.parameter.n
+    }
+
+    fn gradient(&self) -> Option<Source> {
+        Some(Source { ptr: self.parameter.gradient.cast(), dtype: DType::F32 })
+    }
+
+    fn x(&self) -> *mut u8 {
+        self.parameter.x[self.from]
+    }
+
+    fn goal(&self) -> Goal {
+        Goal::Parameter(self.parameter.x[1 - self.from])
+    }
+
+    fn slot(&self, i: usize) -> State {
+        let (dtype, at) = self.parameter.slots[i];
+        State { from: at[self.from], to: at[1 - self.from], size: dtype.size() }
+    }
+
+    fn streams(&self) -> Streams {
+        let p = self.parameter;
+        let mut streams = Streams::of(p.x[0] as usize);
+        streams.add(p.x[1] as usize, None);
+        streams.add(p.gradient as usize, None);
+        for ((_, sets), link) in p.slots.iter().zip(p.program.loops()) {
             sets.iter().for_each(|slot| streams.add(*slot as usize, link));
         }
         streams
     }
-
-    pub(super) fn working(&self) -> DType {
-        self.program.working(self.dtype)
-    }
-
-    /// The old values that a step from set `from` starts from: the master copy's, if there is one.
-    pub(super) fn old(&self, from: usize) -> Source {
-        match self.program.master {
-            Some(_) => Source { ptr: self.slots[0].1[from], dtype: self.working() },
-            None => Source { ptr: self.x[from], dtype: self.dtype },
-        }
-    }
-
-    /// The state arrays of `links`.
-    fn slots_of(&self, links: &Range<usize>) -> Range<usize> {
-        if links.is_empty() {
-            return 0..0;
-        }
-        self.program.slots_of(links.start).start..self.program.slots_of(links.end - 1).end
-    }
-
-    fn rounding(&self) -> Rounding {
-        Rounding::of(self.working().compute())
-    }
-
-    /// Lends a link as it is at the next step.
-    fn link(&self, link: usize, to: &mut Borrower) -> Result<(), Reason> {
-        self.program.link(link, &self.counts, self.working().compute(), to).map_err(Reason::Value)
-    }
-
-    /// Whether its scalars are others at every step: what counts none has the same.
-    pub(super) fn has_steps(&self) -> bool {
-        self.program.is_scheduled() || self.program.links.iter().any(|link| link.counter().is_some())
-    }
-
-    /// The scalars of a link at its next step.
-    pub(super) fn scalars(&self, link: usize) -> Result<Scalars, Reason> {
-        let mut scalars = [0.0; SCALARS];
-        let t = self.counts[link] + 1;
-        self.link(link, &mut |link| scalars = link.prepare(t, self.rounding()))?;
-        Ok(scalars)
-    }
-
-    /// The norm that the first of `links` waits for, if it does.
-    pub(super) fn norm(&self, links: &Range<usize>) -> Result<Option<Norm>, Reason> {
-        let mut norm = None;
-        if !links.is_empty() {
-            self.link(links.start, &mut |link| norm = link.reduction().map(|r| r.norm()))?;
-        }
-        Ok(norm)
-    }
-
-    /// The scalars of a link that has waited for this `norm`; `Err` if it refuses it.
-    pub(super) fn scalars_of_norm(&self, link: usize, norm: f64) -> Result<Scalars, Reason> {
-        let mut scalars = Ok([0.0; SCALARS]);
-        self.link(link, &mut |link| {
-            if let Some(reduction) = link.reduction() {
-                scalars = reduction.refuse(norm).map_or_else(|| Ok(reduction.scalars(norm, self.rounding())), Err);
-            }
-        })?;
-        scalars.map_err(Reason::Norm)
-    }
-
-    pub(super) fn states(&self, links: &Range<usize>, from: usize, out: &mut Vec<State>) {
-        let slots = &self.slots[self.slots_of(links)];
-        out.extend(slots.iter().map(|(d, at)| State { from: at[from], to: at[1 - from], size: d.size() }));
-    }
-
-    /// Whether the rule needs a gradient between two passes: a link behind the first one must know it as a whole.
-    pub(super) fn is_staged(&self) -> bool {
-        self.program.links.iter().skip(1).any(|link| link.reduction().is_some())
-    }
-}
-
-/// Why a step was not made: the rule of this parameter refused it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// Which parameter.
-    pub parameter: usize,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Why a rule refuses a step.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// A norm is not finite.
-    Norm(String),
-    /// A hyper-parameter has a value, by a schedule, that the step cannot use.
-    Value(String),
-    /// There is no memory for what the step needs.
-    OutOfMemory(OutOfMemory),
 }
 
 /// Steps parameters.
 pub struct Stepper<'a> {
     /// What is stepped.
     pub parameters: Vec<Parameter<'a>>,
+    /// The steps that were skipped.
+    pub skips: Vec<Skip>,
     /// The step from each set, as it was the last time.
-    steps: [Step<'a>; 2],
-    room: Room,
+    planners: [Planner<'a>; 2],
+    /// The loops of each once more where each is short, so that what comes before it shows; else none.
+    loops: [Vec<Lone>; 2],
+    /// Whether steps differ: some rule counts them, or asks about gradients.
+    differ: bool,
 }
 
 impl<'a> Stepper<'a> {
-    /// A stepper of these parameters; `None` where the system has no memory.
+    /// A stepper of these parameters.
     #[must_use]
-    pub fn new(parameters: Vec<Parameter<'a>>) -> Option<Self> {
-        let (steps, room) = ([Step::new(&parameters)?, Step::new(&parameters)?], Room::new(&parameters)?);
-        Some(Self { parameters, steps, room })
+    pub fn new(parameters: Vec<Parameter<'a>>) -> Self {
+        let differ = parameters.iter().any(|p| p.program.has_steps() || p.program.asks());
+        let (planners, loops) = Default::default();
+        Self { parameters, skips: Vec::new(), planners, loops, differ }
     }
 
     /// One step of all parameters from set `from` to the other one. If it is refused, the counts are as they were.
@@ -162,18 +121,55 @@ impl<'a> Stepper<'a> {
     /// The pointers of the parameters are aligned and valid for their `n` elements, no two of what is written overlap or
     /// overlap a gradient, and nobody else uses any of it meanwhile.
     pub unsafe fn step(&mut self, from: usize) -> Result<(), Refused> {
-        let step = &mut self.steps[from];
+        let Self { parameters, planners, loops, .. } = self;
+        let (planner, loops) = (&mut planners[from], &mut loops[from]);
+        let between = |i: usize| Between { parameter: &parameters[i], from };
+        if !planner.renew(between)? {
+            // SAFETY: the caller's promise.
+            unsafe {
+                planner.plan(parameters.len(), between)?;
+                find_loops(planner, loops)?;
+            }
+        }
+        self.skips.make_room(planner.skips.len())?; // before anything is written
         // SAFETY: the caller's promise.
         unsafe {
-            step.prepare(&self.parameters, &mut self.room, from)?;
-            step.run();
+            if loops.is_empty() {
+                planner.run();
+            } else {
+                let level = simd::level();
+                loops.iter().for_each(|l| l.run(planner.scalars(), level));
+            }
         }
-        if step.differ {
-            for (p, &(reach, _)) in self.parameters.iter_mut().zip(&step.reached) {
+        self.skips.append(&mut planner.skips);
+        if self.differ {
+            for (i, p) in self.parameters.iter_mut().enumerate() {
                 p.before.copy_from_slice(&p.counts);
-                p.program.advance(&mut p.counts, reach);
+                let mut counts = std::mem::take(&mut p.counts);
+                planner.advance(i, &Between { parameter: p, from }, &mut counts);
+                p.counts = counts;
             }
         }
         Ok(())
     }
+}
+
+/// Finds the loops of a plan where each is short.
+///
+/// # Safety
+/// As for [`Stepper::step`].
+unsafe fn find_loops(planner: &Planner<'_>, loops: &mut Vec<Lone>) -> Result<(), OutOfMemory> {
+    loops.clear();
+    let Some((jobs, tables)) = planner.loops(SMALL_BYTES) else { return Ok(()) };
+    for job in jobs {
+        // SAFETY: the caller's promise.
+        match unsafe { Lone::new(job, tables) } {
+            Some(l) => loops.put(l)?,
+            None => {
+                loops.clear();
+                break;
+            }
+        }
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ impl Job<'_> {
         // A pure loop whose state stays where it is would meet its own input.
         let apart = || tables.states[self.states.clone()].iter().all(|s| !ptr::eq(s.from, s.to));
         self.links.len() == 1
+            && self.lands == 0
             && self.y.is_some_and(|y| ptr::eq(y.ptr, self.x.ptr) || apart())
             && self.rounded.is_none()
             && self.dx.is_none()
@@ -51,7 +52,7 @@ impl Job<'_> {
                 }
             }
             call.far = way.far;
-            self.links[0].run(self.compute, way.level, &tables.scalars[self.scalars], &call);
+            self.links[0].kernel.run(self.compute, way.level, &tables.scalars[self.scalars], &call);
         }
     }
 
@@ -81,25 +82,25 @@ impl Job<'_> {
 }
 
 /// A small pure job of this kind that is done again and again: what to call, found once.
-pub struct Lone<'a> {
-    link: &'a dyn Kernel,
+pub struct Lone {
+    link: &'static dyn Kernel,
     compute: Compute,
     /// Where in [`Tables::scalars`] those of the link stand.
     scalars: usize,
     call: Call,
 }
 
-impl<'a> Lone<'a> {
+impl Lone {
     /// That of `job`, if it is one.
     ///
     /// # Safety
     /// The pointers of the job are valid for its `n` elements.
-    pub unsafe fn new(job: &Job<'a>, tables: Tables) -> Option<Self> {
+    pub unsafe fn new(job: &Job<'_>, tables: Tables) -> Option<Self> {
         // An empty array's pointer may be anything.
         let y = job.y.filter(|y| job.n > 0 && !ptr::eq(y.ptr, job.x.ptr) && job.is_lone(tables))?;
         // SAFETY: the caller's promise.
         let call = unsafe { job.call(tables, y, 0, job.n) };
-        Some(Self { link: job.links[0].as_ref(), compute: job.compute, scalars: job.scalars, call })
+        Some(Self { link: job.links[0].kernel, compute: job.compute, scalars: job.scalars, call })
     }
 
     /// Does it.

@@ -74,7 +74,8 @@ impl Job<'_> {
     }
 
     /// Sends the gradient tile `d` of the elements from `at` on through the links. The last one subtracts its `dx` from `x`
-    /// on the way to `land`, unless that is null: then `d` becomes `dx`.
+    /// on the way to `land`, unless that is null: then `d` becomes `dx`. What is at `land` then goes through the links that
+    /// decide where the parameter lands.
     #[expect(clippy::too_many_arguments, reason = "where a tile lies")]
     unsafe fn links<T: Element>(
         &self,
@@ -86,15 +87,16 @@ impl Job<'_> {
         strips: [*mut u8; SLOTS],
         way: Way,
     ) {
-        if self.links.is_empty() && !land.is_null() {
+        let ordinary = self.links.len() - self.lands;
+        if ordinary == 0 && !land.is_null() {
             // SAFETY: the caller's promise.
-            return unsafe { subtract(way.level, x, d, land) };
+            unsafe { subtract(way.level, x, d, land) };
         }
         let mut states = &tables.states[self.states.clone()];
         for (i, (link, k)) in self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate() {
-            let (own, rest) = states.split_at(link.slots().len());
+            let (own, rest) = states.split_at(link.slots.len());
             states = rest;
-            let last = i + 1 == self.links.len() && !land.is_null();
+            let last = i + 1 == ordinary && !land.is_null();
             let mode = if !last {
                 Mode::Link
             } else if ptr::eq(x, land) {
@@ -103,12 +105,17 @@ impl Job<'_> {
                 Mode::Pure
             };
             let [s, o] = [[ptr::null_mut(); SLOTS]; 2];
-            let (x, y, g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
-            // It is rounded in the next moment.
-            let again = self.rounded.is_some() || self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
+            let (x, y, mut g) = (x.cast_mut().cast(), land.cast(), d.as_mut_ptr().cast());
+            let mut x: *mut u8 = x;
+            if i >= ordinary {
+                (x, g) = (g, y);
+            }
+            // y is read back at once, so it stays in cache.
+            let is_converted = self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
+            let again = self.lands > 0 || self.rounded.is_some() || is_converted;
             let call = Call { mode, n: d.len(), x, y, g, s, o, far: way.far, again };
             // SAFETY: the caller's promise.
-            unsafe { link_tile(link.as_ref(), T::COMPUTE, k, own, at, call, strips, way) };
+            unsafe { link_tile(link.kernel, T::COMPUTE, k, own, at, call, strips, way) };
         }
     }
 }

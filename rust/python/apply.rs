@@ -15,7 +15,7 @@ use super::leaf::Moments;
 use super::lists::Items;
 use super::make::{check_held, make_leaves, restored};
 use super::schedules::schedule;
-use super::update::{Call, Targets};
+use super::update::{Call, Skipped, Targets, advance};
 use super::walk::Place;
 use crate::dtype::DType;
 use crate::rules::RULES;
@@ -25,7 +25,7 @@ use crate::rules::RULES;
 pub fn rules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     for entry in RULES {
-        dict.set_item(entry.name, PyTuple::new(py, entry.fields)?)?;
+        dict.set_item(entry.name, PyTuple::new(py, entry.fields.iter().map(|(name, _)| name))?)?;
     }
     Ok(dict)
 }
@@ -67,13 +67,28 @@ pub fn apply<'py>(
     let place = placed(py, layout.len * compute.size(), streams().choose(None))?;
     let to = Targets::Direction(&place);
     let gradients = std::slice::from_ref(&gradient);
-    let (reach, stepped) = Call { entries: &entries, gradients, made: &[], to }.run(py, &arena, &names)?[0];
+    let (mut reached, skips) = Call { entries: &entries, gradients, made: &[], to }.run(py, &arena, &names)?;
+    let reached = reached.remove(0);
+    let (stepped, skipped) = (reached.0.steps, Skipped::all(py, &entries, &skips, &names)?);
+    let x = entry.array.clone();
     drop(entries);
-    if let (Some(mut guard), Some(reach)) = (leaf.get().write(), reach)
+    let mut lands = false;
+    if let Some(mut guard) = leaf.get().write()
         && let Some(Moments::Compiled { program, counts, .. }) = guard.get_mut().map(|i| &mut i.moments)
     {
-        program.advance(counts, reach);
+        lands = program.lands();
+        advance(program, counts, reached);
     }
-    let dx = if stepped { Some(array(py, &place, &descriptor(py, compute)?, compute.size(), &layout)?) } else { None };
+    let mut dx = None;
+    if stepped {
+        let result = array(py, &place, &descriptor(py, compute)?, compute.size(), &layout)?;
+        // Where the rule decides where x lands, that is what it has made.
+        dx = Some(if lands {
+            py.import(intern!(py, "optirs._rounding"))?.call_method1(intern!(py, "difference"), (x, result))?
+        } else {
+            result
+        });
+    }
+    skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
     Ok((leaf.getattr(intern!(py, "state"))?, dx))
 }

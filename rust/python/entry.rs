@@ -19,8 +19,8 @@ use super::overlap::answer;
 use super::path::place_text;
 use super::tree::flatten;
 use super::walk::Place;
-use crate::chain::Program;
 use crate::reserve::{OutOfMemory, Put, Reserve, check};
+use crate::rule::Hyper;
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {
@@ -34,8 +34,8 @@ pub struct Entry<'a, 'py> {
     pub address: usize,
     /// How it lay, if it is not stepped where it lies but through a copy.
     pub strided: Option<Box<View>>,
-    /// The program of this step, where the leaf's own has schedules.
-    pub scheduled: Option<Arc<Program>>,
+    /// The hyper-parameters of its links at this step, where a function in Python has said what they are.
+    pub given: Option<Arc<[Hyper]>>,
     /// The gradient at the first place that has one.
     pub gradient: Option<Part<'a, 'py>>,
     /// Those at its other places.
@@ -100,7 +100,7 @@ pub fn entries<'b, 'a, 'py>(
             let (guard, strided) = checked(py, place, i, &look, guard, names)?;
             let gradient = place.gradient.as_ref().map(|g| (g, false, i));
             let (array, address, others) = (&place.array, look.address, Vec::new());
-            entries.push(Entry { place: i, guard, array, address, strided, scheduled: None, gradient, others });
+            entries.push(Entry { place: i, guard, array, address, strided, given: None, gradient, others });
             origins.push(Origin { entry: new, transposed: false });
             continue;
         };

@@ -10,13 +10,13 @@ use super::array::access::{Looks, Wanted, integers, run};
 use super::array::numbers::{Kept, KeptReals, Reals};
 use super::array::{Load, of_values};
 use super::entry::Names;
-use super::leaf::busy;
+use super::leaf::{Leaf, busy};
 use super::losses::{Kind, Targets};
 use super::network::{Input, Model, workspace};
 use super::trained::{Array, Trained, alike, arrays, look_again, parameter, program, set_counts};
-use super::update::{refused, unusable};
+use super::update::{Skipped, refusal};
 use crate::fit::batch::{Data, Gathered};
-use crate::fit::step::{Reason, Stepper};
+use crate::fit::step::Stepper;
 use crate::fit::{Arrays, End, Origin, Progress};
 use crate::layers::network::Network;
 use crate::layers::workspace::Workspace;
@@ -103,12 +103,7 @@ impl Fit {
             End::OutOfMemory(none) => Err(none.into()),
             End::Refused(why) => {
                 let held = self.held.as_ref().ok_or_else(ended)?;
-                let place = Names(held.state.bind(py)).of(held.parameters[why.parameter].place)?;
-                Err(match why.reason {
-                    Reason::Norm(reason) => refused(&place, &reason),
-                    Reason::Value(reason) => unusable(&place, &reason),
-                    Reason::OutOfMemory(none) => none.into(),
-                })
+                Err(refusal(py, why, |i| held.place(py, i))?)
             }
         }
     }
@@ -216,6 +211,12 @@ fn ended() -> PyErr {
 }
 
 impl Objects {
+    /// Where a parameter stands, and its leaf.
+    fn place(&self, py: Python<'_>, i: usize) -> PyResult<(String, &Leaf)> {
+        let p = &self.parameters[i];
+        Ok((Names(self.state.bind(py)).of(p.place)?, p.leaves[0].get()))
+    }
+
     /// Gradients that are added to another one: from, to, length.
     fn ties(&self, arrays: &Arrays) -> Result<Vec<(*const f32, *mut f32, usize)>, OutOfMemory> {
         let gradient = |(layer, array): (usize, usize)| arrays.gradient(layer, array);
@@ -278,8 +279,8 @@ impl Fit {
             let parameters = parameters.map(|(i, ((p, g), program))| {
                 parameter(p, g, program, side, [2 * i, 2 * i + 1].map(|array| trained.of(array)), arrays)
             });
-            let Some(stepper) = Stepper::new(listed(parameters)?) else { return Ok(None) };
             let (ties, origins) = (held.ties(arrays)?, held.origins(&fixed)?);
+            let stepper = Stepper::new(listed(parameters)?);
             let mut fit = crate::fit::Fit {
                 network,
                 starts: arrays.starts(&origins, &stepper)?,
@@ -296,15 +297,21 @@ impl Fit {
             // the guards keep updates of the leaves out.
             let end = unsafe { fit.run(&data, progress, epochs, time) };
             counts.extend(fit.stepper.parameters.into_iter().map(|p| (p.counts, p.before)));
-            Ok::<_, OutOfMemory>(Some((end, counts)))
-        })??;
-        let Some((end, counts)) = ended else { return Err(PyMemoryError::new_err("no memory for a step")) };
+            Ok::<_, OutOfMemory>((end, counts, fit.stepper.skips))
+        })?;
+        let (end, counts, skips) = ended?;
         let progress = &self.progress;
         if progress.losses.len() > steps {
             for (guards, (now, before)) in guards.iter_mut().zip(counts) {
                 set_counts(&mut guards[progress.side], &now);
                 set_counts(&mut guards[1 - progress.side], &before);
             }
+        }
+        drop(guards);
+        for skip in skips {
+            let (place, leaf) = held.place(py, skip.parameter)?;
+            let rule = programs[skip.rule.0].links[skip.rule.1].name();
+            Skipped::of(py, rule, place, leaf, &skip)?.tell(py)?;
         }
         Ok(end)
     }

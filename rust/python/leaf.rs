@@ -11,12 +11,12 @@ use pyo3::types::{PyBool, PyTuple};
 use smallvec::SmallVec;
 
 use super::array::{Layout, Place, array, descriptor, shape_text};
-use super::lists::{Int, Items, dict, ints, text, tuple};
+use super::lists::{Int, Items, dict, float, ints, text, tuple};
 use super::make::{placed, restored};
 use super::refit::suitable;
-use crate::chain::{Form, Program};
 use crate::dtype::DType;
 use crate::placement::Streams;
+use crate::program::{Form, Part, Program};
 use crate::reserve::collected;
 
 /// A state array of a leaf.
@@ -354,6 +354,18 @@ pub fn set_frozen(leaves: Items<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> 
     Ok(())
 }
 
+/// For each rule about a group inside the rule of a leaf that knows it, which of the group's steps was the last one that it took
+/// part in.
+#[pyfunction]
+pub fn stamps<'py>(leaf: &Bound<'py, Leaf>) -> PyResult<Bound<'py, PyTuple>> {
+    let guard = leaf.get().reading()?;
+    let stamps: Vec<_> = match &guard.get().moments {
+        Moments::Compiled { program, counts, .. } => program.stamps(counts).map(|stamp| Int(stamp as i64)).collect(),
+        Moments::Own(_) => Vec::new(),
+    };
+    tuple(leaf.py(), stamps)
+}
+
 /// Leave to write to all of `leaves`, no two of which are the same.
 pub fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Guard<'a>>> {
     collected(leaves.iter().map(|leaf| leaf.get().write().ok_or_else(busy)))
@@ -399,16 +411,18 @@ impl Leaf {
                 Ok(tuple(py, [count.into_any(), state])?.into_any())
             }
             &Form::Link(i) => {
-                let link = &program.links[i];
-                if link.slots().is_empty() && link.counter().is_none() {
+                let mut parts = program.parts(i).peekable();
+                if parts.peek().is_none() {
                     return Ok(py.None().into_bound(py));
                 }
                 let state = dict(py)?;
-                for (slot, named) in slots[program.slots_of(i)].iter().zip(link.slots()) {
-                    state.set_item(text(py, named.name)?, view(slot)?)?;
-                }
-                if let Some(counter) = link.counter() {
-                    state.set_item(text(py, counter)?, Int(counts[i] as i64))?;
+                for (name, part) in parts {
+                    let value = match part {
+                        Part::Array(slot) => view(&slots[slot])?,
+                        Part::Count(at) => Int(counts[at] as i64).into_pyobject(py)?.into_any(),
+                        Part::Float(at) => float(py, f64::from_bits(counts[at]))?,
+                    };
+                    state.set_item(text(py, name)?, value)?;
                 }
                 Ok(state.into_any())
             }

@@ -132,6 +132,12 @@ pub fn ints<'py, N: Into<Int>>(
     list(py, numbers.into_iter().map(Into::into))
 }
 
+/// A float.
+pub fn float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: a new float, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyFloat_FromDouble(value)) }
+}
+
 /// A str.
 pub fn text<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
     let len = ffi::Py_ssize_t::try_from(text.len())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyTuple};
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
@@ -17,10 +17,10 @@ use super::masked::{refuse, refuse_other};
 use super::path::place_text;
 use super::program::program;
 use super::update::{at, copied, placeless};
-use crate::chain::{Form, Program};
 use crate::dtype::DType;
 use crate::job::fill;
 use crate::placement::Streams;
+use crate::program::{Form, Part, Program, Start};
 use crate::reserve::{Reserve, collected, list, listed};
 
 /// A rule, an array, and the key path at which it stands, if it does.
@@ -68,7 +68,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
                 let counts = smallvec![0; program.counters()];
                 let places = places.by_ref().take(slots.len());
                 let slots = slots.into_iter().zip(places).map(|((dtype, initial), place)| {
-                    if let Some(value) = initial {
+                    if let Start::Value(value) = initial {
                         // SAFETY: just allocated with this size; nobody else has it.
                         unsafe { fill(place.ptr, dtype, layout.len, value) };
                     }
@@ -80,7 +80,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
         let inner = Inner { rule: rule.clone().unbind(), moments, frozen: false };
         let leaf = Leaf::new(dtype, layout, inner);
         Seen::Other(&view).check(x, || Ok(format!("the parameter at {}", named(path.as_ref())?)))?;
-        leaf.copy_master(py, x, path.as_ref())?;
+        leaf.start_as(py, x, path.as_ref())?;
         leaves.push(leaf);
     }
     Ok(Items(leaves))
@@ -124,7 +124,7 @@ pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> PyResult<Strin
     if !dtype.is_complex() {
         return Ok(());
     }
-    let real_only = program.links.iter().zip(&program.names).find(|(l, _)| !l.complex()).map(|(_, n)| *n);
+    let real_only = program.links.iter().find(|link| !link.kernel.shape().complex).map(|link| link.entry.name);
     let reason = match (real_only, program.master) {
         (Some(name), _) => format!("{name} has no meaning for complex numbers"),
         (None, Some(DType::F16 | DType::BF16)) => "MixedPrecision has no 16-bit complex type".into(),
@@ -134,13 +134,20 @@ pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> PyResult<Strin
 }
 
 impl Leaf {
-    /// Starts the master copy, if there is one, as `x`, which stands at `path`.
-    fn copy_master(&self, py: Python<'_>, x: &Bound<'_, PyAny>, path: Option<&Bound<'_, PyTuple>>) -> PyResult<()> {
+    /// Starts the state arrays that start as the parameter `x`, which stands at `path`: the master copy, and as that averages.
+    fn start_as(&self, py: Python<'_>, x: &Bound<'_, PyAny>, path: Option<&Bound<'_, PyTuple>>) -> PyResult<()> {
         let guard = self.reading()?;
-        if let Moments::Compiled { program, slots, .. } = &guard.get().moments
-            && program.master.is_some()
-        {
-            copy_into(&self.view(py, &slots[0])?, &format!("the parameter at {}", named(path)?), x)?;
+        let Moments::Compiled { program, slots, .. } = &guard.get().moments else { return Ok(()) };
+        let mut from = x.clone();
+        for (i, (_, start)) in program.slots(self.dtype).into_iter().enumerate() {
+            if start != Start::Parameter {
+                continue;
+            }
+            let to = self.view(py, &slots[i])?;
+            copy_into(&to, &format!("the parameter at {}", named(path)?), &from)?;
+            if i == 0 && program.master.is_some() {
+                from = to;
+            }
         }
         Ok(())
     }
@@ -334,21 +341,23 @@ impl Leaf {
                 self.read_state(py, program, rule, &pair.get_item(1)?, counts)
             }
             &Form::Link(i) => {
-                let (link, name) = (&program.links[i], program.names[i]);
-                if link.slots().is_empty() && link.counter().is_none() {
+                let (name, expected) = (program.links[i].entry.name, program.parts(i).count());
+                if expected == 0 {
                     return if state.is_none() { Ok(()) } else { Err(wrong(format!("{name} has none"))) };
                 }
                 let dict = state.cast::<PyDict>().map_err(|_| wrong(format!("{name}'s is a dict")))?;
-                let item = |key: &str| dict.get_item(key)?.ok_or_else(|| wrong(format!("{name} lacks {key}")));
-                for (slot, named) in program.slots_of(i).zip(link.slots()) {
-                    self.read_slot(py, slot, &format!("{name}: {}", named.name), &item(named.name)?)?;
+                for (key, part) in program.parts(i) {
+                    let value = dict.get_item(key)?.ok_or_else(|| wrong(format!("{name} lacks {key}")))?;
+                    let what = format!("{name}: {key}");
+                    match part {
+                        Part::Array(slot) => self.read_slot(py, slot, &what, &value)?,
+                        Part::Float(at) => counts[at] = read_float(&what, &value)?.to_bits(),
+                        Part::Count(at) => {
+                            counts[at] = read_count(&what, &value)?;
+                            possible(program, i, counts)?;
+                        }
+                    }
                 }
-                if let Some(counter) = link.counter() {
-                    let t = read_count(&format!("{name}: {counter}"), &item(counter)?)?;
-                    possible(program, i, t)?;
-                    counts[i] = t;
-                }
-                let expected = link.slots().len() + usize::from(link.counter().is_some());
                 if dict.len() == expected {
                     Ok(())
                 } else {
@@ -380,13 +389,13 @@ impl Leaf {
     }
 }
 
-/// Whether link `i` can have counted to `t`.
-pub fn possible(program: &Program, i: usize, t: u64) -> PyResult<()> {
-    let (link, name) = (&program.links[i], program.names[i]);
-    match link.counter() {
-        // Of the built-in rules only AccumGrad ever starts to count again.
-        Some(counter) if link.advance(t) != t => {
-            Err(PyValueError::new_err(format!("{name}: {counter} must be less than n, got {t}")))
+/// Whether link `i` can have counted so far.
+pub fn possible(program: &Program, i: usize, counts: &[u64]) -> PyResult<()> {
+    let (link, t) = (&program.links[i], counts[i]);
+    // Of the built-in rules only AccumGrad ever starts to count again.
+    match link.kernel.shape().counter {
+        Some(counter) if link.kernel.shape().collects && link.kernel.emits(&link.hyper, t) => {
+            Err(PyValueError::new_err(format!("{}: {counter} must be less than n, got {t}", link.entry.name)))
         }
         _ => Ok(()),
     }
@@ -422,4 +431,13 @@ fn read_count(what: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
     // Half the range of u64, so that counting on never overflows.
     let count = index.extract::<i64>().ok().and_then(|n| u64::try_from(n).ok());
     count.ok_or_else(|| PyValueError::new_err(format!("{what} must be in [0, 2**63), got {index}")))
+}
+
+/// A float in a state; `what` names it in errors.
+fn read_float(what: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    let is_number = value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>();
+    match value.extract() {
+        Ok(number) if is_number && !value.is_instance_of::<PyBool>() => Ok(number),
+        _ => Err(PyTypeError::new_err(format!("{what} must be a float, got {}", value.repr()?))),
+    }
 }

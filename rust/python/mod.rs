@@ -6,7 +6,6 @@ mod arena;
 mod array;
 mod classes;
 mod collector;
-mod course;
 mod differ;
 mod entry;
 mod files;
@@ -70,7 +69,7 @@ mod _core {
     #[pymodule_export]
     use super::layers::{activations, dense_gradient, dense_pullback};
     #[pymodule_export]
-    use super::leaf::{Leaf, set_frozen};
+    use super::leaf::{Leaf, set_frozen, stamps};
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]

@@ -11,8 +11,8 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyWeakrefMe
 use super::make::asked;
 use super::path::too_deep;
 use super::schedules::read as schedule;
-use crate::chain::{Followed, Program, Spec};
 use crate::dtype::DType;
+use crate::program::{Followed, Program, Spec};
 use crate::rule::Value;
 
 /// The rules compiled last, none of which is kept alive by it. Leaves of one rule share its program, also when they are
@@ -122,13 +122,17 @@ fn spec(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Spec> {
         }
         "Scheduled" => Ok(Spec::Scheduled(Box::new(spec(&body, depth + 1)?), scheduled(&parts.get_item(2)?)?)),
         _ => {
-            let field = |(key, given): (Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+            let (mut fields, mut label) = (Vec::new(), String::new());
+            for (key, given) in items(&body)? {
                 let key: String = key.extract()?;
+                if key == "name" {
+                    label = given.extract()?;
+                    continue;
+                }
                 let read = value(&given).map_err(|_| unreadable(&name, &key, &given))?;
-                PyResult::Ok((key, read))
-            };
-            let fields = items(&body)?.into_iter().map(field).collect::<PyResult<_>>()?;
-            Ok(Spec::Rule(name, fields))
+                fields.push((key, read));
+            }
+            Ok(Spec::Rule(name, fields, label))
         }
     }
 }
@@ -149,6 +153,8 @@ fn value(value: &Bound<'_, PyAny>) -> PyResult<Value> {
         Ok(Value::Float(value.extract()?))
     } else if value.is_instance_of::<PyTuple>() {
         Ok(Value::Pair(value.extract::<(f64, f64)>()?.into()))
+    } else if value.is_instance_of::<PyInt>() && value.extract::<i64>().is_ok_and(|n| n == -1) {
+        Ok(Value::Count(u64::MAX)) // no limit
     } else {
         Ok(Value::Count(value.extract()?))
     }

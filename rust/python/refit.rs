@@ -11,8 +11,8 @@ use super::leaf::{Inner, Leaf, Moments, watch, writing};
 use super::lists::Items;
 use super::make::{held, named, placed, possible, restored, suits};
 use super::program::program;
-use crate::chain::Program;
 use crate::dtype::DType;
+use crate::program::Program;
 use crate::reserve::list;
 
 /// The compiled form of `rule`, if it makes sense for parameters of this type and their step can use its values; `path` is
@@ -90,7 +90,7 @@ impl Change {
         match (&old.moments, program) {
             (Moments::Own(_), None) => Ok(Self::Nothing),
             (Moments::Compiled { program, counts, .. }, Some(new)) if program.lies_like(&new) => {
-                (0..new.links.len()).try_for_each(|i| possible(&new, i, counts[i]))?;
+                (0..new.links.len()).try_for_each(|i| possible(&new, i, counts))?;
                 Ok(Self::Program(new))
             }
             (moments, _) => {

@@ -17,9 +17,10 @@ use super::lists::Items;
 use super::path::too_deep;
 use super::program::compiled;
 use super::update::{at, placeless};
-use crate::chain::Program;
 use crate::dtype::Compute;
+use crate::program::Program;
 use crate::reserve::{collected, listed};
+use crate::rule::Hyper;
 use crate::schedules::Schedule;
 
 /// The value of a schedule, as its `_spec` describes it, at `step`.
@@ -100,8 +101,8 @@ fn one_more(intervals: usize, boundaries: &[u64]) -> PyResult<()> {
     if intervals == boundaries.len() + 1 { Ok(()) } else { Err(PyValueError::new_err("too few or many boundaries")) }
 }
 
-/// Gives each entry that is stepped, and whose rule is scheduled, the program of this step. Leaves of one rule at one
-/// step share it, unless many others come between them.
+/// Gives each entry that is stepped, and whose rule follows a function in Python, the hyper-parameters of this step. Leaves of
+/// one rule at one step share them, unless many others come between them.
 pub fn schedule<'py>(
     py: Python<'py>,
     entries: &mut [Entry<'_, 'py>],
@@ -109,52 +110,49 @@ pub fn schedule<'py>(
     names: &Names,
 ) -> PyResult<()> {
     const KNOWN: usize = 4;
-    type Known = (Py<PyAny>, Counts, Compute, Arc<Program>);
+    type Known = (Py<PyAny>, Counts, Compute, Arc<[Hyper]>);
     let mut known: SmallVec<[Known; KNOWN]> = SmallVec::new();
     for (entry, gradient) in entries.iter_mut().zip(gradients) {
         let Inner { rule, moments: Moments::Compiled { program, counts, .. }, .. } = entry.guard.get() else {
             continue;
         };
-        if !program.is_scheduled() || gradient.is_none() {
+        if !program.asks_python || gradient.is_none() {
             continue;
         }
         let compute = entry.working().compute();
-        if let Some((.., made)) = known.iter().find(|(r, c, t, _)| r.is(rule) && c == counts && *t == compute) {
-            entry.scheduled = Some(made.clone());
+        if let Some((.., given)) = known.iter().find(|(r, c, t, _)| r.is(rule) && c == counts && *t == compute) {
+            entry.given = Some(given.clone());
             continue;
         }
-        let new = made(py, rule.bind(py), program, counts, compute);
-        let new = match new {
-            Ok(new) => new,
+        let given = match given(py, rule.bind(py), program, counts, compute) {
+            Ok(given) => given,
             Err(error) => return Err(at(py, error, &names.of(entry.place)?)),
         };
         if known.len() == KNOWN {
             known.remove(0);
         }
-        known.push((rule.clone_ref(py), counts.clone(), compute, new.clone()));
-        entry.scheduled = Some(new);
+        known.push((rule.clone_ref(py), counts.clone(), compute, given.clone()));
+        entry.given = Some(given);
     }
     Ok(())
 }
 
-/// The program of the next step, which is in `compute`.
-fn made(
+/// The hyper-parameters of the next step, which is in `compute`.
+fn given(
     py: Python<'_>,
     rule: &Bound<'_, PyAny>,
     own: &Program,
     counts: &[u64],
     compute: Compute,
-) -> PyResult<Arc<Program>> {
-    if !own.asks_python {
-        if let Some(reason) = own.refusal(compute, Some(counts)) {
-            return Err(placeless(py, reason));
-        }
-        return own.at(counts).map(Arc::new).map_err(PyValueError::new_err);
-    }
+) -> PyResult<Arc<[Hyper]>> {
     let rules = py.import(intern!(py, "optirs.rules"))?;
-    let timers = PyTuple::new(py, &counts[own.links.len()..])?;
+    let timers = PyTuple::new(py, own.timers(counts))?;
     let rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
-    let made = compiled(py, &rule)?.filter(|made| made.names == own.names && !made.is_scheduled());
+    let names = |program: &Program| -> Vec<_> { program.links.iter().map(|link| link.entry.name).collect() };
+    let made = compiled(py, &rule)?.filter(|made| names(made) == names(own) && !made.is_scheduled());
     let made = made.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))?;
-    made.refusal(compute, None).map_or(Ok(made), |reason| Err(placeless(py, reason)))
+    match made.refusal(compute, None) {
+        Some(reason) => Err(placeless(py, reason)),
+        None => Ok(made.links.iter().map(|link| link.hyper).collect()),
+    }
 }

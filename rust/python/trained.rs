@@ -10,11 +10,11 @@ use super::array::{Look, View, span};
 use super::leaf::{Guard, Leaf, Moments, busy};
 use super::network::Model;
 use super::tree::flatten;
-use crate::chain::Program;
 use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
 use crate::placement::Streams;
+use crate::program::Program;
 use crate::reserve::{Put, list};
 
 /// Where an array of the network comes from.

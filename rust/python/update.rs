@@ -10,23 +10,25 @@ use std::collections::hash_map;
 use std::sync::Arc;
 
 use super::arena::{List, list_in, with_arena};
-use super::array::access::{Arena, Looks, Role, Seen, Wanted, run};
+use super::array::access::{Looks, Role, Seen, Wanted, run};
 use super::array::{
-    Layout, Load, PLACED, Place as Part, Request, View, allocate, array, descriptor, swapped, too_large,
+    Layout, Load, PLACED, Place as Part, Request, View, allocate, array, descriptor, shape_text, swapped, too_large,
 };
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::Gradient;
-use super::leaf::{Inner, Leaf, Moments, OwnState, Slot};
+use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot};
 use super::lists::Items;
 use super::make::asked;
 use super::overlap::Touched;
 use super::replace::replace;
 use super::schedules::schedule;
-use super::steps::{self, Fresh, Incoming, Refusal, Step, Target, Through};
+use super::steps::{self, Fresh, Incoming, Step, Target, Through};
 use super::walk::walk;
 use crate::buffer::Buffer;
 use crate::placement::Streams;
+use crate::program::Program;
 use crate::reserve::{Put, Reserve, check, collected, list};
+use crate::step::{Outcome, Reason, Refused, Skip};
 
 /// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one, with how it lay.
 pub type Made<'py> = (Bound<'py, PyAny>, Option<(Bound<'py, PyAny>, View)>);
@@ -71,22 +73,25 @@ fn update_in<'py>(
     let results = if in_place { Vec::new() } else { results(arena, py, &entries, &gradients)? };
     let mut old = list_in(if in_place { made.len() } else { 0 }, arena)?; // before anything is written
     let to = if in_place { Targets::Places } else { Targets::Fresh(&results) };
-    let reached = Call { entries: &entries, gradients: &gradients, made: &made, to }.run(py, arena, &names)?;
+    let (reached, skips) = Call { entries: &entries, gradients: &gradients, made: &made, to }.run(py, arena, &names)?;
+    let skipped = Skipped::all(py, &entries, &skips, &names)?;
     if in_place {
-        for (i, (entry, (reach, _))) in entries.iter_mut().zip(reached).enumerate() {
+        for (i, (entry, reached)) in entries.iter_mut().zip(reached).enumerate() {
             let made = made.get_mut(i).and_then(Option::take);
-            if let Some(state) = commit(entry, made, reach) {
+            if let Some(state) = commit(entry, made, reached) {
                 old.push(state);
             }
         }
         drop((entries, old));
+        skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = list_in(entries.len(), arena)?;
-    for (i, ((entry, result), (reach, _))) in entries.iter().zip(&results).zip(reached).enumerate() {
-        fresh.push(hand_out(py, entry, result, made.get_mut(i).and_then(Option::take), reach)?);
+    for (i, ((entry, result), reached)) in entries.iter().zip(&results).zip(reached).enumerate() {
+        fresh.push(hand_out(py, entry, result, made.get_mut(i).and_then(Option::take), reached)?);
     }
     drop(entries);
+    skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
     let mut fresh = Pairs { pairs: fresh, transposes: FxHashMap::default() };
     let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
         let new = fresh.at(py, origin)?.1;
@@ -122,12 +127,12 @@ pub enum Targets<'c> {
     Direction(&'c Part),
 }
 
-/// How many links of its rule a step has reached, if there was one, and whether it has reached the parameter.
-pub type Reached = (Option<usize>, bool);
+/// What a step was, and the counts after it where they do not follow from that.
+pub type Reached = (Outcome, Option<Counts>);
 
 impl<'c, 'py> Call<'c, '_, 'py> {
     /// Opens the arrays and takes all steps, or none.
-    pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<List<'b, Reached>> {
+    pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<(List<'b, Reached>, Vec<Skip>)> {
         let n = self.entries.len();
         let (mut steps, mut reached) = (list_in(n, arena)?, list_in(n, arena)?);
         let mut load = Load::NONE;
@@ -140,14 +145,15 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         let wanted = Wanted::new(arena, 2 * n, load, names, looks);
         // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are written
         // are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets and copies are new.
-        let done = run(py, &(wanted, Arena(arena)), |(arrays, arena)| unsafe { steps::run(all, arrays, arena.0) })?;
-        match done {
-            Ok(()) => {}
-            Err(Refusal::Norm(place, reason)) => return Err(refused(&names.of(place)?, &reason)),
-            Err(Refusal::Memory(bytes)) => return Err(too_large(bytes)),
-        }
-        reached.extend(steps.iter().map(|step: &Step<'_>| (step.reach, step.steps)));
-        Ok(reached)
+        let done = run(py, &wanted, |arrays| unsafe { steps::run(all, arrays) })?;
+        let skips = match done {
+            Ok(skips) => skips,
+            Err(why) => {
+                return Err(refusal(py, why, |i| Ok((names.of(self.entries[i].place)?, self.entries[i].leaf())))?);
+            }
+        };
+        reached.extend(steps.into_iter().map(|step: Step<'_>| (step.outcome, step.counts)));
+        Ok((reached, skips))
     }
 
     /// Looks again at the arrays, which [`Step::array`] and [`Step::made`] name by their numbers.
@@ -200,10 +206,9 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         };
         let made = self.made.get(i).and_then(|made| made.as_ref()?.1.as_ref());
         Ok(Step {
-            place: entry.place,
             leaf,
             inner: entry.guard.get(),
-            scheduled: entry.scheduled.as_deref(),
+            given: entry.given.as_deref(),
             array: 2 * i,
             through,
             gradient: gradient.map(|g| Incoming { dtype: g.dtype, copy: g.copy.as_ref() }),
@@ -213,8 +218,8 @@ impl<'c, 'py> Call<'c, '_, 'py> {
                 Targets::Fresh(fresh) => Target::Fresh(&fresh[i]),
                 Targets::Direction(part) => Target::Direction(part),
             },
-            reach: None,
-            steps: false,
+            outcome: Outcome::default(),
+            counts: None,
         })
     }
 }
@@ -385,15 +390,24 @@ fn results(
 
 /// Makes what the step of an entry has come to the leaf's, without running Python code. What it returns is to be dropped when
 /// all entries are done: that may run some.
-fn commit<'py>(entry: &mut Entry<'_, 'py>, made: Option<Made<'py>>, reach: Option<usize>) -> Option<OwnState> {
+fn commit<'py>(entry: &mut Entry<'_, 'py>, made: Option<Made<'py>>, reached: Reached) -> Option<OwnState> {
     let inner = entry.guard.get_mut()?;
-    match (&mut inner.moments, made, reach) {
-        (Moments::Own(state), Some((new, _)), _) => Some(std::mem::replace(state, OwnState(new.unbind()))),
-        (Moments::Compiled { program, counts, .. }, _, Some(reach)) => {
-            program.advance(counts, reach);
+    match (&mut inner.moments, made) {
+        (Moments::Own(state), Some((new, _))) => Some(std::mem::replace(state, OwnState(new.unbind()))),
+        (Moments::Compiled { program, counts, .. }, _) => {
+            advance(program, counts, reached);
             None
         }
         _ => None,
+    }
+}
+
+/// Brings counts to where they are after a step.
+pub fn advance(program: &Program, counts: &mut Counts, (outcome, after): Reached) {
+    match (after, outcome.reach) {
+        (Some(after), _) => *counts = after,
+        (None, Some(reach)) => program.advance(counts, reach, |_| None),
+        (None, None) => {}
     }
 }
 
@@ -403,7 +417,7 @@ fn hand_out<'py>(
     entry: &Entry<'_, 'py>,
     result: &Fresh,
     made: Option<Made<'py>>,
-    reach: Option<usize>,
+    reached: Reached,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let old = entry.guard.get();
     let (dtype, layout) = (entry.leaf().dtype, &entry.leaf().layout);
@@ -419,7 +433,7 @@ fn hand_out<'py>(
             let fresh =
                 slots.iter().zip(&result.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
             let mut counts = counts.clone();
-            program.advance(&mut counts, reach.unwrap_or(0));
+            advance(program, &mut counts, reached);
             Moments::Compiled { program: program.clone(), slots: fresh.collect(), counts }
         }
     };
@@ -433,6 +447,76 @@ const PLACE: &str = ", for the parameter at ";
 /// The error of a refused norm.
 pub fn refused(place: &str, reason: &str) -> PyErr {
     PyFloatingPointError::new_err(format!("{reason}{PLACE}{place}"))
+}
+
+/// The error of a step that does not take place; `of` says where a parameter stands, and its leaf.
+pub fn refusal<'l>(
+    py: Python<'_>,
+    why: Refused,
+    of: impl Fn(usize) -> PyResult<(String, &'l Leaf)>,
+) -> PyResult<PyErr> {
+    let place = || Ok::<_, PyErr>(of(why.parameter)?.0);
+    Ok(match why.reason {
+        Reason::Norm(reason) => refused(&place()?, &reason),
+        Reason::Element(reason, element) => {
+            let (place, leaf) = of(why.parameter)?;
+            let index = index_text(py, &leaf.layout, element);
+            refused(&place, &format!("{reason}: element {index} of the gradient is not finite"))
+        }
+        Reason::Value(reason) => unusable(&place()?, &reason),
+        Reason::Order(other, [a, b]) => PyValueError::new_err(format!(
+            "{a} and {b} wait for each other: {a} comes first at {}, {b} at {}; give all parameters one order, or the rules names",
+            place()?,
+            of(other)?.0
+        )),
+        Reason::OutOfMemory(none) => too_large(none.bytes),
+    })
+}
+
+/// The index of the element that stands at `element` in an array with this layout.
+fn index_text(py: Python<'_>, layout: &Layout, element: usize) -> String {
+    let mut axes: Vec<usize> = (0..layout.shape.len()).filter(|&axis| layout.shape[axis] > 1).collect();
+    axes.sort_by_key(|&axis| std::cmp::Reverse(layout.strides[axis]));
+    let (mut rest, mut index) = (element, vec![0_isize; layout.shape.len()]);
+    for axis in axes {
+        let stride = layout.strides[axis] as usize;
+        (index[axis], rest) = ((rest / stride) as isize, rest % stride);
+    }
+    shape_text(py, &index)
+}
+
+/// What is to be said of a skipped step.
+pub struct Skipped {
+    rule: String,
+    place: String,
+    index: String,
+    counts: [u64; 2],
+}
+
+impl Skipped {
+    /// What is to be said of `skips`, whose parameters are among `entries`.
+    pub fn all(py: Python<'_>, entries: &[Entry], skips: &[Skip], names: &Names) -> PyResult<Vec<Self>> {
+        let rule = |(i, link): (usize, usize)| match &entries[i].guard.get().moments {
+            Moments::Compiled { program, .. } => program.links[link].name(),
+            Moments::Own(_) => String::new(),
+        };
+        collected(skips.iter().map(|skip| {
+            let entry = &entries[skip.parameter];
+            Self::of(py, rule(skip.rule), names.of(entry.place)?, entry.leaf(), skip)
+        }))
+    }
+
+    /// The same of a parameter at `place`.
+    pub fn of(py: Python<'_>, rule: String, place: String, leaf: &Leaf, skip: &Skip) -> PyResult<Self> {
+        Ok(Self { rule, place, index: index_text(py, &leaf.layout, skip.element), counts: skip.counts })
+    }
+
+    /// Says it, now that the step is over.
+    pub fn tell(&self, py: Python<'_>) -> PyResult<()> {
+        let (Self { rule, place, index, .. }, [all, row]) = (self, self.counts);
+        let log = py.import(intern!(py, "optirs._skipped"))?.getattr(intern!(py, "tell"))?;
+        log.call1((rule, place, index, all, row)).map(drop)
+    }
 }
 
 /// The error of a hyper-parameter whose value a step cannot use.

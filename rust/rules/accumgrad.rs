@@ -9,9 +9,10 @@ rule! {
 impl Elementwise for AccumGrad {
     const SLOTS: &'static [Slot] = &[Slot::like("accum")];
     const COUNTER: Option<&'static str> = Some("count");
+    const COLLECTS: bool = true;
     type State<T: Element> = (T,);
 
-    fn prepare(&self, t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, At { t, .. }: At, r: Rounding) -> Scalars {
         r.scalars([self.n as f64, f64::from(u8::from(self.emits(t)))])
     }
 
@@ -21,8 +22,8 @@ impl Elementwise for AccumGrad {
         if emits == T::Real::ONE { (accum, (T::ZERO,)) } else { (T::ZERO, (accum,)) }
     }
 
-    fn advance(&self, t: u64) -> u64 {
-        if self.emits(t) { 0 } else { t }
+    fn advance(&self, at: At, _: &Facts) -> At {
+        if self.emits(at.t) { At { t: 0, ..at } } else { at }
     }
 
     fn emits(&self, t: u64) -> bool {

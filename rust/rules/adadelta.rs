@@ -10,7 +10,7 @@ impl Elementwise for AdaDelta {
     const SLOTS: &'static [Slot] = &[Slot::real("acc"), Slot::real("delta")];
     type State<T: Element> = (T::Real, T::Real);
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         r.scalars([share(self.rho), self.epsilon])
     }
 

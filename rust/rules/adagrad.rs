@@ -14,7 +14,7 @@ impl Elementwise for AdaGrad {
         [self.epsilon, 0.0, 0.0]
     }
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         r.scalars([self.eta, self.epsilon])
     }
 

@@ -11,7 +11,7 @@ impl Elementwise for AdaMax {
     const COUNTER: Option<&'static str> = Some("t");
     type State<T: Element> = (T, T::Real);
 
-    fn prepare(&self, t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, At { t, .. }: At, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let eta = self.eta / (1.0 - power(b1, t));
         r.scalars([share(b1), b2, eta, self.epsilon])

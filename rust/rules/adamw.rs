@@ -11,7 +11,7 @@ impl Elementwise for AdamW {
     const COUNTER: Option<&'static str> = Some("t");
     type State<T: Element> = (T, T::Real);
 
-    fn prepare(&self, t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, At { t, .. }: At, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
         let decay = if self.couple { self.eta * self.lambda_ } else { self.lambda_ };

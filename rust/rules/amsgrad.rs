@@ -14,7 +14,7 @@ impl Elementwise for AMSGrad {
         [self.epsilon; SLOTS]
     }
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         r.scalars([share(b1), share(b2), self.eta, self.epsilon])
     }

@@ -11,7 +11,7 @@ impl Elementwise for ClipGrad {
     const COMPLEX: bool = false;
     type State<T: Element> = ();
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         r.scalars([self.delta])
     }
 

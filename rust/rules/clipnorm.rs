@@ -10,7 +10,7 @@ impl Elementwise for ClipNorm {
     const SLOTS: &'static [Slot] = &[];
     type State<T: Element> = ();
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         r.scalars([1.0, 1.0])
     }
 
@@ -19,34 +19,32 @@ impl Elementwise for ClipNorm {
         (g * factor * rest, ())
     }
 
-    fn reduction(&self) -> Option<&dyn Reduction> {
-        Some(self)
+    fn asks(&self) -> Asks {
+        Asks::Norm(Norm::of(self.p))
+    }
+
+    fn decide(&self, facts: &Facts, r: Rounding) -> Verdict {
+        if self.throw && !facts.norm.is_finite() {
+            return Verdict::Refuse(format!("ClipNorm: the gradient has {}-norm {}", self.p, facts.norm));
+        }
+        Verdict::Go(shortened(facts.norm, self.omega, r))
     }
 }
 
-impl Reduction for ClipNorm {
-    fn norm(&self) -> Norm {
-        Norm::of(self.p)
+/// The scalars that shorten a gradient of this `norm` to one of `omega`, where it is longer: two factors.
+pub(super) fn shortened(norm: f64, omega: f64, r: Rounding) -> Scalars {
+    if !norm.is_finite() {
+        return r.scalars([f64::NAN, 1.0]);
     }
-
-    fn refuse(&self, norm: f64) -> Option<String> {
-        (self.throw && !norm.is_finite()).then(|| format!("ClipNorm: the gradient has {}-norm {norm}", self.p))
+    if norm <= omega {
+        return r.scalars([1.0, 1.0]);
     }
-
-    fn scalars(&self, norm: f64, r: Rounding) -> Scalars {
-        if !norm.is_finite() {
-            return r.scalars([f64::NAN, 1.0]);
-        }
-        if norm <= self.omega {
-            return r.scalars([1.0, 1.0]);
-        }
-        let (factor, least) = (self.omega / norm, libm::ldexp(1.0, r.least_exponent()));
-        if factor >= least {
-            return r.scalars([factor, 1.0]);
-        }
-        // In the compute type, and perhaps in float64, it would lose digits. So a power of two, which loses none unless the
-        // result is too small for the type as well, and what is left: `least`, with all digits of the factor.
-        let ((omega, up), (norm, down)) = (libm::frexp(self.omega), libm::frexp(norm));
-        r.scalars([libm::ldexp(1.0, up - down - 1 - r.least_exponent()), 2.0 * (omega / norm) * least])
+    let (factor, least) = (omega / norm, libm::ldexp(1.0, r.least_exponent()));
+    if factor >= least {
+        return r.scalars([factor, 1.0]);
     }
+    // In the compute type, and perhaps in float64, it would lose digits. So a power of two, which loses none unless the
+    // result is too small for the type as well, and what is left: `least`, with all digits of the factor.
+    let ((omega, up), (norm, down)) = (libm::frexp(omega), libm::frexp(norm));
+    r.scalars([libm::ldexp(1.0, up - down - 1 - r.least_exponent()), 2.0 * (omega / norm) * least])
 }

@@ -10,7 +10,7 @@ impl Elementwise for Lion {
     const SLOTS: &'static [Slot] = &[Slot::like("m")];
     type State<T: Element> = (T,);
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         r.scalars([share(b1), share(b2), self.eta])
     }

@@ -5,7 +5,8 @@ mod prelude {
     pub(crate) use crate::element::{Element, Real};
     pub(crate) use crate::reduce::Norm;
     pub(crate) use crate::rule::{
-        Boxed, Elementwise, Reduction, Rounding, SCALARS, SLOTS, Scalars, Slot, power, rule, share,
+        Asks, At, Elementwise, Facts, Fields, Formula, Number, Rounding, SCALARS, SLOTS, Scalars, Slot, Verdict, power,
+        rule, share, toward,
     };
 }
 
@@ -42,34 +43,44 @@ registry! {
     clipgrad: ClipGrad,
     clipnorm: ClipNorm,
     accumgrad: AccumGrad,
+    clipglobalnorm: ClipGlobalNorm,
+    skipnonfinite: SkipNonFinite,
+    r#box: Box,
+    lookahead: Lookahead,
+    ema: Ema,
+    swa: Swa,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dtype::Compute;
-    use crate::rule::{Kernel, Rounding, Value};
-    use std::collections::HashMap;
+    use crate::rule::{At, Facts, Hyper, Kind, Rounding, Value};
 
-    /// The rule of some values, whose types `build` says by what it refuses.
-    fn some(entry: &Entry, flag: bool) -> Box<dyn Kernel> {
-        let values = [Value::Float(0.5), Value::Pair([0.5, 0.75]), Value::Flag(flag), Value::Count(2)];
-        let mut tried = HashMap::new();
-        loop {
-            match (entry.build)(&|field| values.get(tried.get(field).copied().unwrap_or(0)).copied()) {
-                Ok(rule) => return rule,
-                Err(field) => *tried.entry(field).or_insert(0) += 1,
-            }
-        }
+    /// Some values of the fields.
+    fn some(entry: &Entry, flag: bool) -> Hyper {
+        entry
+            .hyper(|_, kind| {
+                Some(match kind {
+                    Kind::Float => Value::Float(0.5),
+                    Kind::Pair => Value::Pair([0.5, 0.75]),
+                    Kind::Flag => Value::Flag(flag),
+                    Kind::Count => Value::Count(2),
+                })
+            })
+            .unwrap()
     }
 
     #[test]
     fn what_counts_no_steps_has_the_same_one_always() {
         for entry in RULES {
-            for rule in [false, true].map(|flag| some(entry, flag)) {
-                let scalars = |t| rule.prepare(t, Rounding::of(Compute::F64));
-                let alike = (1..5).all(|t| rule.emits(t) && rule.advance(t) == t && scalars(t) == scalars(7));
-                assert!(alike || rule.counter().is_some(), "{}", entry.name);
+            for h in [false, true].map(|flag| some(entry, flag)) {
+                let kernel = (entry.kernel)(&h);
+                let at = |t| At { t, numbers: [0; 2] };
+                let scalars = |t| kernel.prepare(&h, at(t), Rounding::of(Compute::F64));
+                let alike = |t| kernel.advance(&h, at(t), &Facts::NONE).t == t && scalars(t) == scalars(7);
+                let alike = (1..5).all(|t| kernel.emits(&h, t) && alike(t));
+                assert!(alike || kernel.shape().counter.is_some(), "{}", entry.name);
             }
         }
     }

@@ -10,7 +10,7 @@ impl Elementwise for Momentum {
     const SLOTS: &'static [Slot] = &[Slot::like("velocity")];
     type State<T: Element> = (T,);
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         r.scalars([self.rho, self.eta])
     }
 

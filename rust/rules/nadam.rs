@@ -11,7 +11,7 @@ impl Elementwise for NAdam {
     const COUNTER: Option<&'static str> = Some("t");
     type State<T: Element> = (T, T::Real);
 
-    fn prepare(&self, t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, At { t, .. }: At, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let momentum = self.eta * b1 / (1.0 - power(b1, t + 1));
         let gradient = self.eta * (1.0 - b1) / (1.0 - power(b1, t));

@@ -10,7 +10,7 @@ impl Elementwise for Nesterov {
     const SLOTS: &'static [Slot] = &[Slot::like("velocity")];
     type State<T: Element> = (T,);
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         let rho = self.rho;
         r.scalars([rho, self.eta, rho * rho, (1.0 + rho) * self.eta])
     }

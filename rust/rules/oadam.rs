@@ -11,7 +11,7 @@ impl Elementwise for OAdam {
     const COUNTER: Option<&'static str> = Some("t");
     type State<T: Element> = (T, T::Real, T);
 
-    fn prepare(&self, t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, At { t, .. }: At, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let (m_hat, root) = (1.0 / (1.0 - power(b1, t)), (1.0 - power(b2, t)).sqrt().recip());
         r.scalars([share(b1), share(b2), self.eta * m_hat, root, self.epsilon])

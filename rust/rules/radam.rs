@@ -13,7 +13,7 @@ impl Elementwise for RAdam {
     const COUNTER: Option<&'static str> = Some("t");
     type State<T: Element> = (T, T::Real);
 
-    fn prepare(&self, t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, At { t, .. }: At, r: Rounding) -> Scalars {
         let [b1, b2] = self.beta;
         let m_hat = 1.0 / (1.0 - power(b1, t));
         let (factor, root, epsilon) = match rectifier(b2, t) {

@@ -1,6 +1,6 @@
 //! RMSProp (Tieleman and Hinton 2012): steps over the root of a mean square, or of a variance when centred.
 use super::prelude::*;
-use crate::rule::{Borrower, Kernel};
+use crate::rule::{Hyper, Kernel, kernel_of};
 
 rule! {
     /// See the module.
@@ -10,12 +10,21 @@ rule! {
 struct Plain(RMSProp);
 struct Centred(RMSProp);
 
-impl Boxed for RMSProp {
-    fn boxed(self) -> Box<dyn Kernel> {
-        if self.centred { Box::new(Centred(self)) } else { Box::new(Plain(self)) }
+impl Formula for RMSProp {
+    fn kernel(&self) -> &'static dyn Kernel {
+        if self.centred { kernel_of::<Centred>() } else { kernel_of::<Plain>() }
     }
-    fn lent(self, to: &mut Borrower) {
-        if self.centred { to(&Centred(self)) } else { to(&Plain(self)) }
+}
+
+impl Fields for Plain {
+    fn of(hyper: &Hyper) -> Self {
+        Self(RMSProp::of(hyper))
+    }
+}
+
+impl Fields for Centred {
+    fn of(hyper: &Hyper) -> Self {
+        Self(RMSProp::of(hyper))
     }
 }
 
@@ -29,7 +38,7 @@ impl Elementwise for Plain {
     const SLOTS: &'static [Slot] = &[Slot::real("quad")];
     type State<T: Element> = (T::Real,);
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         self.0.scalars(r)
     }
 
@@ -46,7 +55,7 @@ impl Elementwise for Centred {
     const SLOTS: &'static [Slot] = &[Slot::real("quad"), Slot::like("lin")];
     type State<T: Element> = (T::Real, T);
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         self.0.scalars(r)
     }
 

@@ -15,7 +15,7 @@ impl Elementwise for Rprop {
         [0.0, self.eta, 0.0]
     }
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         let ([less, more], [least, most]) = (self.ell, self.gamma);
         r.scalars([less, more, least, most])
     }

@@ -10,7 +10,7 @@ impl Elementwise for WeightDecay {
     const SLOTS: &'static [Slot] = &[];
     type State<T: Element> = ();
 
-    fn prepare(&self, _t: u64, r: Rounding) -> Scalars {
+    fn prepare(&self, _: At, r: Rounding) -> Scalars {
         r.scalars([self.lambda_])
     }
 

@@ -4,7 +4,7 @@
 
 use optirs::affine::{self, Shape};
 use optirs::buffer::release;
-use optirs::chain::{Program, Spec};
+use optirs::program::{Program, Spec};
 use optirs::dtype::DType;
 use optirs::fit::batch::{Data, Gathered};
 use optirs::fit::step::{Parameter, Stepper};
@@ -60,7 +60,7 @@ static ALLOCATOR: Counting = Counting;
 const N_IN: usize = 8;
 
 fn rule(name: &str, values: &[(&str, Value)]) -> Spec {
-    Spec::Rule(name.into(), values.iter().map(|&(n, v)| (n.into(), v)).collect())
+    Spec::Rule(name.into(), values.iter().map(|&(n, v)| (n.into(), v)).collect(), String::new())
 }
 
 fn adam() -> Spec {
@@ -144,7 +144,7 @@ impl Training {
             before: vec![0; program.counters()],
             gradient: arrays.gradient(i / 2, i % 2),
         });
-        let stepper = Stepper::new(parameters.collect()).unwrap();
+        let stepper = Stepper::new(parameters.collect());
         let starts = arrays.starts(&[0, 2].map(|i| [Origin::Trained(i), Origin::Trained(i + 1)]), &stepper).unwrap();
         let mut work = network.workspace(self.batch).unwrap();
         let mut gathered = Gathered::default();

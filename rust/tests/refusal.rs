@@ -3,7 +3,7 @@
 #![cfg(not(feature = "python"))] // the module has an allocator of its own, too
 
 use optirs::affine::{self, Gradient, Shape};
-use optirs::chain::{Program, Spec};
+use optirs::program::{Program, Spec};
 use optirs::drive::{Copy, Plan};
 use optirs::dtype::{Compute, DType};
 use optirs::fit::batch::{Data, Gathered};
@@ -102,7 +102,7 @@ fn numbers(len: usize, seed: usize) -> Vec<f32> {
 }
 
 fn rule(name: &str, values: &[(&str, Value)]) -> Spec {
-    Spec::Rule(name.into(), values.iter().map(|&(n, v)| (n.into(), v)).collect())
+    Spec::Rule(name.into(), values.iter().map(|&(n, v)| (n.into(), v)).collect(), String::new())
 }
 
 fn descent() -> Spec {
@@ -279,7 +279,7 @@ fn training() {
             for (i, p) in parameters.iter_mut().enumerate() {
                 p.gradient = arrays.gradient(i / 2, i % 2);
             }
-            let (stepper, mut work) = (Stepper::new(parameters)?, network.workspace(batch)?);
+            let (stepper, mut work) = (Stepper::new(parameters), network.workspace(batch)?);
             let origins = [0, 2].map(|i| [Origin::Trained(i), Origin::Trained(i + 1)]);
             let starts = arrays.starts(&origins, &stepper).ok()?;
             let mut fit = Fit {

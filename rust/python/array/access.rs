@@ -286,32 +286,6 @@ impl Pointers<'_> {
     }
 }
 
-/// An arena, for lists that are made while arrays are open.
-pub struct Arena<'b>(pub &'b Bump);
-
-/// The same for the function that [`run`] calls.
-pub struct Here<'b>(pub &'b Bump);
-
-// SAFETY: the function is called on the thread that has the arena, which does nothing with it meanwhile.
-unsafe impl Send for Here<'_> {}
-
-impl Access for Arena<'_> {
-    type Open<'a> = Here<'a>;
-
-    fn load(&self) -> Load {
-        Load::NONE
-    }
-
-    fn check(&self, _: &mut Pins) -> PyResult<()> {
-        Ok(())
-    }
-
-    unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
-        // SAFETY: the arena outlives the session, since `self` does.
-        Ok(Here(unsafe { &*std::ptr::from_ref(self.0) }))
-    }
-}
-
 /// A C-contiguous array of one type, as it was when a call looked at it.
 pub(super) struct Slice<'a> {
     pub(super) name: &'a str,

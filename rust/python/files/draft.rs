@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use super::super::array::{Layout, is_array};
 use super::super::leaf::{Leaf, Moments, Slot};
-use super::super::lists::{Int, Items, Text, ints, list, text, tuple};
+use super::super::lists::{Int, Items, Text, float, ints, list, text, tuple};
 use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
 use super::inventory::Inventory;
 use super::numbers::Numbers;
 use super::outline::{Outline, by_text, outline_to_write};
-use crate::chain::{Form, Program};
 use crate::dtype::DType;
+use crate::program::{Form, Part, Program};
 use crate::reserve::{Put, Reserve, collected, list as room, listed, owned};
 
 /// Levels of the state of one Leaf, so that every reader can follow.
@@ -65,7 +65,10 @@ struct State {
 enum Child {
     /// The `i`-th state array of a Leaf, called so.
     Slot(usize, &'static str),
-    Counter,
+    /// The count with this number.
+    Count(usize),
+    /// The float whose bits are the count with this number.
+    Float(usize),
 }
 
 /// What Leafs have in common: rule, shape, strides, type, and whether frozen.
@@ -233,7 +236,8 @@ impl Draft {
                             text.push_str(name);
                             self.array(leaf, &slots[slot], text, inventory)?
                         }
-                        Child::Counter => self.count(leaf.py(), counts[i])?,
+                        Child::Count(at) => self.count(leaf.py(), counts[at])?,
+                        Child::Float(at) => self.float(leaf.py(), f64::from_bits(counts[at]))?,
                     });
                     text.truncate(length);
                 }
@@ -246,11 +250,12 @@ impl Draft {
     /// The state of a link that was not met before.
     fn link(&mut self, leaf: &Bound<'_, Leaf>, program: &Arc<Program>, i: usize) -> PyResult<Arc<State>> {
         let py = leaf.py();
-        let link = &program.links[i];
-        let slots =
-            program.slots_of(i).zip(link.slots()).map(|(slot, named)| (named.name, Child::Slot(slot, named.name)));
-        let counter = link.counter().map(|counter| (counter, Child::Counter));
-        let mut named: Vec<_> = slots.chain(counter).collect();
+        let child = |(name, part)| match part {
+            Part::Array(slot) => (name, Child::Slot(slot, name)),
+            Part::Count(at) => (name, Child::Count(at)),
+            Part::Float(at) => (name, Child::Float(at)),
+        };
+        let mut named: Vec<_> = program.parts(i).map(child).collect();
         if self.canonical {
             named.sort_by_key(|(name, _)| *name);
         }
@@ -265,6 +270,12 @@ impl Draft {
         self.known.links.make_room(1)?;
         self.known.links.insert((Arc::as_ptr(program) as usize, i), state.clone());
         Ok(state)
+    }
+
+    fn float(&self, py: Python<'_>, value: f64) -> PyResult<i64> {
+        let value = float(py, value)?;
+        let encoded = if is_json(&value) { value } else { self.encoded(&value, tuple(py, [Text(ROOT)])?)? };
+        self.forms.of_value(&encoded)
     }
 
     fn tuple(&mut self, py: Python<'_>, length: usize) -> PyResult<i64> {

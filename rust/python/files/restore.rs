@@ -1,7 +1,7 @@
 //! The states of Leafs in a file, and the Leafs that are made of them.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyList};
+use pyo3::types::{PyFloat, PyInt, PyList};
 use std::ops::Range;
 
 use super::super::array::access::bytes;
@@ -12,7 +12,7 @@ use super::super::make::{Described, Source, possible, restored_leaves};
 use super::super::path::MAX_DEPTH;
 use super::forms::{Builder, Container, Form, Plain, Read};
 use super::outline::{deep, nonsense, numbers};
-use crate::chain::{self, Program};
+use crate::program::{self, Part, Program};
 use crate::reserve::{Put, Reserve, collected, list, repeated};
 
 /// The states of Leafs as a file has them, one after the other.
@@ -146,41 +146,46 @@ impl<'py> InFile<'_, 'py> {
     fn copy(
         &mut self,
         program: &Program,
-        form: &chain::Form,
+        form: &program::Form,
         layout: &Layout,
         slots: &[Slot],
         counts: &mut [u64],
         nodes: &mut Nodes<'_>,
     ) -> Option<()> {
         match form {
-            chain::Form::Chain(forms) => {
+            program::Form::Chain(forms) => {
                 self.container(nodes).filter(|c| c.plain == Some(Plain::Tuple) && c.len() == forms.len())?;
                 forms.iter().try_for_each(|form| self.copy(program, form, layout, slots, counts, nodes))
             }
-            chain::Form::Mixed(rule) => {
+            program::Form::Mixed(rule) => {
                 self.pair(nodes)?;
                 self.array(layout, &slots[0], nodes)?;
                 self.copy(program, rule, layout, slots, counts, nodes)
             }
-            chain::Form::Scheduled(timer, rule) => {
+            program::Form::Scheduled(timer, rule) => {
                 self.pair(nodes)?;
                 counts[program.counter_of(*timer)] = self.count(nodes)?;
                 self.copy(program, rule, layout, slots, counts, nodes)
             }
-            &chain::Form::Link(i) => {
-                let link = &program.links[i];
-                if link.slots().is_empty() && link.counter().is_none() {
+            &program::Form::Link(i) => {
+                let parts = program.parts(i);
+                let count = parts.clone().count();
+                if count == 0 {
                     return matches!(self.form(nodes)?, Form::None).then_some(());
                 }
                 let container = self.container(nodes).filter(|c| c.plain == Some(Plain::Dict))?;
-                let (count, counter) = (link.slots().len(), link.counter());
-                let names = link.slots().iter().map(|slot| slot.name).chain(counter);
-                if !container.has_keys(count + usize::from(counter.is_some()), names) {
+                if !container.has_keys(count, parts.clone().map(|(name, _)| name)) {
                     return None;
                 }
-                slots[program.slots_of(i)].iter().try_for_each(|slot| self.array(layout, slot, nodes))?;
-                if counter.is_some() {
-                    counts[i] = self.count(nodes).filter(|&t| possible(program, i, t).is_ok())?;
+                for (_, part) in parts {
+                    match part {
+                        Part::Array(slot) => self.array(layout, &slots[slot], nodes)?,
+                        Part::Float(at) => counts[at] = self.float(nodes)?.to_bits(),
+                        Part::Count(at) => {
+                            counts[at] = self.count(nodes)?;
+                            possible(program, i, counts).ok()?;
+                        }
+                    }
                 }
                 Some(())
             }
@@ -202,6 +207,11 @@ impl<'py> InFile<'_, 'py> {
     fn count(&self, nodes: &mut Nodes<'_>) -> Option<u64> {
         let Form::Value(value) = self.form(nodes)? else { return None };
         value.cast_exact::<PyInt>().ok()?.extract::<i64>().ok()?.try_into().ok()
+    }
+
+    fn float(&self, nodes: &mut Nodes<'_>) -> Option<f64> {
+        let Form::Value(value) = self.form(nodes)? else { return None };
+        value.cast_exact::<PyFloat>().ok().map(|value| value.value())
     }
 
     fn array(&mut self, layout: &Layout, slot: &Slot, nodes: &mut Nodes<'_>) -> Option<()> {

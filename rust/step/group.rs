@@ -1,0 +1,207 @@
+//! What parameters of a step have in common: those of one rule at one count, and those that a rule looks at together.
+
+use smallvec::SmallVec;
+use std::ops::Range;
+
+use super::{Parameter, Reason, Refused};
+use crate::dtype::{Compute, DType};
+use crate::program::{Link, Program};
+use crate::reserve::{OutOfMemory, Put};
+use crate::rule::{Asks, Facts, Hyper, Rounding, Scalars};
+
+/// The step counts of a rule; those of most chains need no memory of their own.
+type Counts = SmallVec<[u64; 8]>;
+
+/// A link that must know whole gradients, at one step.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    /// Which link.
+    pub link: usize,
+    /// The link itself.
+    pub of: &'a Link,
+    /// Its hyper-parameters.
+    pub hyper: Hyper,
+    /// What it asks.
+    pub asks: Asks,
+    /// Which [`Whole`] it asks about, if it asks about one.
+    pub whole: Option<usize>,
+}
+
+/// What the steps of all parameters with one rule at one count have in common.
+pub(super) struct StepGroup<'a> {
+    program: &'a Program,
+    given: *const Hyper,
+    counts: Counts,
+    /// The type of the parameter.
+    dtype: DType,
+    /// How many links the step reaches.
+    pub reach: usize,
+    /// Whether it reaches the parameter.
+    pub steps: bool,
+    /// The state arrays of the links that are reached.
+    pub slots: Range<usize>,
+    /// Where the scalars of the links start.
+    pub scalars: usize,
+    /// The type in which the links compute.
+    pub compute: Compute,
+    /// How scalars are rounded.
+    pub rounding: Rounding,
+    /// The links that must know whole gradients.
+    pub questions: SmallVec<[Question<'a>; 2]>,
+}
+
+impl<'a> StepGroup<'a> {
+    /// That of a parameter; `scalars` gets those of its links.
+    pub fn new<P: Parameter<'a>>(
+        i: usize,
+        p: &P,
+        scalars: &mut SmallVec<[Scalars; 4]>,
+        wholes: &mut Vec<Whole<'a>>,
+    ) -> Result<Self, Refused> {
+        let (program, counts, dtype) = (p.program(), p.counts(), p.dtype());
+        let compute = program.working(dtype).compute();
+        if program.is_scheduled()
+            && p.given().is_none()
+            && let Some(reason) = program.refusal(compute, Some(counts))
+        {
+            return Err(Refused::by(i, Reason::Value(reason)));
+        }
+        let (reach, steps) = program.reach(counts);
+        let mut group = Self {
+            program,
+            given: p.given().map_or(std::ptr::null(), <[Hyper]>::as_ptr),
+            counts: counts.into(),
+            dtype,
+            reach,
+            steps,
+            slots: program.slots_of(&(0..reach)),
+            scalars: scalars.len(),
+            compute,
+            rounding: Rounding::of(compute).storing(dtype),
+            questions: SmallVec::new(),
+        };
+        for link in 0..reach {
+            let hyper = group.hyper(p, link);
+            scalars.put(program.scalars(link, &hyper, counts, group.rounding))?;
+            let of = &program.links[link];
+            let asks = of.kernel.asks(&hyper);
+            if asks != Asks::Nothing {
+                let whole = if asks.of_group() { Some(Whole::find(wholes, of, &hyper)?) } else { None };
+                group.questions.put(Question { link, of, hyper, asks, whole })?;
+            }
+        }
+        Ok(group)
+    }
+
+    /// Works the scalars out anew for the counts that a parameter of the group has now; whether the step reaches as far as
+    /// before.
+    pub fn renew<P: Parameter<'a>>(&mut self, i: usize, p: &P, scalars: &mut [Scalars]) -> Result<bool, Refused> {
+        self.counts.copy_from_slice(p.counts());
+        if (self.reach, self.steps) != self.program.reach(&self.counts) {
+            return Ok(false);
+        }
+        if self.program.is_scheduled()
+            && let Some(reason) = self.program.refusal(self.compute, Some(&self.counts))
+        {
+            return Err(Refused::by(i, Reason::Value(reason)));
+        }
+        for (link, to) in scalars[self.scalars..][..self.reach].iter_mut().enumerate() {
+            *to = self.program.scalars(link, &self.hyper(p, link), &self.counts, self.rounding);
+        }
+        Ok(true)
+    }
+
+    fn hyper<P: Parameter<'a>>(&self, p: &P, link: usize) -> Hyper {
+        p.given().map_or_else(|| self.program.hyper(link, p.counts()), |given| given[link])
+    }
+
+    /// Whether it is that of this parameter.
+    #[inline]
+    pub fn has<P: Parameter<'a>>(&self, p: &P) -> bool {
+        std::ptr::eq(self.program, p.program())
+            && self.counts[..] == *p.counts()
+            && self.dtype == p.dtype()
+            && p.given().map_or(std::ptr::null(), <[Hyper]>::as_ptr) == self.given
+    }
+
+    /// What the link asks, if it does.
+    pub fn question(&self, link: usize) -> Option<&Question<'a>> {
+        self.questions.iter().find(|question| question.link == link)
+    }
+}
+
+/// All parameters whose rules have an equal link that asks about them together.
+pub(super) struct Whole<'a> {
+    of: &'a Link,
+    hyper: Hyper,
+    /// How many parameters it has.
+    pub members: usize,
+    /// How many of them have come to the link.
+    pub arrived: usize,
+    /// What is known of them.
+    pub facts: Facts,
+    /// The greatest of their norms.
+    greatest: f64,
+    /// The sum of the squares of their norms, each over that power of two.
+    sum: f64,
+    /// The first parameter whose gradient is not finite, and the first element of it that is not, where that was asked.
+    pub culprit: Option<(usize, usize)>,
+    /// Whether the rule has skipped the step, and this has been noted.
+    pub skipped: bool,
+}
+
+impl<'a> Whole<'a> {
+    /// The number of the one with this link; a new one, if there is none.
+    fn find(wholes: &mut Vec<Self>, of: &'a Link, hyper: &Hyper) -> Result<usize, OutOfMemory> {
+        if let Some(i) = wholes.iter().position(|whole| whole.of.equals(&whole.hyper, of, hyper)) {
+            return Ok(i);
+        }
+        wholes.put(Self {
+            of,
+            hyper: *hyper,
+            members: 0,
+            arrived: 0,
+            facts: Facts::NONE,
+            greatest: 0.0,
+            sum: 0.0,
+            culprit: None,
+            skipped: false,
+        })?;
+        Ok(wholes.len() - 1)
+    }
+
+    /// Whether all of them have come.
+    pub fn is_complete(&self) -> bool {
+        self.arrived == self.members
+    }
+
+    /// Takes note of the norm of a member's gradient, and of the numbers in its state.
+    pub fn note(&mut self, norm: f64, facts: &Facts) {
+        // Nothing is greater than NaN, which stays.
+        if norm.is_nan() || norm > self.greatest {
+            self.greatest = norm;
+        }
+        for (greatest, &number) in self.facts.greatest.iter_mut().zip(&facts.greatest) {
+            *greatest = number.max(*greatest);
+        }
+    }
+
+    /// Adds the norm of a member's gradient, once all are noted.
+    pub fn add(&mut self, norm: f64) {
+        let part = libm::ldexp(norm, -self.exponent());
+        self.sum += part * part;
+    }
+
+    /// The norm of all gradients together, once all are added.
+    pub fn close(&mut self) {
+        self.facts.norm = match self.greatest {
+            greatest if !greatest.is_finite() || greatest == 0.0 => greatest,
+            _ => libm::ldexp(self.sum.sqrt(), self.exponent()),
+        };
+    }
+
+    /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`: sums of squares neither over- nor underflow then.
+    fn exponent(&self) -> i32 {
+        libm::frexp(self.greatest).1
+    }
+}

@@ -1,0 +1,589 @@
+//! The planner: see [`super`].
+
+use smallvec::SmallVec;
+use std::ops::Range;
+
+use super::group::{Question, StepGroup, Whole};
+use super::scratch::Scratch;
+use super::{Goal, Outcome, Parameter, Reason, Refused, Skip};
+use crate::drive::{Copy, Plan, traffic};
+use crate::job::{Job, Sink, Source, State, Tables};
+use crate::measure::{Measure, Norms, first_not_finite};
+use crate::placement::Streams;
+use crate::reduce::Norm;
+use crate::reserve::{OutOfMemory, Put, Reserve};
+use crate::rule::{Asks, Facts, Scalars, Verdict};
+
+/// Among the groups that were met last, a parameter's is looked for: a model has few rules, which may take turns.
+const NEAR: usize = 4;
+
+/// A parameter whose rule must know whole gradients, on its way through the links.
+struct Walker {
+    parameter: usize,
+    /// The number of its [`StepGroup`].
+    group: usize,
+    /// The link at which it is.
+    at: usize,
+    /// What that link gets.
+    source: Source,
+    /// The 2-norm of it, once it is known.
+    norm: Option<f64>,
+    /// What is measured of it in this phase, by number.
+    measure: Option<usize>,
+    /// Whether it goes on in this phase.
+    ready: bool,
+    /// Memory for a gradient between two segments.
+    scratch: Option<*mut u8>,
+    streams: Option<Streams>,
+}
+
+/// A new state array that is not yet where it belongs.
+struct Staged {
+    parameter: usize,
+    /// Whether it stays where the step is skipped further on.
+    collects: bool,
+    copy: Copy,
+}
+
+/// Plans steps. It can be kept: then its lists are used again.
+#[derive(Default)]
+pub struct Planner<'a> {
+    jobs: SmallVec<[Job<'a>; 2]>,
+    scalars: SmallVec<[Scalars; 4]>,
+    states: SmallVec<[State; 4]>,
+    copies: SmallVec<[Copy; 4]>,
+    groups: SmallVec<[StepGroup<'a>; 1]>,
+    /// The first parameter of each group.
+    firsts: SmallVec<[usize; 4]>,
+    /// What the step was to each parameter.
+    pub outcomes: SmallVec<[Outcome; 4]>,
+    /// What was skipped.
+    pub skips: Vec<Skip>,
+    /// Bytes read and written by the last phase.
+    traffic: usize,
+    wholes: Vec<Whole<'a>>,
+    walkers: Vec<Walker>,
+    /// What is known of gradients whose rules have asked: by parameter and link.
+    facts: Vec<(usize, usize, Facts)>,
+    staged: Vec<Staged>,
+    /// The loops of a phase that is not the last one, and their state arrays.
+    phase: (Vec<Job<'a>>, Vec<State>),
+    measures: Vec<Measure>,
+    found: Vec<f64>,
+    norms: Norms,
+    scratch: Scratch,
+}
+
+impl<'a> Planner<'a> {
+    /// Plans the step of `n` parameters, and runs all of its phases but the last one.
+    ///
+    /// # Safety
+    /// The pointers of the parameters are aligned and valid for their elements; no two places that are written overlap each
+    /// other or what is read, except that a goal may be its parameter, a state's `to` its `from`, and a direction the
+    /// gradient, of the same parameter; nobody else writes to any of it until the last phase has run.
+    pub unsafe fn plan<P: Parameter<'a>>(&mut self, n: usize, parameter: impl Fn(usize) -> P) -> Result<(), Refused> {
+        self.clear();
+        self.jobs.make_room(n)?;
+        self.outcomes.make_room(n)?;
+        for i in 0..n {
+            self.add(i, &parameter(i))?;
+        }
+        while !self.walkers.is_empty() {
+            // SAFETY: the caller's promise.
+            unsafe { self.go_on(&parameter)? };
+        }
+        self.settle()?;
+        self.traffic = traffic(&self.jobs, self.tables(), &self.copies);
+        Ok(())
+    }
+
+    /// Gives the plan the scalars of the next step of the same parameters; false if that takes another plan.
+    pub fn renew<P: Parameter<'a>>(&mut self, parameter: impl Fn(usize) -> P) -> Result<bool, Refused> {
+        let Self { groups, firsts, scalars, .. } = self;
+        for (group, &i) in groups.iter_mut().zip(&*firsts) {
+            if !group.questions.is_empty() || !group.renew(i, &parameter(i), scalars)? {
+                return Ok(false);
+            }
+        }
+        Ok(!self.groups.is_empty())
+    }
+
+    /// Runs the last phase, which nothing can stop.
+    ///
+    /// # Safety
+    /// As for [`Self::plan`].
+    pub unsafe fn run(&self) {
+        let plan = Plan { jobs: &self.jobs, tables: self.tables(), copies: &self.copies, traffic: self.traffic };
+        // SAFETY: the caller's promise.
+        unsafe { plan.run() };
+    }
+
+    /// Whether a rule has asked about gradients.
+    pub fn has_asked(&self) -> bool {
+        !self.facts.is_empty()
+    }
+
+    /// Brings the counts of a parameter to where they are after the step.
+    pub fn advance<P: Parameter<'a>>(&self, i: usize, p: &P, counts: &mut [u64]) {
+        let outcome = self.outcomes[i];
+        let facts = |link: usize| {
+            let known = self.facts.binary_search_by_key(&(i, link), |&(p, l, _)| (p, l));
+            known.ok().map(|at| &self.facts[at].2)
+        };
+        let program = p.program();
+        match (outcome.skipped, outcome.reach) {
+            (Some(skipped), _) => {
+                for link in (0..skipped).filter(|&l| program.links[l].kernel.shape().collects) {
+                    program.advance_link(counts, link, None);
+                }
+                program.advance_link(counts, skipped, facts(skipped));
+            }
+            (None, Some(reach)) => program.advance(counts, reach, facts),
+            (None, None) => {}
+        }
+    }
+
+    /// The loops of the last phase and their scalars, where there is nothing else in it and it is small.
+    pub fn loops(&self, bytes: usize) -> Option<(&[Job<'a>], Tables<'_>)> {
+        (self.traffic < bytes && self.copies.is_empty()).then(|| (&self.jobs[..], self.tables()))
+    }
+
+    /// The scalars of all links.
+    pub fn scalars(&self) -> &[Scalars] {
+        &self.scalars
+    }
+
+    fn tables(&self) -> Tables<'_> {
+        Tables { scalars: &self.scalars, states: &self.states }
+    }
+
+    fn clear(&mut self) {
+        self.jobs.clear();
+        self.scalars.clear();
+        self.states.clear();
+        self.copies.clear();
+        self.groups.clear();
+        self.firsts.clear();
+        self.outcomes.clear();
+        self.skips.clear();
+        self.wholes.clear();
+        self.walkers.clear();
+        self.facts.clear();
+        self.staged.clear();
+        self.scratch.clear();
+    }
+
+    /// Adds a parameter; without a gradient its values are carried over.
+    #[inline]
+    fn add<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<(), Refused> {
+        let program = p.program();
+        let Some(source) = p.gradient() else {
+            self.outcomes.push(Outcome::default());
+            self.carry_x(p)?;
+            return Ok(self.carry(p, 0..program.slots_of(&(0..program.links.len())).end)?);
+        };
+        let group = self.group(i, p)?;
+        let StepGroup { reach, steps, ref slots, scalars, .. } = self.groups[group];
+        let (slots, asks) = (slots.clone(), !self.groups[group].questions.is_empty());
+        self.outcomes.push(Outcome { reach: Some(reach), steps, skipped: None });
+        self.carry(p, slots.end..program.slots_of(&(0..program.links.len())).end)?;
+        if !steps {
+            self.carry_x(p)?;
+            self.carry(p, 0..slots.start)?;
+        }
+        if !asks {
+            return Ok(self.last(p, 0..reach, slots, source, scalars, steps)?);
+        }
+        for question in &self.groups[group].questions {
+            if let Some(whole) = question.whole {
+                self.wholes[whole].members += 1;
+            }
+        }
+        let mut walker = Walker {
+            parameter: i,
+            group,
+            at: 0,
+            source,
+            norm: None,
+            measure: None,
+            ready: false,
+            scratch: None,
+            streams: None,
+        };
+        self.arrive(&mut walker);
+        Ok(self.walkers.put(walker)?)
+    }
+
+    /// The group of a parameter.
+    #[inline]
+    fn group<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<usize, Refused> {
+        let near = self.groups.len().saturating_sub(NEAR);
+        if let Some(known) = self.groups[near..].iter().rposition(|group| group.has(p)) {
+            return Ok(near + known);
+        }
+        let new = StepGroup::new(i, p, &mut self.scalars, &mut self.wholes)?;
+        self.groups.put(new)?;
+        self.firsts.put(i)?;
+        Ok(self.groups.len() - 1)
+    }
+
+    /// When pure, copies a parameter that is not stepped.
+    fn carry_x<P: Parameter<'a>>(&mut self, p: &P) -> Result<(), OutOfMemory> {
+        match (p.x(), p.goal()) {
+            (from, Goal::Parameter(to)) if from != to => {
+                self.copies.put(Copy { from, to, bytes: p.len() * p.dtype().size() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When pure, copies state arrays that are not stepped.
+    #[inline]
+    fn carry<P: Parameter<'a>>(&mut self, p: &P, slots: Range<usize>) -> Result<(), OutOfMemory> {
+        for i in slots {
+            let State { from, to, size } = p.slot(i);
+            if from != to {
+                self.copies.put(Copy { from, to, bytes: p.len() * size })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The job of the links that reach the parameter, unless the step ends in an accumulator. `slots` are their state arrays.
+    #[inline]
+    fn last<P: Parameter<'a>>(
+        &mut self,
+        p: &P,
+        links: Range<usize>,
+        slots: Range<usize>,
+        gradient: Source,
+        scalars: usize,
+        steps: bool,
+    ) -> Result<(), OutOfMemory> {
+        let program = p.program();
+        let first = self.states.len();
+        for i in slots {
+            self.states.put(p.slot(i))?;
+        }
+        let working = p.working();
+        let compute = working.compute();
+        let (mut y, mut rounded, mut dx) = (None, None, None);
+        match p.goal() {
+            _ if !steps => {}
+            Goal::Direction(to) => dx = Some(to),
+            Goal::Landing(ptr) => y = Some(Sink { ptr, dtype: compute.dtype() }),
+            Goal::Parameter(ptr) => {
+                let x = Sink { ptr, dtype: p.dtype() };
+                match program.master {
+                    None => y = Some(x),
+                    Some(_) => {
+                        y = Some(Sink { ptr: p.slot(0).to, dtype: working });
+                        rounded = Some(x);
+                    }
+                }
+            }
+        }
+        self.jobs.put(Job {
+            lands: links.end.saturating_sub(program.landing.max(links.start)),
+            links: &program.links[links],
+            scalars,
+            states: first..self.states.len(),
+            n: p.len(),
+            compute,
+            gradient,
+            x: p.old(),
+            y,
+            rounded,
+            dx,
+        })
+    }
+
+    /// Notes that a walker has come to its next link.
+    fn arrive(&mut self, walker: &mut Walker) {
+        let question = self.groups[walker.group].question(walker.at);
+        if let Some(whole) = question.and_then(|question| question.whole) {
+            self.wholes[whole].arrived += 1;
+        }
+    }
+
+    /// One phase: measures, decides, and runs the loops up to the next rule that asks.
+    ///
+    /// # Safety
+    /// As for [`Self::plan`].
+    // Apart from what each step takes.
+    #[inline(never)]
+    unsafe fn go_on<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<(), Refused> {
+        self.find_ready(parameter)?;
+        // SAFETY: the caller's promise: gradients and scratch, which nothing writes now.
+        unsafe { self.measure(parameter)? };
+        let mut walkers = std::mem::take(&mut self.walkers);
+        (self.phase.0.clear(), self.phase.1.clear());
+        for walker in walkers.iter_mut().filter(|walker| walker.ready) {
+            self.decide(walker, &parameter(walker.parameter))?;
+        }
+        walkers.retain(|walker| walker.at != DONE);
+        self.walkers = walkers;
+        if !self.phase.0.is_empty() {
+            let tables = Tables { scalars: &self.scalars, states: &self.phase.1 };
+            // SAFETY: the caller's promise; what is written is scratch, or new.
+            unsafe { Plan::new(&self.phase.0, tables, &[]).run() };
+        }
+        Ok(())
+    }
+
+    /// Finds the walkers that go on in this phase, and what they wait for.
+    fn find_ready<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<(), Refused> {
+        let Self { walkers, groups, wholes, measures, .. } = self;
+        measures.clear();
+        let mut any = false;
+        for walker in &mut *walkers {
+            (walker.ready, walker.measure) = (true, None);
+            if let Some(question) = groups[walker.group].question(walker.at) {
+                walker.ready = question.whole.is_none_or(|whole| wholes[whole].is_complete());
+                let norm = if let Asks::Norm(norm) = question.asks { norm } else { Norm::Euclid };
+                if walker.ready && (norm != Norm::Euclid || walker.norm.is_none()) {
+                    let p = parameter(walker.parameter);
+                    walker.measure = Some(measures.len());
+                    let compute = groups[walker.group].compute;
+                    measures.put(Measure { norm, of: walker.source, n: p.len(), compute })?;
+                }
+            }
+            any |= walker.ready;
+        }
+        if any { Ok(()) } else { Err(self.disorder()) }
+    }
+
+    /// The refusal of groups that wait for each other.
+    #[cold]
+    fn disorder(&self) -> Refused {
+        let waits = |walker: &Walker| self.groups[walker.group].question(walker.at).copied();
+        let (first, other) = self
+            .walkers
+            .iter()
+            .find_map(|walker| {
+                let whole = waits(walker)?.whole;
+                let later = |other: &&Walker| {
+                    let questions = &self.groups[other.group].questions;
+                    questions.iter().any(|question| question.whole == whole && question.link > other.at)
+                };
+                self.walkers.iter().find(later).map(|other| (walker, other))
+            })
+            .unwrap_or((&self.walkers[0], &self.walkers[0]));
+        let name = |walker: &Walker| waits(walker).map_or_else(String::new, |question| question.of.name());
+        Refused::by(first.parameter, Reason::Order(other.parameter, [name(first), name(other)]))
+    }
+
+    /// Measures what the walkers wait for, and what groups of them do.
+    ///
+    /// # Safety
+    /// As for [`Norms::measure`].
+    unsafe fn measure<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<(), Refused> {
+        // SAFETY: the caller's promise.
+        let found = unsafe { self.norms.measure(&self.measures)? };
+        self.found.clear();
+        self.found.make_room(found.len())?;
+        self.found.extend_from_slice(found);
+        let Self { walkers, groups, wholes, found, .. } = self;
+        for walker in walkers.iter_mut().filter(|walker| walker.ready) {
+            let Some(question) = groups[walker.group].question(walker.at) else { continue };
+            if let (Some(i), Asks::GroupNorm | Asks::GroupFinite | Asks::Norm(Norm::Euclid)) =
+                (walker.measure, question.asks)
+            {
+                walker.norm = Some(found[i]);
+            }
+            let (Some(whole), Some(norm)) = (question.whole, walker.norm) else { continue };
+            let p = parameter(walker.parameter);
+            let greatest = p.program().at(walker.at, p.counts()).numbers;
+            wholes[whole].note(norm, &Facts { norm, greatest });
+            if norm.is_finite() || wholes[whole].culprit.is_some() {
+                continue;
+            }
+            let element = match question.asks {
+                // SAFETY: the caller's promise.
+                Asks::GroupFinite => unsafe { first_not_finite(walker.source, p.len(), groups[walker.group].compute) },
+                _ => Some(0),
+            };
+            wholes[whole].culprit = element.map(|element| (walker.parameter, element));
+        }
+        for walker in walkers.iter().filter(|walker| walker.ready) {
+            let question = groups[walker.group].question(walker.at);
+            if let (Some(whole), Some(norm)) = (question.and_then(|question| question.whole), walker.norm) {
+                wholes[whole].add(norm);
+            }
+        }
+        wholes.iter_mut().filter(|whole| whole.is_complete()).for_each(Whole::close);
+        Ok(())
+    }
+
+    /// What becomes of a walker that is ready: the next loops, or the end of its step.
+    fn decide<P: Parameter<'a>>(&mut self, walker: &mut Walker, p: &P) -> Result<(), Refused> {
+        let StepGroup { reach, steps, mut scalars, rounding, .. } = self.groups[walker.group];
+        let links = p.program().segment(walker.at, reach);
+        scalars += links.start;
+        if let Some(question) = self.groups[walker.group].question(walker.at).copied() {
+            let facts = self.facts_of(walker, &question);
+            match question.of.kernel.decide(&question.hyper, &facts, rounding) {
+                Verdict::Refuse(text) => return Err(self.refusal(walker, &question, text)),
+                Verdict::Skip => return Ok(self.skip(walker, &question, facts, p)?),
+                Verdict::Go(own) => {
+                    self.facts.put((walker.parameter, walker.at, facts))?;
+                    if question.whole.is_none() {
+                        let first = self.scalars.len();
+                        self.scalars.make_room(links.len())?;
+                        for at in scalars..scalars + links.len() {
+                            self.scalars.push(self.scalars[at]);
+                        }
+                        scalars = first;
+                    }
+                    self.scalars[scalars] = own;
+                }
+            }
+        }
+        let end = links.end;
+        // A rule that passes everything on takes no loop.
+        let passes = p.program().links.get(links.start).is_some_and(|link| link.kernel.shape().passes);
+        let links = links.start + usize::from(passes)..end;
+        scalars += usize::from(passes);
+        if end == reach {
+            walker.at = DONE;
+            let slots = p.program().slots_of(&links);
+            return Ok(self.last(p, links, slots, walker.source, scalars, steps)?);
+        }
+        if !links.is_empty() {
+            self.stage(walker, p, links, scalars)?;
+        }
+        walker.at = end;
+        self.arrive(walker);
+        Ok(())
+    }
+
+    fn facts_of(&self, walker: &Walker, question: &Question<'a>) -> Facts {
+        match question.whole {
+            Some(whole) => {
+                let whole = &self.wholes[whole];
+                match question.asks {
+                    Asks::GroupFinite => {
+                        Facts { norm: if whole.culprit.is_some() { f64::NAN } else { 0.0 }, ..whole.facts }
+                    }
+                    _ => whole.facts,
+                }
+            }
+            None => {
+                let norm = walker.measure.map(|i| self.found[i]).or(walker.norm);
+                Facts { norm: norm.unwrap_or(0.0), ..Facts::NONE }
+            }
+        }
+    }
+
+    /// The refusal of a step by a rule that has asked.
+    #[cold]
+    fn refusal(&self, walker: &Walker, question: &Question<'a>, text: String) -> Refused {
+        let culprit = question.whole.and_then(|whole| self.wholes[whole].culprit);
+        match (culprit, question.asks) {
+            (Some((parameter, element)), Asks::GroupFinite) => Refused::by(parameter, Reason::Element(text, element)),
+            (Some((parameter, _)), _) => Refused::by(parameter, Reason::Norm(text)),
+            (None, _) => Refused::by(walker.parameter, Reason::Norm(text)),
+        }
+    }
+
+    /// Ends the step of a walker without one.
+    #[cold]
+    fn skip<P: Parameter<'a>>(
+        &mut self,
+        walker: &mut Walker,
+        question: &Question<'a>,
+        facts: Facts,
+        p: &P,
+    ) -> Result<(), OutOfMemory> {
+        let at = walker.at;
+        self.facts.retain(|&(parameter, ..)| parameter != walker.parameter);
+        self.facts.put((walker.parameter, at, facts))?;
+        let outcome = &mut self.outcomes[walker.parameter];
+        outcome.skipped = Some(at);
+        if std::mem::take(&mut outcome.steps) {
+            self.carry_x(p)?;
+            self.carry(p, 0..p.program().slots_of(&(0..0)).start)?;
+        }
+        for link in 0..self.groups[walker.group].reach {
+            if link > at || !p.program().links[link].kernel.shape().collects {
+                self.carry(p, p.program().links[link].slots.clone())?;
+            }
+        }
+        for later in &self.groups[walker.group].questions {
+            if let Some(whole) = later.whole.filter(|_| later.link > at) {
+                self.wholes[whole].members -= 1;
+            }
+        }
+        walker.at = DONE;
+        let Some(whole) = question.whole.map(|whole| &mut self.wholes[whole]) else { return Ok(()) };
+        if let Some((parameter, element)) = whole.culprit
+            && !std::mem::replace(&mut whole.skipped, true)
+        {
+            let counts = facts.greatest.map(|n| n.saturating_add(1));
+            self.skips.put(Skip { parameter, element, rule: (walker.parameter, at), counts })?;
+        }
+        Ok(())
+    }
+
+    /// Adds a segment that is not the last one to the loops of this phase: its `dx` goes to scratch, its new state to where
+    /// nobody sees it yet.
+    fn stage<P: Parameter<'a>>(
+        &mut self,
+        walker: &mut Walker,
+        p: &P,
+        links: Range<usize>,
+        scalars: usize,
+    ) -> Result<(), OutOfMemory> {
+        let (program, compute) = (p.program(), self.groups[walker.group].compute);
+        let streams = walker.streams.get_or_insert_with(|| p.streams());
+        let scratch = match walker.scratch {
+            Some(scratch) => scratch,
+            None => self.scratch.array(p.len() * compute.dtype().size(), streams)?,
+        };
+        walker.scratch = Some(scratch);
+        let (jobs, states) = &mut self.phase;
+        let first = states.len();
+        for link in links.clone() {
+            let collects = program.links[link].kernel.shape().collects;
+            for slot in program.links[link].slots.clone() {
+                let mut state = p.slot(slot);
+                if state.from == state.to {
+                    let bytes = p.len() * state.size;
+                    let new = self.scratch.array(bytes, streams)?;
+                    let copy = Copy { from: new, to: state.to, bytes };
+                    self.staged.put(Staged { parameter: walker.parameter, collects, copy })?;
+                    state.to = new;
+                }
+                states.put(state)?;
+            }
+        }
+        jobs.put(Job {
+            lands: 0,
+            links: &program.links[links],
+            scalars,
+            states: first..states.len(),
+            n: p.len(),
+            compute,
+            gradient: walker.source,
+            x: p.old(),
+            y: None,
+            rounded: None,
+            dx: Some(scratch),
+        })?;
+        (walker.source, walker.norm) = (Source { ptr: scratch, dtype: compute.dtype() }, None);
+        Ok(())
+    }
+
+    /// Adds what brings new states where they belong, but for those of steps that were skipped further on.
+    fn settle(&mut self) -> Result<(), OutOfMemory> {
+        let Self { staged, outcomes, copies, facts, .. } = self;
+        let kept = |s: &&Staged| s.collects || outcomes[s.parameter].skipped.is_none();
+        copies.make_room(staged.len())?;
+        copies.extend(staged.iter().filter(kept).map(|s| s.copy));
+        facts.sort_unstable_by_key(|&(parameter, link, _)| (parameter, link));
+        Ok(())
+    }
+}
+
+/// Where a walker is that has gone all the way.
+const DONE: usize = usize::MAX;
