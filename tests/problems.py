@@ -151,6 +151,8 @@ def bits(tree: Any) -> Any:
     """A nested structure of bytes that is equal when all bits of the arrays are."""
     if isinstance(tree, np.ndarray):
         return tree.dtype.str, tree.dtype.name, tree.shape, tree.tobytes()
+    if isinstance(tree, float):
+        return tree.hex()  # NaNs are equal
     if isinstance(tree, dict):
         return {key: bits(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

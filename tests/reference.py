@@ -264,14 +264,14 @@ def box(h: Any, s: None, x: Array, dtype: Any) -> Step:
 def lookahead(h: Any, s: dict[str, Any], x: Array, dtype: Any) -> Step:
     t, slow = s["t"] + 1, s["slow"]
     if t % h.k == 0:
-        x = slow = slow + h.alpha * (x - slow)
+        x = slow = (1 - h.alpha) * slow + h.alpha * x
     return {"slow": slow, "t": t}, x
 
 
 def ema(h: Any, s: dict[str, Any], x: Array, dtype: Any) -> Step:
     t = s["t"] + 1
     d = min(h.decay, (1 + t) / (10 + t)) if h.warmup else h.decay
-    return {"average": s["average"] + (1 - d) * (x - s["average"]), "t": t}, x
+    return {"average": d * s["average"] + (1 - d) * x, "t": t}, x
 
 
 def swa(h: Any, s: dict[str, Any], x: Array, dtype: Any) -> Step:

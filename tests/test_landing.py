@@ -170,7 +170,7 @@ def test_box_without_bounds_changes_no_bit() -> None:
 
 def test_box_of_complex_parameters() -> None:
     for rule in (Box(0.0), OptimiserChain(Descent(), Box()), MixedPrecision(OptimiserChain(Descent(), Box()))):
-        with pytest.raises(TypeError, match=r"Box.*complex.*layers\[0\].w"):
+        with pytest.raises(TypeError, match=r"layers\[0\]\.w is complex128: Box has no meaning"):
             optirs.setup(rule, {"layers": [{"w": np.zeros(2, complex)}]})
 
 
@@ -268,7 +268,7 @@ def test_where_no_step_is_taken_nothing_lands() -> None:
     x = {"out": np.array([5.0]), "collecting": np.array([5.0])}
 
     def rule(path: Any, _: Any) -> Rule:
-        lands = (Box(upper=1.0), Ema(0.5), Swa(), Lookahead(1))
+        lands = (Box(upper=1.0), Ema(0.5), Swa(), Lookahead(1, 1.0))
         return OptimiserChain(*([] if path[0] == "out" else [AccumGrad(2)]), Descent(1.0), *lands)
 
     state, model = stepped(rule, x, [{"collecting": np.zeros(1)}])
@@ -354,7 +354,8 @@ def test_averaged_arrays_are_like_those_of_update(rule: Rule, layout: str, dtype
         for new, x, like_update, leaf in zip(found, of, like, state, strict=True):
             own = leaf.state[1]
             expected = own["slow"] if isinstance(rule, Lookahead) else own["average"]
-            assert (new.dtype, new.shape, new.strides) == (x.dtype, x.shape, like_update.strides)
+            assert (new.dtype, new.shape) == (x.dtype, x.shape)
+            assert new.size == 0 or new.strides == like_update.strides
             assert new.flags.writeable
             np.testing.assert_array_equal(new, expected.astype(DTYPES[dtype]))
             assert not any(np.shares_memory(new, other) for other in (x, expected))
