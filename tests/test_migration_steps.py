@@ -195,7 +195,7 @@ def test_the_norm_of_torch() -> None:
     gradients = [rng.normal(size=shape) for shape in [(3,), (2, 4), ()]]
     parameters = [torch.nn.Parameter(torch.zeros(g.shape, dtype=torch.float64)) for g in gradients]
     for p, g in zip(parameters, gradients, strict=True):
-        p.grad = torch.from_numpy(np.asarray(g))
+        p.grad = torch.from_numpy(np.array(g))  # a copy, which is clipped
     norm = torch.nn.utils.clip_grad_norm_(parameters, 0.5)
     model: list[np.ndarray] = [np.zeros(np.shape(g)) for g in gradients]
     state = optirs.setup(OptimiserChain(optirs.ClipGlobalNorm(0.5), Descent(1.0)), model)
