@@ -28,7 +28,9 @@ COMPUTE = {
 }
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 EPS |= {"complex64": EPS["float32"], "complex128": EPS["float64"]}
-REAL_ONLY = {"Rprop", "ClipGrad"}
+REAL_ONLY = {"Rprop", "ClipGrad", "Box"}
+WHOLE_STEP = {"ClipGlobalNorm", "SkipNonFinite"}
+LANDING = {"Box", "Lookahead", "Ema", "Swa"}
 
 SHAPES: list[tuple[int, ...]] = [(), (0,), (1,), (7,), (3, 5), (2, 3, 4), (257,), (1030,)]
 
@@ -62,11 +64,25 @@ VARIANTS: dict[str, list[Any]] = {
         (rules.ClipNorm(1.0), rules.WeightDecay(0.1), rules.Adam(0.1)),
         (rules.SignDecay(0.1), rules.ClipNorm(0.5, throw=False), rules.Momentum(0.1), rules.ClipNorm(1.0)),
         (rules.AccumGrad(3), rules.OptimiserChain(rules.WeightDecay(0.1), rules.AdamW(0.1)), rules.Descent(0.5)),
+        (rules.SkipNonFinite(), rules.ClipGlobalNorm(1.0), rules.Adam(0.1), rules.Ema(0.9)),
+        (
+            rules.AccumGrad(2),
+            rules.OptimiserChain(rules.ClipGlobalNorm(0.5, throw=False), rules.Momentum(0.1)),
+            rules.OptimiserChain(rules.Lookahead(2), rules.Box(-0.5, 0.75)),
+            rules.Swa(1),
+        ),
         (rules.Lion(1.0), rules.OAdam(), rules.RMSProp(centred=True), rules.NAdam(), rules.AMSGrad()),
     ],
     "AccumGrad": [{"n": 1}, {"n": 3}],
+    "ClipGlobalNorm": [{}, {"omega": 1e3, "name": "a"}, {"omega": 0.5, "throw": False}],
+    "SkipNonFinite": [{}, {"limit": 3, "name": "a"}],
+    "Box": [{}, {"lower": 0.0}, {"lower": -0.5, "upper": 0.75}],
+    "Lookahead": [{}, {"k": 3, "alpha": 1.0}, {"k": 1, "alpha": 0.0}, {"k": 2, "alpha": 0.8}],
+    "Ema": [{}, {"decay": 0.0}, {"decay": 0.7, "warmup": True}, {"decay": 0.4}],
+    "Swa": [{}, {"start": 20}, {"start": 2, "every": 3}, {"start": 1, "every": 2}],
     "MixedPrecision": [
         (rules.Adam(),),
+        (rules.OptimiserChain(rules.SkipNonFinite(), rules.Momentum(0.1), rules.Box(-0.5, 0.75), rules.Ema(0.5)),),
         (rules.Momentum(), "float64"),
         (rules.OptimiserChain(rules.WeightDecay(0.1), rules.AccumGrad(2), rules.Lion(0.1)), "float32"),
     ],
@@ -94,6 +110,11 @@ def recipe(rule: rules.Rule) -> tuple[Any, ...]:
     found = rules.spec(rule)
     assert found is not None
     return found
+
+
+def sees_the_whole_step(rule: rules.Rule) -> bool:
+    """Whether the step of an array depends on the other arrays."""
+    return any(name in repr(rule) for name in WHOLE_STEP)
 
 
 def real_only(rule: rules.Rule) -> bool:
@@ -130,6 +151,8 @@ def bits(tree: Any) -> Any:
     """A nested structure of bytes that is equal when all bits of the arrays are."""
     if isinstance(tree, np.ndarray):
         return tree.dtype.str, tree.dtype.name, tree.shape, tree.tobytes()
+    if isinstance(tree, float):
+        return tree.hex()  # NaNs are equal
     if isinstance(tree, dict):
         return {key: bits(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,12 +1,17 @@
 """Every rule again: in float64 or complex128, with NumPy, one function a rule, as close to RULES.md as can be.
 
 Nothing here is fast or shared with the package; it is to be obviously right. A rule's function takes its
-hyper-parameters, the state (under the names of `leaf.state`), `x` and `g`, and returns `(state, dx)`. `start` makes the
-first state, `step` one step of any rule or composite, described as `optirs.rules.spec` does:
-`("Adam", {"eta": ...})`, `("OptimiserChain", (spec, ...))`, `("MixedPrecision", spec, "float32")`.
+hyper-parameters, the state (under the names of `leaf.state`), `x` and `g`, and returns `(state, dx)`. One for the whole
+step takes the states and gradients of its group, and returns both; one that lands takes `x` as the rules before it made
+it, and the type of the parameter, and returns the `x` that it makes of it.
+
+`start` makes the first state, `step` one step of any rule or composite, described as `optirs.rules.spec` does:
+`("Adam", {"eta": ...})`, `("OptimiserChain", (spec, ...))`, `("MixedPrecision", spec, "float32")`; and `steps` one step
+of several arrays at once, each with a rule of its own.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -46,9 +51,11 @@ def moments(h: Any, s: dict[str, Any], g: Array) -> tuple[Array, Array]:
     return h.beta[0] * s["m"] + (1 - h.beta[0]) * g, h.beta[1] * s["v"] + (1 - h.beta[1]) * abs2(g)
 
 
-# --- what the state starts at: a number for real slots, a pair ("x", number) for slots of the parameter's type --------
+# --- what the state starts at: a number for real slots, a pair ("x", number) for slots of the parameter's type, -------
+# --- "x" for slots that start as the parameter, and plain numbers
 
 ZERO = ("x", 0.0)
+PLAIN = ("t", "count", "n", "norm", "skipped", "consecutive")
 INITIAL: dict[str, Callable[[Any], dict[str, Any] | None]] = {
     "Descent": lambda h: None,
     "Momentum": lambda h: {"velocity": ZERO},
@@ -71,7 +78,16 @@ INITIAL: dict[str, Callable[[Any], dict[str, Any] | None]] = {
     "ClipGrad": lambda h: None,
     "ClipNorm": lambda h: None,
     "AccumGrad": lambda h: {"accum": ZERO, "count": 0},
+    "ClipGlobalNorm": lambda h: {"norm": 0.0},
+    "SkipNonFinite": lambda h: {"skipped": 0, "consecutive": 0},
+    "Box": lambda h: None,
+    "Lookahead": lambda h: {"slow": "x", "t": 0},
+    "Ema": lambda h: {"average": "x", "t": 0},
+    "Swa": lambda h: {"average": "x", "t": 0, "n": 0},
 }
+
+WHOLE_STEP = ("ClipGlobalNorm", "SkipNonFinite")
+LANDING = ("Box", "Lookahead", "Ema", "Swa")
 
 
 # --- one step of each rule --------------------------------------------------------------------------------------------
@@ -213,7 +229,59 @@ def accumgrad(h: Any, s: dict[str, Any], x: Array, g: Array) -> Step:
     return {"accum": np.zeros_like(accum), "count": 0}, accum
 
 
-FUNCTIONS: dict[str, Callable[..., Step]] = {name: globals()[name.lower()] for name in INITIAL}
+# --- rules for the whole step: the states and gradients of the group --------------------------------------------------
+
+States = list[dict[str, Any]]
+
+
+def clipglobalnorm(h: Any, states: States, gs: list[Array]) -> tuple[States, list[Array]]:
+    norm = float(np.linalg.norm(np.concatenate([g.ravel() for g in gs])))
+    after: States = [{"norm": norm} for _ in states]
+    if not np.isfinite(norm):
+        if h.throw:
+            raise FloatingPointError
+        return after, [g * np.nan for g in gs]
+    return after, [g * min(h.omega / norm, 1.0) if norm > 0 else g for g in gs]
+
+
+def skipnonfinite(h: Any, states: States, gs: list[Array]) -> tuple[States, list[Array] | None]:
+    if all(np.isfinite(g).all() for g in gs):
+        return [{"skipped": s["skipped"], "consecutive": 0} for s in states], gs
+    after: States = [{name: count + 1 for name, count in s.items()} for s in states]
+    if 0 <= h.limit < max(s["consecutive"] for s in after):
+        raise FloatingPointError
+    return after, None
+
+
+# --- rules that land: x as it was to be, and the type of the parameter ------------------------------------------------
+
+
+def box(h: Any, s: None, x: Array, dtype: Any) -> Step:
+    lower, upper = (rounded(np.array(bound), dtype) for bound in (h.lower, h.upper))
+    return None, np.minimum(np.maximum(x, lower), upper)
+
+
+def lookahead(h: Any, s: dict[str, Any], x: Array, dtype: Any) -> Step:
+    t, slow = s["t"] + 1, s["slow"]
+    if t % h.k == 0:
+        x = slow = (1 - h.alpha) * slow + h.alpha * x
+    return {"slow": slow, "t": t}, x
+
+
+def ema(h: Any, s: dict[str, Any], x: Array, dtype: Any) -> Step:
+    t = s["t"] + 1
+    d = min(h.decay, (1 + t) / (10 + t)) if h.warmup else h.decay
+    return {"average": d * s["average"] + (1 - d) * x, "t": t}, x
+
+
+def swa(h: Any, s: dict[str, Any], x: Array, dtype: Any) -> Step:
+    t, n = s["t"] + 1, s["n"]
+    if t <= h.start or (t - h.start - 1) % h.every != 0:
+        return {"average": s["average"], "t": t, "n": n}, x
+    return {"average": (n * s["average"] + x) / (n + 1), "t": t, "n": n + 1}, x
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {name: globals()[name.lower()] for name in INITIAL}
 
 
 # --- composition ------------------------------------------------------------------------------------------------------
@@ -255,47 +323,141 @@ def start(spec: Spec, x: Array) -> Any:
 
 
 def _filled(value: Any, slot: str, x: Array) -> Any:
-    if slot in ("t", "count"):
+    if slot in PLAIN:
         return value
+    if value == "x":
+        return x.copy()
     if isinstance(value, tuple):
         return np.full(x.shape, value[1], x.dtype)
     return np.full(x.shape, value, np.float64)
 
 
-def apply(spec: Spec, state: Any, x: Array, g: Array) -> tuple[Any, Array | None]:
-    """`(state, dx)`; `dx` is `None` for no step. `x` and `g` are float64 or complex128."""
-    name, *rest = spec
-    if name != "OptimiserChain":
-        with np.errstate(all="ignore"):  # infinities and NaN are answers like others
-            return _arrays(*FUNCTIONS[name](SimpleNamespace(**rest[0]), state, x, g))
-    states, dx = list(state), g
-    for i, part in enumerate(rest[0]):
-        states[i], passed = apply(part, states[i], x, dx)
-        if passed is None:
-            return tuple(states), None
-        dx = passed
-    return tuple(states), dx
+Link = tuple[str, dict[str, Any]]
 
 
-def _arrays(state: dict[str, Any] | None, dx: Array | None) -> Step:
+def flat(spec: Spec, state: Any) -> tuple[list[Link], list[Any]]:
+    """The links of a rule in sequence, and the state of each."""
+    if spec[0] != "OptimiserChain":
+        return [(spec[0], spec[1])], [state]
+    parts = [flat(part, own) for part, own in zip(spec[1], state, strict=True)]
+    return [link for links, _ in parts for link in links], [own for _, states in parts for own in states]
+
+
+def nested(spec: Spec, states: list[Any]) -> Any:
+    """The state of a rule of those of its links, which are taken off the list."""
+    if spec[0] != "OptimiserChain":
+        return states.pop(0)
+    return tuple(nested(part, states) for part in spec[1])
+
+
+@dataclass
+class Walk:
+    """One array on its way through the links of its rule."""
+
+    links: list[Link]
+    before: list[Any]
+    x: Array
+    dx: Array | None
+    """What has become of the gradient; `None` where there is no step."""
+    dtype: Any
+
+    def __post_init__(self) -> None:
+        self.states, self.at = list(self.before), 0
+
+    def run(self) -> None:
+        """Goes on until a link looks at the whole step, or lands, or there is none."""
+        while self.dx is not None and self.at < len(self.links):
+            name, h = self.links[self.at]
+            if name in WHOLE_STEP or name in LANDING:
+                return
+            one = FUNCTIONS[name](SimpleNamespace(**h), self.states[self.at], self.x, self.dx)
+            self.states[self.at], self.dx = _arrays(*one)
+            self.at += 1
+
+    def coming(self) -> list[Link]:
+        """The links for the whole step that it has yet to pass, first to last."""
+        return [] if self.dx is None else [link for link in self.links[self.at :] if link[0] in WHOLE_STEP]
+
+    def skip(self) -> None:
+        """At a `SkipNonFinite`, which has its new counts: all else is as it was, but an `AccumGrad` before is empty."""
+        for i in range(self.at):
+            if self.links[i][0] != "AccumGrad":
+                self.states[i] = self.before[i]
+        self.dx = None
+
+    def land(self) -> None:
+        """The steps are taken: `x` goes where the last links say."""
+        if self.dx is not None:
+            self.x = np.asarray(self.x - self.dx)
+            for i in range(self.at, len(self.links)):
+                name, h = self.links[i]
+                one = FUNCTIONS[name](SimpleNamespace(**h), self.states[i], self.x, self.dtype)
+                self.states[i], self.x = _arrays(*one)
+
+
+def together(walks: list[Walk]) -> None:
+    """One step of all of them.
+
+    Raises:
+        FloatingPointError: a norm is not finite, or too many steps are skipped.
+        ValueError: two links for the whole step stand in one order here, and in another there.
+    """
+    for walk in walks:
+        walk.run()
+    while any(walk.coming() for walk in walks):
+        firsts = [walk.coming()[0] for walk in walks if walk.coming()]
+        ready = [link for link in firsts if all(w.coming()[0] == link for w in walks if link in w.coming())]
+        if not ready:
+            raise ValueError("no order serves all")
+        name, h = ready[0]
+        group = [walk for walk in walks if ready[0] in walk.coming()]
+        states = [walk.states[walk.at] for walk in group]
+        after, gradients = FUNCTIONS[name](SimpleNamespace(**h), states, [walk.dx for walk in group])
+        for i, walk in enumerate(group):
+            walk.states[walk.at] = after[i]
+            if gradients is None:
+                walk.skip()
+            else:
+                walk.dx, walk.at = np.asarray(gradients[i]), walk.at + 1
+                walk.run()
+    for walk in walks:
+        walk.land()
+
+
+def _arrays(state: dict[str, Any] | None, x: Array | None) -> Step:
     """NumPy makes scalars of 0-d arrays; here they are arrays again."""
     if state is not None:
-        state = {slot: value if slot in ("t", "count") else np.asarray(value) for slot, value in state.items()}
-    return state, None if dx is None else np.asarray(dx)
+        state = {slot: value if slot in PLAIN else np.asarray(value) for slot, value in state.items()}
+    return state, None if x is None else np.asarray(x)
+
+
+def steps(
+    specs: list[Spec], states: list[Any], xs: list[Array], gs: list[Array | None], dtypes: list[Any]
+) -> list[tuple[Any, Array]]:
+    """`(state, new x)` of each of several parameters, of types `dtypes`, held in float64 or complex128.
+
+    A gradient of `None` is none at all. Only a `MixedPrecision` rounds here, since what it rounds is part of what it
+    does.
+    """
+    walks: list[Walk | None] = []
+    for spec, state, x, g, dtype in zip(specs, states, xs, gs, dtypes, strict=True):
+        if spec[0] == "MixedPrecision":
+            (x, state), spec, dtype = state, spec[1], master_dtype(spec[2], x)
+        walks.append(None if g is None else Walk(*flat(spec, state), wide(x), wide(g), dtype))
+    with np.errstate(all="ignore"):  # infinities and NaN are answers like others
+        together([walk for walk in walks if walk is not None])
+    results = []
+    for spec, state, x, walk, dtype in zip(specs, states, xs, walks, dtypes, strict=True):
+        if walk is None:
+            results.append((state, wide(x)))
+        elif spec[0] == "MixedPrecision":
+            master = rounded(walk.x, walk.dtype)
+            results.append(((master, nested(spec[1], walk.states)), rounded(master, dtype)))
+        else:
+            results.append((nested(spec, walk.states), walk.x))
+    return results
 
 
 def step(spec: Spec, state: Any, x: Array, g: Array, dtype: Any) -> tuple[Any, Array]:
-    """`(state, new x)` of a parameter of type `dtype`, held in float64 or complex128.
-
-    Only a `MixedPrecision` rounds here, since what it rounds is part of what it does.
-    """
-    x, g = wide(x), wide(g)
-    if spec[0] != "MixedPrecision":
-        state, dx = apply(spec, state, x, g)
-        with np.errstate(all="ignore"):
-            return state, x if dx is None else np.asarray(x - dx)
-    master, inner = state
-    kind = master_dtype(spec[2], x)
-    inner, new = step(spec[1], inner, master, g, kind)
-    new = rounded(new, kind)
-    return (new, inner), rounded(new, dtype)
+    """`(state, new x)` of one parameter; see `steps`."""
+    return steps([spec], [state], [x], [g], [dtype])[0]

@@ -21,7 +21,7 @@ LARGE = 150_001
 FAR_BYTES, PERIOD = 24 << 20, 65_537
 """An array of so many bytes that with it no rule fits into the caches, and after how many numbers it repeats itself."""
 
-REDUCING = ("ClipNorm",)
+REDUCING = ("ClipNorm", "ClipGlobalNorm", "SkipNonFinite")
 ALL_DTYPES = pytest.mark.parametrize("dtype", DTYPES)
 ALL_RULES = pytest.mark.parametrize("rule", RULES)
 EACH_RULE = pytest.mark.parametrize("rule", ONE_EACH)

@@ -20,6 +20,7 @@ import optirs
 from optirs import rules
 from optirs.rules import RULES, Rule, adjusted, fields, spec
 
+FIXED = {"centred", "name", "k", "start", "every"}
 SIMPLE = [name for name in RULES if name not in ("OptimiserChain", "MixedPrecision", "AccumGrad")]
 AMOUNTS = st.floats(0, 1e30)
 FRACTIONS = st.floats(0, 1, exclude_max=True)
@@ -49,6 +50,12 @@ DEFAULTS = {
     "ClipGrad": "ClipGrad(delta=10.0)",
     "ClipNorm": "ClipNorm(omega=10.0, p=2.0, throw=True)",
     "OptimiserChain": "OptimiserChain()",
+    "ClipGlobalNorm": "ClipGlobalNorm(omega=1.0, name='', throw=True)",
+    "SkipNonFinite": "SkipNonFinite(limit=None, name='')",
+    "Box": "Box(lower=float('-inf'), upper=float('inf'))",
+    "Lookahead": "Lookahead(k=6, alpha=0.5)",
+    "Ema": "Ema(decay=0.999, warmup=False)",
+    "Swa": "Swa(start=0, every=1)",
 }
 
 
@@ -64,6 +71,9 @@ def test_switches_are_given_by_name() -> None:
         lambda: rules.RMSProp(0.1, 0.9, 1e-8, True),  # type: ignore[call-arg]
         lambda: rules.AdamW(0.1, (0.9, 0.99), 0.0, 1e-8, True),  # type: ignore[call-arg]
         lambda: rules.ClipNorm(1.0, 2.0, True),  # type: ignore[call-arg]
+        lambda: rules.ClipGlobalNorm(1.0, "a"),  # type: ignore[call-arg]
+        lambda: rules.SkipNonFinite(3, "a"),  # type: ignore[call-arg]
+        lambda: rules.Ema(0.9, True),  # type: ignore[call-arg]
     ):
         with pytest.raises(TypeError):
             make()
@@ -122,6 +132,27 @@ BAD = [
     ("AccumGrad", {"n": 2.0}, TypeError, "AccumGrad: n must be an int, got 2.0"),
     ("AccumGrad", {"n": True}, TypeError, "AccumGrad: n must be an int, got True"),
     ("AccumGrad", {"n": "2"}, TypeError, "AccumGrad: n must be an int, got '2'"),
+    ("ClipGlobalNorm", {"omega": 0.0}, ValueError, "ClipGlobalNorm: omega must be > 0, got 0.0"),
+    ("ClipGlobalNorm", {"name": 3}, TypeError, "ClipGlobalNorm: name must be a str, got 3"),
+    ("ClipGlobalNorm", {"throw": 0}, TypeError, "ClipGlobalNorm: throw must be True or False, got 0"),
+    ("SkipNonFinite", {"limit": -1}, ValueError, "SkipNonFinite: limit must be >= 0, got -1"),
+    ("SkipNonFinite", {"limit": 2**53}, ValueError, "SkipNonFinite: limit must be < 2**53, got 9007199254740992"),
+    ("SkipNonFinite", {"limit": 1.0}, TypeError, "SkipNonFinite: limit must be an int or None, got 1.0"),
+    ("SkipNonFinite", {"limit": True}, TypeError, "SkipNonFinite: limit must be an int or None, got True"),
+    ("SkipNonFinite", {"name": None}, TypeError, "SkipNonFinite: name must be a str, got None"),
+    ("Box", {"lower": math.nan}, ValueError, "Box: lower must be not NaN, got nan"),
+    ("Box", {"lower": 1, "upper": 1}, ValueError, "Box: lower must be < upper, got lower 1.0 and upper 1.0"),
+    ("Box", {"lower": math.inf}, ValueError, "Box: lower must be < upper, got lower inf and upper inf"),
+    ("Box", {"upper": "1"}, TypeError, "Box: upper must be a number, got '1'"),
+    ("Lookahead", {"k": 0}, ValueError, "Lookahead: k must be >= 1, got 0"),
+    ("Lookahead", {"alpha": 1.5}, ValueError, "Lookahead: alpha must be in [0, 1], got 1.5"),
+    ("Lookahead", {"alpha": -0.5}, ValueError, "Lookahead: alpha must be in [0, 1], got -0.5"),
+    ("Ema", {"decay": 1.0}, ValueError, "Ema: decay must be in [0, 1), got 1.0"),
+    ("Ema", {"decay": -0.1}, ValueError, "Ema: decay must be in [0, 1), got -0.1"),
+    ("Ema", {"warmup": 1}, TypeError, "Ema: warmup must be True or False, got 1"),
+    ("Swa", {"start": -1}, ValueError, "Swa: start must be >= 0, got -1"),
+    ("Swa", {"start": 0.5}, TypeError, "Swa: start must be an int, got 0.5"),
+    ("Swa", {"every": 0}, ValueError, "Swa: every must be >= 1, got 0"),
 ]
 
 
@@ -136,7 +167,19 @@ def test_bad_values_are_errors_that_name_rule_field_and_value(
 
 @pytest.mark.parametrize(
     "rule",
-    [rules.ClipNorm(p=math.inf), rules.ClipNorm(p=-math.inf), rules.ClipNorm(p=0), rules.ClipGrad(math.inf)],
+    [
+        rules.ClipNorm(p=math.inf),
+        rules.ClipNorm(p=-math.inf),
+        rules.ClipNorm(p=0),
+        rules.ClipGrad(math.inf),
+        rules.ClipGlobalNorm(math.inf),
+        rules.SkipNonFinite(0),
+        rules.Box(-math.inf, 0),
+        rules.Lookahead(1, 0),
+        rules.Lookahead(1, 1),
+        rules.Ema(0),
+        rules.Swa(0, 1),
+    ],
 )
 def test_edges_of_ranges(rule: Rule) -> None:
     assert rebuilt(rule) == rule
@@ -303,6 +346,8 @@ def test_spec() -> None:
     chain = rules.OptimiserChain(rules.Adam(), rules.OptimiserChain())
     assert spec(chain) == ("OptimiserChain", (adam, ("OptimiserChain", ())))
     assert spec(rules.MixedPrecision(chain)) == ("MixedPrecision", spec(chain), "float32")
+    assert spec(rules.SkipNonFinite()) == ("SkipNonFinite", {"limit": -1, "name": ""})
+    assert spec(rules.ClipGlobalNorm(2, name="a")) == ("ClipGlobalNorm", {"omega": 2.0, "name": "a", "throw": True})
     assert spec(Renamed()) == adam
     assert spec(Labelled(label="a")) == adam
 
@@ -327,7 +372,7 @@ def test_spec_takes_rules_only() -> None:
 def test_every_field_but_the_fixed_can_be_adjusted(name: str) -> None:
     rule = RULES[name]()
     names = {field.name for field in dataclasses.fields(rule)}  # type: ignore[arg-type]
-    assert set(fields(rule)) == names - {"centred"}
+    assert set(fields(rule)) == names - FIXED
     for other in (RULES[name](**arguments) for arguments in VARIANTS[name]):
         values = {field: getattr(other, field) for field in fields(rule)}
         assert adjusted(rule, **values) == rule.replace(**values)

@@ -32,6 +32,10 @@ FOLLOWS: dict[str, Any] = {
     "p": Piecewise((2.0, 1.0, 0.0), (2, 4)),
     "ell": (Polynomial(0.5, 5, 0.9), 1.2),
     "gamma": (1e-6, Polynomial(50.0, 5, 1.0)),
+    "lower": Polynomial(-1.0, 5, -0.1),
+    "upper": Polynomial(2.0, 5, 0.5),
+    "alpha": Polynomial(0.2, 5, 0.9),
+    "decay": Polynomial(0.5, 5, 0.9),
 }
 
 

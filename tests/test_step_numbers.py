@@ -202,7 +202,7 @@ def test_sums_of_squares_stop_at_the_greatest_number(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128", "float16"])
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"OptimiserChain", "MixedPrecision", "Rprop", "AccumGrad"}))
 def test_no_state_is_subnormal(name: str, dtype: str) -> None:
-    if dtype.startswith("complex") and name == "ClipGrad":
+    if dtype.startswith("complex") and name in ("ClipGrad", "Box"):
         return
     real = np.finfo(np.float64 if dtype in ("float64", "complex128") else np.float32)
     sizes = [float(real.tiny) * f for f in (0.25, 0.9, 3.0, 1e4)] + [float(np.sqrt(real.tiny)) * f for f in (0.3, 5.0)]

@@ -76,6 +76,8 @@ def only_transforms(rule):
 
 def candidates(rule):
     """The rules to try for a curve: `rule` with every `eta`, chained with `Descent` if it does not step by itself."""
+    if optirs.rules.lands(rule):
+        return [optirs.OptimiserChain(optirs.Descent(eta), rule) for eta in ETAS]
     if only_transforms(rule):
         return [optirs.OptimiserChain(rule, optirs.Descent(eta)) for eta in ETAS]
     return [rule.replace(eta=eta) for eta in ETAS] if hasattr(rule, "eta") else [rule]

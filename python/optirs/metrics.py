@@ -80,6 +80,10 @@ class _Member:
     def frozen(self) -> bool:
         return self.leaf.frozen
 
+    def follows_the_schedule_of(self, other: "_Member") -> bool:
+        """Whether both are one and the same rule, maybe at different steps."""
+        return self.place == other.place and bool(self.leaf.rule == other.leaf.rule)
+
     def __str__(self) -> str:
         return f"{self.rule!r} at {_core.path_text(self.path) or 'the top'}"
 
@@ -112,8 +116,7 @@ def _check_one_group(members: list[_Member]) -> None:
     """Raises if rules of one name are not equal; but those that one rule makes by its schedule are one group."""
     first = members[0]
     for other in members[1:]:
-        scheduled = (other.place, other.leaf.rule) == (first.place, first.leaf.rule)
-        if other.rule != first.rule and not scheduled:
+        if other.rule != first.rule and not other.follows_the_schedule_of(first):
             raise ValueError(
                 f"metrics: {first} and {other} are two groups of one name: tell them apart by another name, as "
                 f"{type(first.rule).__name__}(..., name='encoder') has it"

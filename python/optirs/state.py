@@ -95,8 +95,10 @@ def update(state: Any, model: Any, grad: Any) -> tuple[Any, Any]:
     Raises:
         TypeError: If something is of the wrong kind, or the arguments are in another order.
         ValueError: If structures, shapes or ties differ; the text names the place and both sides. If a schedule comes
-            to a value that the type of the step cannot hold.
-        FloatingPointError: If `ClipNorm` meets a norm that is not finite.
+            to a value that the type of the step cannot hold. If two rules for the whole step stand in one order here
+            and in another there.
+        FloatingPointError: If `ClipNorm` or `ClipGlobalNorm` meets a norm that is not finite, or `SkipNonFinite` would
+            leave out more steps in a row than its limit.
         RuntimeError: If an `update_` of the same state is under way in another thread, or code of others in the middle
             of the step changes the trees or their arrays; the text names the place.
 
@@ -164,8 +166,8 @@ def adjust(state: Any, eta: float | None = None, /, **fields: Any) -> Any:
     Args:
         state: A state, any subtree of one, or a rule.
         eta: The new learning rate.
-        **fields: Other hyper-parameters by name. Those that only some rules have are changed there. `centred`, `dtype`
-            and `n` cannot be, and `Rprop`'s `eta` acts at `setup` only.
+        **fields: Other hyper-parameters by name. Those that only some rules have are changed there. `centred`, `dtype`,
+            `n`, `name`, `k`, `start` and `every` cannot be, and `Rprop`'s `eta` acts at `setup` only.
 
     Returns:
         The same with changes; a state has its own moments, and tied Leafs stay tied.
