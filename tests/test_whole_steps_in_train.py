@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from problems import DTYPES
-from test_compiled import FALLING, bits, both, data, network
+from test_compiled import FALLING, bits, both, data, network, outcome
 from test_compiled_callbacks import Epochs
 from test_layers import layer
 
@@ -21,7 +23,7 @@ RULES: dict[str, optirs.Rule] = {
     "a norm alone": ClipGlobalNorm(0.1),
     "skips alone": SkipNonFinite(),
     "a box alone": optirs.Box(-0.3, 0.3),
-    "Lookahead alone": optirs.Lookahead(3, 0.25),
+    "Lookahead alone": optirs.Lookahead(2, 0.1),
     "Ema alone": optirs.Ema(0.9),
     "Swa alone": optirs.Swa(2, 3),
     "a norm that is small": chain(ClipGlobalNorm(1e9), optirs.Descent(0.1)),
@@ -91,6 +93,56 @@ def test_groups_that_a_rule_function_chooses(started: list[bool], frozen: bool) 
     norms = [trained.state[i].W.state[1]["norm"] for i in (0, 2)]
     assert norms[0] == norms[1] == optirs.metrics(trained.state)["ClipGlobalNorm[weights].norm"] > 0
     assert (trained.state[1].layers[0].W.state[1]["norm"] == 0) is frozen
+
+
+PIECES = [
+    SkipNonFinite(), SkipNonFinite(1, name="few"), ClipGlobalNorm(0.1), ClipGlobalNorm(0.2, name="b", throw=False),
+    optirs.ClipNorm(0.2), optirs.AccumGrad(2), optirs.Adam(0.1), optirs.Momentum(0.1), optirs.WeightDecay(0.1),
+    optirs.Scheduled(ClipGlobalNorm(name="falling"), omega=FALLING),
+]  # fmt: skip
+LANDING = [optirs.Box(-0.5, 0.5), optirs.Lookahead(2, 0.5), optirs.Ema(0.9), optirs.Swa(1, 2)]
+
+
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), max_size=4, unique=True),
+    landing=st.lists(st.sampled_from(LANDING), max_size=3),
+    around=st.sampled_from([lambda rule: rule, optirs.MixedPrecision]),
+    dtype=st.sampled_from(["float32", "float32", "float64", "float16"]),
+    deep=st.booleans(),
+    bad=st.lists(st.integers(0, 11), max_size=4),
+    batch_size=st.integers(1, 12),
+    seed=st.none() | st.integers(0, 9),
+    log_every=st.none() | st.integers(1, 2),
+    untouched=st.sampled_from(["", "W", "b"]),
+    frozen=st.sampled_from(["", "", "W", "b"]),
+)
+def test_any_training(
+    pieces: list[optirs.Rule],
+    landing: list[optirs.Rule],
+    around: Callable[[optirs.Rule], optirs.Rule],
+    dtype: str,
+    deep: bool,
+    bad: list[int],
+    batch_size: int,
+    seed: int | None,
+    log_every: int | None,
+    untouched: str,
+    frozen: str,
+) -> None:
+    model = network(DTYPES[dtype]) if deep else optirs.Chain(layer(4, 3, "identity"))
+    rule = around(chain(*pieces, *landing))
+    state = optirs.setup(lambda path, _: optirs.Descent(0.01) if path[-1] == untouched else rule, model)
+    if frozen:
+        optirs.freeze_(getattr(state[0], frozen))
+    pair = spiked(12, tuple(bad))
+    options = {"batch_size": batch_size, "shuffle": seed is not None, "rng": seed, "epochs": 3, "log_every": log_every}
+    found = []
+    for more in ([], [lambda event: None]):
+        epochs = Epochs()
+        answer = outcome("mse", model, pair, state=state, callbacks=[epochs, *more], **options)
+        found.append(repr((answer, epochs.seen, [event.metrics for event in epochs.events])))
+    assert found[0] == found[1]
+    assert found[0].startswith(f"({outcome('mse', model, pair, state=state, **options)!r}")
 
 
 # --- callbacks and resuming
