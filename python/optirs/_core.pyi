@@ -25,7 +25,6 @@ __all__ = [
     "apply",
     "as_plain",
     "build",
-    "check_held",
     "dense_gradient",
     "dense_pullback",
     "file_header",
@@ -87,7 +86,6 @@ def build(
     make: Callable[[Any, list[Any] | None, int], Any],
 ) -> Any: ...
 def as_plain(what: str, value: object, /) -> _Array: ...
-def check_held(rule: Any, dtype: str) -> None: ...
 def dense_gradient(
     W: npt.ArrayLike, name: str, x: npt.ArrayLike, z: npt.ArrayLike, dy: npt.ArrayLike, /
 ) -> tuple[_Float32, _Float32, _Float32]: ...

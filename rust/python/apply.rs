@@ -12,7 +12,7 @@ use super::array::{Layout, View, array, descriptor, placed};
 use super::entry::{Names, entries};
 use super::gradient::Gradient;
 use super::lists::Items;
-use super::make::{check_held, make_leaves, restored};
+use super::make::{held, make_leaves, restored};
 use super::schedules::schedule;
 use super::update::{Call, Done, Skipped, Targets, advance, hand_out, results};
 use super::walk::Place;
@@ -52,8 +52,8 @@ pub fn apply<'py>(
         _ => return Err(PyTypeError::new_err(format!("x is no trainable array, but {}", x.get_type().name()?))),
     };
     let dtype = dtype.unwrap_or(DType::F32);
-    check_held(py, rule.bind(py), dtype.name())?;
     let leaf = Bound::new(py, restored(py, rule, dtype, layout.clone(), state)?)?;
+    held(py, &leaf.get().reading()?.get().moments.program, dtype)?;
     let places = [Place { leaf: leaf.clone(), array: x.clone(), gradient: Some(dx) }];
     let (names, arena) = (Names(leaf.as_any()), Bump::new());
     let (mut entries, _) = entries(&arena, py, &places, &names, false)?;

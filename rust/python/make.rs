@@ -99,12 +99,6 @@ pub fn held(py: Python<'_>, program: &Program, dtype: DType) -> PyResult<()> {
     refusal.map_or(Ok(()), |reason| Err(placeless(py, reason)))
 }
 
-/// As [`held`], for rules in Python and what is compiled of them.
-#[pyfunction]
-pub fn check_held(py: Python<'_>, rule: &Bound<'_, PyAny>, dtype: &str) -> PyResult<()> {
-    DType::from_name(dtype).map_or(Ok(()), |dtype| held(py, &*program(py, rule)?, dtype))
-}
-
 /// Whether the rules of `program` make sense for this type; if not, the error says so.
 pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> PyResult<String>) -> PyResult<()> {
     if !dtype.is_complex() {
