@@ -325,9 +325,14 @@ def test_what_was_collected_before_a_skip_is_dropped(started: list[bool]) -> Non
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3])
-def test_too_many_skips_in_a_row_are_an_error(started: list[bool], limit: int) -> None:
+def test_too_many_skips_in_a_row_are_an_error(
+    started: list[bool], caplog: pytest.LogCaptureFixture, limit: int
+) -> None:
     x, y = spiked(12, (0, 5, 7, 8))  # batches 0, then 2 to 4
     rule = chain(SkipNonFinite(limit), optirs.Momentum(0.1))
+    told = logged(caplog, lambda: both(started, "mse", linear(), (x, y), rule, epochs=1, batch_size=2))
+    assert len(told) == 2 * {0: 0, 1: 2, 2: 3, 3: 4}[limit]  # those before the error, by either loop
+    assert told[: len(told) // 2] == told[len(told) // 2 :]
     found = both(started, "mse", linear(), (x, y), rule, epochs=2, batch_size=2)
     if limit == 3:
         assert not isinstance(found, str)
