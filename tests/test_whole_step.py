@@ -14,6 +14,7 @@ import pytest
 import reference
 from numpy.typing import NDArray
 from problems import DTYPES, DecayDescent, Skip, bits, draw, generator, recipe
+from test_checkpoint_resume import LAYOUTS
 from test_compiled import both, data, network
 from test_landing import flat, stepped
 
@@ -545,6 +546,29 @@ def test_a_skipped_step_is_told_of(update: Any, caplog: pytest.LogCaptureFixture
         assert "layers[1]" in text
         assert "(1, 2)" in text
         assert "SkipNonFinite" in text
+
+
+@UPDATES
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_index_is_that_of_the_element_in_the_parameter(
+    layout: str, update: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = LAYOUTS[layout](np.ones((4, 3, 5)))
+    for of_gradient in LAYOUTS.values():
+        g = of_gradient(np.ones((4, 3, 5)))
+        g[2, 1, 3] = np.nan
+        for many in (SkipNonFinite(0), OptimiserChain(Momentum(), SkipNonFinite(0))):
+            with pytest.raises(FloatingPointError, match=r"element \(2, 1, 3\) .* at w$"):
+                stepped(many, {"w": x}, [{"w": g}], update)
+        caplog.clear()
+        stepped(SkipNonFinite(), {"w": x}, [{"w": g}], update)
+        assert "element (2, 1, 3) of the gradient at w " in caplog.text
+    W = LAYOUTS[layout](np.ones((4, 3)))
+    g = np.ones((3, 4))
+    g[1, 2] = np.inf
+    state = optirs.setup(SkipNonFinite(0), {"w": W, "t": W.T})
+    with pytest.raises(FloatingPointError, match=r"element \(2, 1\) .* at w$"):
+        update(state, {"w": W, "t": W.T}, {"t": g})
 
 
 @UPDATES
