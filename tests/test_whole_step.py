@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from problems import DTYPES, DecayDescent, Skip, bits, draw, generator, recipe
 from test_checkpoint_resume import LAYOUTS
 from test_compiled import both, data, network
+from test_hostile import Late
 from test_landing import flat, stepped
 
 import optirs
@@ -792,6 +793,22 @@ def test_after_loading_leafs_that_are_not_frozen_count_first(tmp_path: Path) -> 
     optirs.thaw_(found)
     found, _ = optirs.update(found, model, {"c": [4.0]})
     assert metrics(found) == {"ClipGlobalNorm.norm": 4.0}
+
+
+def test_metrics_and_averages_are_never_those_of_half_a_step() -> None:
+    model = {"a": np.zeros(4), "b": np.zeros(4)}
+    state = optirs.setup(OptimiserChain(ClipGlobalNorm(), Descent(), Ema()), model)
+    refused: list[str] = []
+
+    def ask() -> None:
+        for question in (lambda: metrics(state), lambda: optirs.averaged(state, model)):
+            with pytest.raises(RuntimeError, match="in use by another update") as caught:
+                question()
+            refused.append(str(caught.value))
+
+    optirs.update_(state, model, {"a": np.ones(4), "b": Late(np.ones(4), ask)})
+    assert len(refused) == 2
+    assert metrics(state) == {"ClipGlobalNorm.norm": math.sqrt(8)}
 
 
 def test_two_groups_of_one_name() -> None:
