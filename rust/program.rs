@@ -3,9 +3,13 @@
 
 use crate::dtype::{Compute, DType};
 use crate::held;
-use crate::rule::{At, Entry, Facts, Hyper, Kernel, Kind, NUMBERS, Rounding, Scalars, Value};
+use crate::kernel::Call;
+use crate::rule::{
+    Asks, At, Entry, Facts, Hyper, Kernel, Kind, NUMBERS, Rounding, SLOTS, Scalars, Shape, Value, Verdict,
+};
 use crate::rules::RULES;
 use crate::schedules::Schedule;
+use crate::simd::Level;
 use std::ops::Range;
 
 /// A rule as Python describes it.
@@ -13,6 +17,8 @@ use std::ops::Range;
 pub enum Spec {
     /// A rule of the registry, with its hyper-parameters, and the name that the user gave it.
     Rule(String, Vec<(String, Value)>, String),
+    /// A rule of the user's own.
+    Own,
     /// `OptimiserChain`.
     Chain(Vec<Spec>),
     /// `MixedPrecision`.
@@ -48,6 +54,36 @@ pub enum Part {
     Float(usize),
 }
 
+/// A rule of the user's own, which steps no element itself: what becomes of a gradient there is made elsewhere.
+struct Own;
+
+impl Kernel for Own {
+    fn shape(&self) -> &'static Shape {
+        &Shape { slots: &[], counter: None, numbers: &[], complex: true, lands: false, collects: false, passes: true }
+    }
+    fn initial(&self, _: &Hyper) -> [f64; SLOTS] {
+        [0.0; SLOTS]
+    }
+    fn prepare(&self, _: &Hyper, _: At, _: Rounding) -> Scalars {
+        Scalars::default()
+    }
+    fn advance(&self, _: &Hyper, at: At, _: &Facts) -> At {
+        at
+    }
+    fn emits(&self, _: &Hyper, _: u64) -> bool {
+        true
+    }
+    fn asks(&self, _: &Hyper) -> Asks {
+        Asks::Elsewhere
+    }
+    fn decide(&self, _: &Hyper, _: &Facts, _: Rounding) -> Verdict {
+        Verdict::Go(Scalars::default())
+    }
+    unsafe fn run(&self, _: Compute, _: Level, _: &Scalars, _: &Call) {}
+}
+
+static OWN: Entry = Entry { name: "a rule of your own", fields: &[], kernel: |_| &Own };
+
 /// What a state array starts as.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Start {
@@ -67,6 +103,8 @@ pub struct Link {
     pub hyper: Hyper,
     /// The name that the user gave it.
     pub label: String,
+    /// Which of the user's own rules it is, if it is one.
+    pub own: Option<usize>,
     /// Which state arrays are its own.
     pub slots: Range<usize>,
     /// Which of the counts are its own numbers, beside its step count.
@@ -100,6 +138,8 @@ pub struct Program {
     /// The links in each `Scheduled`: it has a step count of its own, behind those of the links.
     timers: Vec<Range<usize>>,
     setters: Vec<Setter>,
+    /// How many links are rules of the user's own.
+    pub owns: usize,
     /// How many state arrays there are, the master included.
     arrays: usize,
     /// How many counts there are.
@@ -140,6 +180,7 @@ impl Program {
             landing: 0,
             timers: Vec::new(),
             setters: Vec::new(),
+            owns: 0,
             arrays: 0,
             counters: 0,
         }
@@ -152,9 +193,11 @@ impl Program {
                 let value = |field: &str, _| values.iter().find(|(n, _)| n == field).map(|&(_, v)| v);
                 let hyper = entry.hyper(value);
                 let hyper = hyper.map_err(|field| format!("{name}: {field} is missing or of a wrong type"))?;
-                let (kernel, label) = ((entry.kernel)(&hyper), label.clone());
-                self.links.push(Link { entry, kernel, hyper, label, slots: 0..0, numbers: 0..0 });
-                Ok(Form::Link(self.links.len() - 1))
+                Ok(self.link(entry, hyper, label.clone(), None))
+            }
+            Spec::Own => {
+                self.owns += 1;
+                Ok(self.link(&OWN, Hyper::default(), String::new(), Some(self.owns - 1)))
             }
             Spec::Chain(rules) => Ok(Form::Chain(rules.iter().map(|r| self.add(r)).collect::<Result<_, _>>()?)),
             Spec::Mixed(rule, dtype) => {
@@ -174,6 +217,12 @@ impl Program {
                 Ok(Form::Scheduled(timer, Box::new(form)))
             }
         }
+    }
+
+    fn link(&mut self, entry: &'static Entry, hyper: Hyper, label: String, own: Option<usize>) -> Form {
+        let kernel = (entry.kernel)(&hyper);
+        self.links.push(Link { entry, kernel, hyper, label, own, slots: 0..0, numbers: 0..0 });
+        Form::Link(self.links.len() - 1)
     }
 
     /// Has the field of that name of all links in a timer follow these schedules.
@@ -273,8 +322,8 @@ impl Program {
     #[must_use]
     pub fn lies_like(&self, other: &Self) -> bool {
         let states = |program: &Self| -> Vec<_> {
-            let shapes = program.links.iter().map(|link| link.kernel.shape());
-            shapes.map(|shape| (shape.slots, shape.counter, shape.numbers)).collect()
+            let shapes = program.links.iter().map(|link| (link.own, link.kernel.shape()));
+            shapes.map(|(own, shape)| (own, shape.slots, shape.counter, shape.numbers)).collect()
         };
         self.master == other.master && self.form == other.form && states(self) == states(other)
     }
@@ -363,11 +412,17 @@ impl Program {
         start..(start + 1..reach).find(|&i| self.links[i].asks()).unwrap_or(reach)
     }
 
-    /// The step counts after a step that reaches the first `reach` links, of which some have asked for `facts`. A timer counts
-    /// what its links pass on.
-    pub fn advance<'f>(&self, counts: &mut [u64], reach: usize, facts: impl Fn(usize) -> Option<&'f Facts>) {
+    /// The step counts after a step that reaches the first `reach` links and, if it `steps`, the parameter. Some of the links
+    /// have asked for `facts`. A timer counts what its links pass on.
+    pub fn advance<'f>(
+        &self,
+        counts: &mut [u64],
+        reach: usize,
+        steps: bool,
+        facts: impl Fn(usize) -> Option<&'f Facts>,
+    ) {
         if self.is_scheduled() {
-            let passed = if self.reach(counts).1 { reach } else { reach.saturating_sub(1) };
+            let passed = if steps { reach } else { reach.saturating_sub(1) };
             for i in (0..reach).rev() {
                 self.advance_link(counts, i, facts(i)); // before the timers, by which its hyper-parameters go
             }
@@ -445,8 +500,8 @@ mod tests {
             let eta = |i: usize| program.scalars(i, &program.hyper(i, &counts), &counts, rounding)[0];
             let expected = |t: u64| 1.0 - t.min(4) as f64 / 4.0;
             assert_eq!((eta(0), eta(2)), (expected(taken), expected(t)));
-            let reach = program.reach(&counts).0;
-            program.advance(&mut counts, reach, |_| None);
+            let (reach, steps) = program.reach(&counts);
+            program.advance(&mut counts, reach, steps, |_| None);
         }
     }
 

@@ -118,6 +118,8 @@ pub enum Asks {
     GroupNorm,
     /// Whether all elements of all gradients of its group are finite.
     GroupFinite,
+    /// What becomes of the gradient: that is made elsewhere.
+    Elsewhere,
 }
 
 impl Asks {

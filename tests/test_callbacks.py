@@ -5,6 +5,7 @@ import itertools
 import logging
 import math
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -316,6 +317,180 @@ def test_early_stopping_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[-1] == "epoch 3, step 3: stopped early; best: 1 in epoch 1, step 1"
 
 
+# --- EarlyStopping with a threshold
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "end", "best"),
+    [
+        ([5, 4, 3, 2], {"threshold": 3.5}, 3, 3),
+        ([5, 4, 3.5, 2], {"threshold": 3.5}, 3, 3),  # at most, not below
+        ([5, 6, 6, 6, 6, 6, 1, 0], {"threshold": 2}, 7, 7),  # no patience by default
+        ([5, 6, 6, 6, 6, 6, 1, 0], {"threshold": 2, "patience": 4}, 5, 1),
+        ([5, 4, 3, 2], {"threshold": 3.5, "patience": 1}, 3, 3),
+        ([1, 2, 3, 4], {"threshold": 3, "mode": "max"}, 3, 3),
+        ([-2, 3], {"threshold": -1}, 1, 1),
+        ([0, 3], {"threshold": 0}, 1, 1),
+        ([5, 4.9, 4.7], {"threshold": 4.8, "min_delta": 1.0}, 3, 3),  # what was asked for is kept
+        ([math.nan, 5, math.nan, 1], {"threshold": 2}, 4, 4),
+        ([math.inf, 5, 9], {"threshold": 8, "mode": "max"}, 3, 1),
+    ],
+)
+def test_a_threshold_ends_the_training(values: list[float], options: dict[str, Any], end: int, best: int) -> None:
+    stopping = optirs.EarlyStopping(Scripted(values).held_out, **options)
+    training = stopped(stopping)
+    assert stopping.stopped
+    assert len(training.history) == end
+    assert (stopping.epoch, stopping.best) == (best, values[best - 1])
+    model, data, _ = problem()
+    assert same(stopping.model, optirs.train(GRADIENT, model, data, RULE, epochs=best).model)
+
+
+@pytest.mark.parametrize("options", [{"patience": None}, {"threshold": -1.0}, {"threshold": -1.0, "patience": None}])
+def test_without_patience_it_waits_for_ever(options: dict[str, Any]) -> None:
+    values = [3.0, 2.0, *[4.0, math.nan] * 9]
+    stopping = optirs.EarlyStopping(Scripted(values).held_out, **options)
+    assert len(stopped(stopping, epochs=20).history) == 20
+    assert (stopping.stopped, stopping.best, stopping.epoch, stopping.waited) == (False, 2.0, 2, 18)
+
+
+def test_the_training_loss_reaches_a_threshold() -> None:
+    model, data, _ = problem()
+    losses = list(optirs.train(GRADIENT, model, data, RULE, epochs=9).history)
+    assert losses == sorted(losses, reverse=True)
+    stopping = optirs.EarlyStopping(threshold=losses[4])
+    assert len(stopped(stopping).history) == 5
+    assert stopping.best == losses[4]
+
+
+def test_a_threshold_after_steps_and_when_a_training_is_resumed(caplog: pytest.LogCaptureFixture) -> None:
+    scripted = Scripted([5, 4, 3, 2, 2.5, 9], unit="step", every=2)
+    stopping = optirs.EarlyStopping(scripted.held_out, threshold=2.5)
+    model, data, _ = problem()
+    with caplog.at_level(logging.INFO, logger="optirs"):
+        first = optirs.train(GRADIENT, model, data, RULE, epochs=9, batch_size=4, callbacks=[stopping])
+    assert (len(first.history), stopping.step, stopping.best) == (8, 8, 2)
+    text = "epoch 3, step 8: stopped early at the threshold 2.5; best: 2 in epoch 3, step 8"
+    assert caplog.messages[-1] == text
+    # A value at the threshold that is not the best one ends the next training, too.
+    rest = optirs.train(
+        GRADIENT, first.model, data, state=first.state, epochs=9, batch_size=4, callbacks=[stopping]
+    )  # fmt: skip
+    assert (len(rest.history), stopping.step, stopping.best, stopping.waited) == (2, 8, 2, 1)
+
+
+# --- what rules have to tell
+
+
+NORM = "ClipGlobalNorm.norm"
+CLIPPED = optirs.OptimiserChain(optirs.ClipGlobalNorm(0.5), RULE)
+
+
+def told(epoch: int, **metrics: float) -> optirs.Event:
+    """An event after an epoch whose state has these metrics."""
+    kind = type("Told", (optirs.Event,), {"metrics": {name.replace("_", "."): metrics[name] for name in metrics}})
+    event: optirs.Event = kind(epoch, epoch, 7.0, {"epoch": np.array(float(epoch))}, None)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "end", "best"),
+    [
+        ([5, 4, 3, 2], {"threshold": 3.5}, 3, 3),
+        ([5, 6, 6, 6], {}, 4, 1),
+        ([5, 6, 7, 6], {"mode": "max", "threshold": 7}, 3, 3),
+        ([math.nan, 5, math.inf, -math.inf, 2, 1], {"threshold": 3}, 5, 5),
+        ([math.inf, -math.inf, math.nan, 5], {"patience": 3}, 3, None),
+        ([math.inf, -math.inf, 5, 6, math.nan, 8], {"patience": 3}, 6, 3),
+        ([math.inf, 5, 6, -math.inf, math.nan, 8], {"patience": 3}, 5, 2),
+        ([math.inf, 5, math.inf, math.nan, 6, 8], {"threshold": 6, "mode": "max"}, 5, 5),
+    ],
+)
+def test_metrics_that_are_watched(values: list[float], options: dict[str, Any], end: int, best: int | None) -> None:
+    stopping = optirs.EarlyStopping(monitor="a.norm", **options)
+    assert stopping.on_epoch_end is not None
+    for epoch, value in enumerate(values, 1):
+        event = told(epoch, a_norm=value)
+        stopping.on_epoch_end(event)
+        if event.stopped:
+            break
+    assert (epoch, stopping.stopped) == (end, True)
+    assert stopping.best == (None if best is None else values[best - 1])
+    assert stopping.model == (None if best is None else {"epoch": best})
+
+
+@pytest.mark.parametrize("every", [None, 3])
+def test_a_monitor_that_there_is_not_is_told_at_the_first_event(every: int | None) -> None:
+    held_out = None if every is None else optirs.HeldOut(GRADIENT, problem()[2], every=every)
+    for names, known in (({}, ""), ({"b_norm": 1.0, "c_skipped": 2.0}, ', "b.norm", "c.skipped"')):
+        stopping = optirs.EarlyStopping(held_out, monitor="a.norm")
+        assert stopping.on_epoch_end is not None
+        text = 'EarlyStopping: there is no \'a.norm\' to monitor; there are: "loss", "metric"'
+        with pytest.raises(ValueError, match=f"^{re.escape(text + known)}$"):
+            stopping.on_epoch_end(told(1, **names))
+
+
+def test_events_have_the_metrics_of_their_state() -> None:
+    model, data, _ = problem()
+    events: list[optirs.Event] = []
+    optirs.train(GRADIENT, model, data, CLIPPED, epochs=4, callbacks=[events.append])
+    norms = []
+    for event in events:
+        assert event.metrics == optirs.metrics(event.state) == {NORM: event.metrics[NORM]}
+        norms.append(event.metrics[NORM])
+    # The norm is that of the gradient before the step, and falls while the model is trained.
+    _, gradient = GRADIENT(model, *data)
+    assert norms[0] == pytest.approx(np.sqrt((gradient.W**2).sum() + (gradient.b**2).sum()), rel=1e-6)
+    assert norms == sorted(norms, reverse=True)
+    assert len(set(norms)) == 4
+    with pytest.raises(AttributeError, match=r"Event\.metrics cannot be set: the training would not see it"):
+        events[0].metrics = {}  # type: ignore[misc]
+    assert optirs.Event(epoch=1, step=7, loss=0.5, model=None, state=None).metrics == {}
+
+
+def test_the_log_shows_metrics(caplog: pytest.LogCaptureFixture) -> None:
+    model, data, _ = problem()
+    skip = optirs.SkipNonFinite()
+    with caplog.at_level(logging.INFO, logger="optirs"):
+        training = optirs.train(GRADIENT, model, data, optirs.OptimiserChain(skip, CLIPPED), epochs=4, log_every=2)
+    states = [optirs.train(GRADIENT, model, data, CLIPPED, epochs=epochs).state for epochs in (2, 4)]
+    assert [epoch for epoch, _ in training.history.logged] == [2, 4]
+    for message, (epoch, loss), state in zip(caplog.messages, training.history.logged, states, strict=True):
+        head, *metrics = message.split(", ")
+        assert head == f"epoch {epoch}: loss {loss:.8g}"
+        norm = f"{NORM} {optirs.metrics(state)[NORM]:.8g}"
+        assert sorted(metrics) == [norm, "SkipNonFinite.consecutive 0", "SkipNonFinite.skipped 0"]
+
+
+def test_groups_without_names_do_not_end_a_training_that_logs(caplog: pytest.LogCaptureFixture) -> None:
+    def rule(path: optirs.KeyPath, _: Any) -> optirs.Rule:
+        return optirs.OptimiserChain(optirs.ClipGlobalNorm(1.0 if path[-1] == "W" else 2.0), RULE)
+
+    model, data, _ = problem()
+    with caplog.at_level(logging.INFO, logger="optirs"):
+        training = optirs.train(GRADIENT, model, data, rule, epochs=2, log_every=2)
+    with pytest.raises(ValueError, match="ClipGlobalNorm") as caught:
+        optirs.metrics(training.state)
+    assert caplog.messages == [f"epoch 2: loss {training.history.logged[0][1]:.8g} ({caught.value})"]
+
+
+@pytest.mark.parametrize("every", [None, 1, 3])
+def test_a_training_ends_when_the_norm_of_the_gradient_is_small(every: int | None) -> None:
+    model, data, held = problem()
+    norms: list[float] = []
+    optirs.train(GRADIENT, model, data, CLIPPED, epochs=40, callbacks=[lambda event: norms.append(event.metrics[NORM])])
+    assert norms == sorted(norms, reverse=True)
+    threshold = norms[10]
+    held_out = None if every is None else optirs.HeldOut(GRADIENT, held, every=every)
+    stopping = optirs.EarlyStopping(held_out, monitor=NORM, threshold=threshold)
+    training = optirs.train(GRADIENT, model, data, CLIPPED, epochs=40, callbacks=[stopping])
+    assert len(training.history) == stopping.epoch == (12 if every == 3 else 11)
+    assert (stopping.stopped, stopping.best) == (True, norms[stopping.epoch - 1])
+    assert optirs.metrics(stopping.state) == {NORM: stopping.best}
+    with pytest.raises(ValueError, match='there is no \'norm\' to monitor; there are: "loss", "metric", "ClipGlobal'):
+        optirs.train(GRADIENT, model, data, CLIPPED, callbacks=[optirs.EarlyStopping(monitor="norm")])
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -325,7 +500,12 @@ def test_early_stopping_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         ({"min_delta": -1}, ValueError, "min_delta must be finite and >= 0, got -1"),
         ({"min_delta": math.nan}, ValueError, "min_delta must be finite and >= 0, got nan"),
         ({"min_delta": "a"}, TypeError, "min_delta must be a number, got str"),
-        ({"monitor": "accuracy"}, ValueError, 'monitor must be "loss" or "metric"'),
+        ({"monitor": 3}, TypeError, "monitor must be a str, got int"),
+        ({"threshold": "a"}, TypeError, "threshold must be a number, got str"),
+        ({"threshold": True}, TypeError, "threshold must be a number, got bool"),
+        ({"threshold": math.nan}, ValueError, "threshold must be finite, got nan"),
+        ({"threshold": math.inf}, ValueError, "threshold must be finite, got inf"),
+        ({"threshold": 1.0, "patience": 0}, ValueError, "patience must be >= 1, got 0"),
         ({"monitor": "metric"}, ValueError, "needs a HeldOut that has a metric"),
         ({"mode": "auto"}, ValueError, 'mode must be "min" or "max"'),
     ],

@@ -257,7 +257,7 @@ def test_a_training_with_no_end_in_sight() -> None:
     pairs = [(optirs.setup(optirs.Descent(), m), m) for m in (model, optirs.Affine(model.W.copy(), model.b.copy()))]
     x = np.ones((4, 1), np.float32)
     fit = _core.Fit.start("mse", pairs, x, x, 2)
-    assert fit is not None
+    assert isinstance(fit, _core.Fit)
     survives(lambda: fit.run(1, None, 1e18), lambda: fit.run(2, None, 1e300), lambda: fit.run(2, None, math.nan))
     assert fit.epoch == 1
 
@@ -268,7 +268,7 @@ def test_a_training_is_refused_sets_that_differ() -> None:
     x = np.ones((4, 1), np.float32)
     for first, second in ((optirs.Adam(), optirs.Descent()), (optirs.Descent(), optirs.Adam())):
         pairs = [(optirs.setup(first, model), model), (optirs.setup(second, other), other)]
-        assert _core.Fit.start("mse", pairs, x, x, 2) is None
+        assert _core.Fit.start("mse", pairs, x, x, 2) == "the two states at W differ"
 
 
 @pytest.mark.parametrize("shape", [(0, 2**30, 2**30), (2**30, 2**30, 0), (2**20, 0, 2**40)])

@@ -9,9 +9,12 @@ import numpy as np
 
 from ._core import Fit
 from .batches import ArrayBatches
+from .events import called, named
 from .gradients import Supervised
+from .layers import Affine, Chain, Dense
 from .losses import Loss
 from .state import update
+from .tree import KeyPath
 
 if TYPE_CHECKING:
     from .train import _Run
@@ -38,21 +41,37 @@ class Compiled:
 
     @classmethod
     def start(cls, run: _Run) -> Compiled | None:
-        """The compiled form of a training that is about to begin; None where it needs Python."""
+        """The compiled form of a training that is about to begin; None where it needs Python, for `run.reason`."""
         gradient, source = run.gradient, run.source
-        if run.after_step or type(gradient) is not Supervised or type(gradient.criterion) is not Loss:
-            return None
-        if type(source) is not ArrayBatches or len(source.arrays) != 2 or not all(map(_is_ready, source.arrays)):
-            return None
-        sets = _two(run.current)
-        fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, source.batch_size)
-        return None if fit is None else cls(run, source, sets, fit)
+        if run.after_step:
+            run.reason = f"callbacks run after every step: {named(run.callbacks, 'on_step_end')}"
+        elif type(gradient) is not Supervised:
+            run.reason = f"the gradient function is no supervised(...) of a built-in loss: {called(gradient)}"
+        elif type(gradient.criterion) is not Loss:
+            run.reason = f"the loss in supervised(...) is one of your own: {called(gradient.criterion)}"
+        elif type(source) is not ArrayBatches:
+            run.reason = "data is no tuple of arrays, but an iterable of batches"
+        elif len(source.arrays) != 2:
+            run.reason = f"data must be two arrays, (x, y), and has {len(source.arrays)}"
+        elif not all(map(_is_ready, source.arrays)):
+            run.reason = next(filter(None, map(_unready, range(2), source.arrays)))
+        else:
+            sets = _two(run.current)
+            fit = Fit.start(gradient.criterion.__name__, sets, *source.arrays, source.batch_size)
+            if isinstance(fit, Fit):
+                run.reason = ""
+                return cls(run, source, sets, fit)
+            run.reason = _other_layer(run.current[1]) or fit
+        return None
 
     def restarted(self) -> Compiled | None:
-        """The same, going on from the training's current pair; None where that needs Python."""
-        self.sets, self.steps = _two(self.run.current), len(self.run.history)
-        if self.fit.restart(self.sets):
+        """The same, going on from the training's current pair; None where that needs Python, for `run.reason`."""
+        run = self.run
+        self.sets, self.steps = _two(run.current), len(run.history)
+        reason = self.fit.restart(self.sets)
+        if not reason:
             return self
+        run.reason = f"from epoch {run.epoch + 1} on: {_other_layer(run.current[1]) or reason}"
         self.close()
         return None
 
@@ -100,3 +119,35 @@ def _two(pair: tuple[Any, Any]) -> list[tuple[Any, Any]]:
 def _is_ready(array: Any) -> bool:
     """Whether an array can be read where it is, or converted as a whole."""
     return type(array) is np.ndarray and (array.dtype == FLOAT32 or array.size <= CONVERTED)
+
+
+def _unready(index: int, array: Any) -> str:
+    """Why an array of the data cannot; empty if it can."""
+    if _is_ready(array):
+        return ""
+    if type(array) is not np.ndarray:
+        return f"data[{index}] is of the class {type(array).__name__}, no plain NumPy array"
+    return f"data[{index}] is {array.dtype} and larger than is converted as a whole: {array.size} elements"
+
+
+DEEPEST = 100
+"""So many chains within chains are run as one."""
+
+
+def _other_layer(model: Any, path: tuple[Any, ...] = ()) -> str:
+    """The first part of a model that is no layer of this library, and where it stands; empty if there is none."""
+    where = f"the layer at {KeyPath(path)}" if path else "the model"
+    if type(model) is Chain:
+        if type(model.layers) is not tuple:
+            return f"{where} has its layers in a {type(model.layers).__name__}, not in a tuple"
+        if len(path) >= 2 * DEEPEST:
+            return f"{where} is more than {DEEPEST} chains deep"
+        found = (_other_layer(layer, (*path, "layers", i)) for i, layer in enumerate(model.layers))
+        return next(filter(None, found), "")
+    if type(model) not in (Affine, Dense):
+        return f"{where} is of the class {type(model).__name__}, which is not of this library"
+    for name in ("W", "b"):
+        array = getattr(model, name)
+        if not isinstance(array, np.ndarray):
+            return f"{KeyPath((*path, name))} is {type(array).__name__}, not a NumPy array"
+    return ""

@@ -34,9 +34,10 @@ def store(values: Array, out: Array) -> None:
 
 
 def difference(x: Array, y: Array) -> Array:
-    """`x - y`, infinite where that is too large, without a warning."""
+    """`x - y` in the type in which such arrays are computed, infinite where that is too large, without a warning."""
+    wide = np.result_type(x, np.float32) if x.dtype.itemsize == 2 else x.dtype
     with Pinned("the parameter", x), np.errstate(over="ignore", invalid="ignore"):
-        found: Array = np.subtract(x, y)
+        found: Array = x.astype(wide, copy=False) - y.astype(wide, copy=False)
     return found
 
 

@@ -21,6 +21,11 @@ logger = logging.getLogger("optirs")
 
 Hook = Callable[[Event], object]
 
+ALWAYS = ("loss", "metric")
+"""What `EarlyStopping` can watch of its own; any other name is one of `optirs.metrics`."""
+
+_MISSING: Any = object()
+
 
 class Evaluation(NamedTuple):
     """One line of `HeldOut.results`: where it was taken, the loss, and the metric (None without one)."""
@@ -165,19 +170,24 @@ class HeldOut:
 
 
 class EarlyStopping:
-    """A callback of `train` that ends the training when a value has stopped to improve, and keeps the best model.
+    """A callback of `train` that ends the training when a value is good enough or improves no more, and keeps the best.
 
     An improvement is a value smaller than `best - min_delta`, or with `mode="max"` one greater than `best + min_delta`.
-    NaN never is one. After `patience` values in a row without an improvement, the training ends.
+    NaN never is one, nor is an infinite value of `optirs.metrics`. After `patience` values in a row without an
+    improvement, the training ends; with a threshold, after the first value that is at most that (at least, with
+    `mode="max"`), if it is finite: this one is kept as the best, whatever `min_delta` says.
 
     Args:
         held_out: the `HeldOut` whose results are watched, whenever it makes one. It need not be among the callbacks
             too, but may be, in any order. By default the training loss is watched: after every epoch, the mean over
             its steps.
-        patience: how many values without an improvement end the training.
+        patience: how many values without an improvement end the training; None for no number of them. By default 3, or
+            None with a threshold.
         min_delta: by how much a value has to improve on the best one to count; >= 0.
-        monitor: "loss", or "metric" for the metric of `held_out`.
-        mode: "min" if small values are good, "max" if great ones are; by default "min" for a loss, "max" for a metric.
+        monitor: "loss", "metric" for the metric of `held_out`, or a name in `optirs.metrics(state)`, such as
+            "ClipGlobalNorm.norm": that is looked up after every epoch, or whenever `held_out` makes a result.
+        mode: "min" if small values are good, "max" if great ones are; by default "max" for "metric", else "min".
+        threshold: what ends the training at once when it is reached; by default nothing does.
 
     Attributes:
         best: the best value; None before the first one.
@@ -190,7 +200,8 @@ class EarlyStopping:
     One object belongs to one training; in a call of `train` that resumes it, it goes on.
 
     Raises:
-        ValueError: a number out of range, a monitor or mode that there is not, or a metric that `held_out` has not.
+        ValueError: a number out of range, a mode that there is not, or a metric that `held_out` has not; in `train`, at
+            the first event, a monitor that there is not.
         TypeError: arguments of the wrong kind.
 
     Examples:
@@ -205,32 +216,42 @@ class EarlyStopping:
         >>> gradient.loss(stopping.model, x, 2 * x) == stopping.best
         True
 
-    Source: Keras' and PyTorch Lightning's `EarlyStopping`, the former with `restore_best_weights=True`.
+        Until the norm of the gradient is small:
+
+        >>> rule = optirs.OptimiserChain(optirs.ClipGlobalNorm(10.0), optirs.Descent(0.1))
+        >>> stopping = optirs.EarlyStopping(monitor="ClipGlobalNorm.norm", threshold=1e-3)
+        >>> training = optirs.train(gradient, model, (x, 2 * x), rule, epochs=999, callbacks=[stopping])
+        >>> stopping.stopped, 0 < stopping.best <= 1e-3, len(training.history) == stopping.epoch
+        (True, True, True)
+
+    Source: Keras' and PyTorch Lightning's `EarlyStopping`, the former with `restore_best_weights=True`, the latter with
+    `stopping_threshold`.
     """
 
     def __init__(
         self,
         held_out: HeldOut | None = None,
         *,
-        patience: int = 3,
+        patience: int | None = _MISSING,
         min_delta: float = 0.0,
         monitor: str = "loss",
         mode: str | None = None,
+        threshold: float | None = None,
     ) -> None:
         if held_out is not None and not isinstance(held_out, HeldOut):
             raise TypeError(f"EarlyStopping: held_out must be an optirs.HeldOut, got {type(held_out).__name__}")
-        if monitor not in ("loss", "metric"):
-            raise ValueError(f'EarlyStopping: monitor must be "loss" or "metric", got {monitor!r}')
+        if not isinstance(monitor, str):
+            raise TypeError(f"EarlyStopping: monitor must be a str, got {type(monitor).__name__}")
         if monitor == "metric" and (held_out is None or held_out.metric is None):
             raise ValueError('EarlyStopping: monitor="metric" needs a HeldOut that has a metric')
         if mode not in (None, "min", "max"):
             raise ValueError(f'EarlyStopping: mode must be "min" or "max", got {mode!r}')
-        if isinstance(min_delta, bool) or not isinstance(min_delta, (int, float, np.number)):
-            raise TypeError(f"EarlyStopping: min_delta must be a number, got {type(min_delta).__name__}")
-        if not 0 <= min_delta < math.inf:
-            raise ValueError(f"EarlyStopping: min_delta must be finite and >= 0, got {min_delta}")
         self.held_out, self.monitor = held_out, monitor
-        self.patience, self.min_delta = _count("EarlyStopping", "patience", patience), float(min_delta)
+        self.min_delta = _finite("min_delta", min_delta, "finite and >= 0", 0)
+        self.threshold = None if threshold is None else _finite("threshold", threshold, "finite")
+        if patience is _MISSING:
+            patience = 3 if threshold is None else None
+        self.patience = None if patience is None else _count("EarlyStopping", "patience", patience)
         self.mode = mode or ("max" if monitor == "metric" else "min")
         self.best: float | None = None
         self.epoch = self.step = self.waited = 0
@@ -252,31 +273,56 @@ class EarlyStopping:
         value = self._value(event)
         if value is None:
             return
-        if self._improves(value):
+        reached = self._reaches(value)
+        if self._improves(value, 0.0 if reached else self.min_delta):
             self.state, self.model = copied(event.state, event.model)
             self.best, self.epoch, self.step, self.waited = value, event.epoch, event.step, 0
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
-            self.stopped = True
-            event.stop()
-            where = f"{self.best:.8g} in epoch {self.epoch}, step {self.step}" if self.best is not None else "no value"
-            logger.info("epoch %d, step %d: stopped early; best: %s", event.epoch, event.step, where)
+        else:
+            self.waited += 1
+        if reached:
+            self._stop(event, f" at the threshold {self.threshold:.8g}")
+        elif self.patience is not None and self.waited >= self.patience:
+            self._stop(event, "")
+
+    def _stop(self, event: Event, why: str) -> None:
+        self.stopped = True
+        event.stop()
+        where = f"{self.best:.8g} in epoch {self.epoch}, step {self.step}" if self.best is not None else "no value"
+        logger.info("epoch %d, step %d: stopped early%s; best: %s", event.epoch, event.step, why, where)
 
     def _value(self, event: Event) -> float | None:
         """The value of this event, or None if it has none."""
+        told = self._told(event)
         if self.held_out is None:
-            return event.loss
+            return event.loss if told is None else told
         self.held_out._look(event)
         if event.step % self.held_out.every if self.held_out.unit == "step" else event.epoch % self.held_out.every:
             return None
-        value: float | None = getattr(self.held_out.results[-1], self.monitor)
+        value: float | None = getattr(self.held_out.results[-1], self.monitor) if told is None else told
         return value
 
-    def _improves(self, value: float) -> bool:
+    def _told(self, event: Event) -> float | None:
+        """The value in `event.metrics`, looked up at every event, so that the first tells a wrong name; else None."""
+        if self.monitor in ALWAYS:
+            return None
+        found = event.metrics
+        if self.monitor not in found:
+            known = ", ".join(f'"{name}"' for name in (*ALWAYS, *found))
+            raise ValueError(f"EarlyStopping: there is no {self.monitor!r} to monitor; there are: {known}")
+        return found[self.monitor]
+
+    def _reaches(self, value: float) -> bool:
+        """Whether a value is at the threshold. One that is not finite never is."""
+        if self.threshold is None or not math.isfinite(value):
+            return False
+        return value <= self.threshold if self.mode == "min" else value >= self.threshold
+
+    def _improves(self, value: float, by: float) -> bool:
+        if math.isnan(value) or (math.isinf(value) and self.monitor not in ALWAYS):
+            return False
         if self.best is None:
-            return not math.isnan(value)
-        return value < self.best - self.min_delta if self.mode == "min" else value > self.best + self.min_delta
+            return True
+        return value < self.best - by if self.mode == "min" else value > self.best + by
 
 
 def _number(name: str, value: Any) -> float:
@@ -295,6 +341,14 @@ def _count(who: str, name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{who}: {name} must be >= 1, got {value}")
     return int(value)
+
+
+def _finite(name: str, value: Any, wanted: str, least: float = -math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"EarlyStopping: {name} must be a number, got {type(value).__name__}")
+    if not (least <= value and -math.inf < value < math.inf):
+        raise ValueError(f"EarlyStopping: {name} must be {wanted}, got {value}")
+    return float(value)
 
 
 def _name(metric: Any) -> str:

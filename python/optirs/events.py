@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .metrics import metrics
+
 HOOKS = ("on_step_end", "on_epoch_end")
 
 
@@ -21,6 +23,8 @@ class Event:
             the model that `train` returns.
         state: the optimiser state that belongs to it. The training goes on with what a callback changes in either:
             `optirs.adjust_(event.state, 0.01)`.
+        metrics: what rules in the state have to tell, such as `"ClipGlobalNorm.norm"`: `optirs.metrics(event.state)`,
+            computed whenever it is asked for.
 
     An attribute that is set or deleted is an AttributeError: the training would not see it.
 
@@ -42,6 +46,11 @@ class Event:
     def stop(self) -> None:
         """Ends the training after this step."""
         self.stopped = True
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What rules in the state have to tell; see `optirs.metrics`."""
+        return metrics(self.state)
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = name in self.__dataclass_fields__
@@ -105,3 +114,15 @@ def hooks(callbacks: list[Callback], hook: str) -> list[Callable[[Event], object
         if function is not None:
             found.append(function)
     return found
+
+
+def named(callbacks: list[Callback], hook: str) -> str:
+    """What is called there, as a message names it."""
+    names = [f"{type(c).__name__}.{hook}" if hasattr(c, hook) else called(c) for c in callbacks if hooks([c], hook)]
+    return ", ".join(names)
+
+
+def called(function: Any) -> str:
+    """How a message names a function, or an object that is called like one."""
+    name = str(getattr(function, "__qualname__", type(function).__name__))
+    return name.rpartition("<locals>.")[2]

@@ -17,6 +17,7 @@ from ._start import check_arguments, check_switches, start
 from .batches import Batch, Batches, batches, mean_over
 from .events import HOOKS, Callback, Event, hooked, hooks
 from .history import History
+from .metrics import metrics
 from .progress import Progress
 from .state import update
 
@@ -32,12 +33,21 @@ class Training:
         state: the optimiser state that belongs to it: `train(..., state=training.state)` goes on.
         history: the losses, a `History`.
         interrupted: whether Ctrl-C ended the training early.
+        reason: why the loop, or from some epoch on the rest of it, ran in Python; "" if all of it was compiled. Of a
+            training without a step, which of both it would have been.
+        compiled: whether all of it was: `reason` is "".
     """
 
     model: Any
     state: Any
     history: History
     interrupted: bool = False
+    reason: str = ""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled loop ran, from the first step to the last."""
+        return not self.reason
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -84,7 +94,8 @@ def train(
     """Trains a model: for every batch `loss, grad = gradient(model, *batch)`, then one `update`.
 
     With `supervised` of a built-in loss, layers of this library, compiled rules, arrays as data and no callbacks after
-    steps the loop itself is compiled and runs without the GIL; the answer has the same bits.
+    steps the loop itself is compiled and runs without the GIL; the answer has the same bits. `Training.compiled` tells
+    whether it was, and `Training.reason` why not.
 
     Neither `model` nor `state` is changed. Ctrl-C ends the training and returns what has been trained so far.
 
@@ -102,7 +113,8 @@ def train(
         rng: generator for the shuffling; by default a new one.
         state: optimiser state to resume from; `rule` may then be left out, and must be equal to the state's if given.
         log_every: after every so many epochs the loss of the updated model on the data is logged (logger `optirs`,
-            level INFO) and kept in `history.logged`. The loss is the mean over the rows.
+            level INFO) and kept in `history.logged`. The loss is the mean over the rows. The log has the `metrics` of
+            the state, too.
         callbacks: functions called after every step with an `Event`; `event.stop()` ends the training. What they
             return is ignored. An object is called by its methods `on_step_end(event)` and `on_epoch_end(event)`, as
             far as it has them: `HeldOut` and `EarlyStopping` are two.
@@ -143,7 +155,7 @@ def train(
         logger.info("interrupted in epoch %d, after %d steps", run.epoch, len(run.history))
     state, model = run.current
     tell_collected(state)
-    return Training(model, state, run.history, interrupted)
+    return Training(model, state, run.history, interrupted, run.reason)
 
 
 class _Run:
@@ -162,12 +174,13 @@ class _Run:
         log_every: int | None,
         callbacks: list[Callback],
     ) -> None:
-        self.gradient, self.source, self.log_every = gradient, source, log_every
+        self.gradient, self.source, self.log_every, self.callbacks = gradient, source, log_every, callbacks
         self.after_step, self.after_epoch = (hooks(callbacks, hook) for hook in HOOKS)
         self.current = self.good = start
         self.history = History()
         self.epoch = self.step = self.done = 0
         self.loss = math.nan
+        self.reason = "it was interrupted before it began"
         self.bar: Progress
 
     def loop(self, epochs: int) -> None:
@@ -251,7 +264,8 @@ class _Run:
             raise self.failure(loss)
         if not self.after_epoch:  # which may yet change the model
             self.good = self.current
-        logger.info("epoch %d: loss %.8g", self.epoch, loss)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("epoch %d: loss %.8g%s", self.epoch, loss, _shown(self.current[0]))
         self.history.logged.append((self.epoch, loss))
 
     def mean_loss(self) -> float:
@@ -274,3 +288,12 @@ def _loss_and_gradient(answer: Any) -> tuple[float, Any]:
     except (TypeError, ValueError) as error:
         kind = type(loss).__name__
         raise TypeError(f"train: the gradient function must return (loss, gradient), the loss is {kind}") from error
+
+
+def _shown(state: Any) -> str:
+    """The metrics of a state, behind the loss in the log."""
+    try:
+        found = metrics(state)
+    except ValueError as error:  # groups that lack names, which is no reason to end a training
+        return f" ({error})"
+    return "".join(f", {name} {value:.8g}" for name, value in found.items())

@@ -10,7 +10,7 @@ use crate::program::Program;
 use crate::reserve::{OutOfMemory, Put, Reserve};
 use crate::rule::Hyper;
 use crate::simd;
-use crate::step::{Goal, Planner, Refused, Skip};
+use crate::step::{Goal, Planner, Progress, Refused, Skip};
 
 /// Below so many bytes read and written, the loops of a step are called without a look at each.
 const SMALL_BYTES: usize = 16 << 10;
@@ -127,7 +127,9 @@ impl<'a> Stepper<'a> {
         if !planner.renew(between)? {
             // SAFETY: the caller's promise.
             unsafe {
-                planner.plan(parameters.len(), between)?;
+                // What is made elsewhere has no place in this loop: `plain` in `python/trained.rs` sees to that.
+                let progress = planner.plan(parameters.len(), between)?;
+                debug_assert_eq!(progress, Progress::Ready);
                 find_loops(planner, loops)?;
             }
         }

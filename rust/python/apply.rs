@@ -11,11 +11,10 @@ use pyo3::types::{PyDict, PyTuple};
 use super::array::{Layout, View, array, descriptor, placed};
 use super::entry::{Names, entries};
 use super::gradient::Gradient;
-use super::leaf::Moments;
 use super::lists::Items;
-use super::make::{check_held, make_leaves, restored};
+use super::make::{held, make_leaves, restored};
 use super::schedules::schedule;
-use super::update::{Call, Skipped, Targets, advance};
+use super::update::{Call, Done, Skipped, Targets, advance, hand_out, results};
 use super::walk::Place;
 use crate::dtype::DType;
 use crate::rules::RULES;
@@ -37,7 +36,7 @@ pub fn init<'py>(py: Python<'py>, rule: Bound<'py, PyAny>, x: Bound<'py, PyAny>)
     Bound::new(py, leaf)?.getattr(intern!(py, "state"))
 }
 
-/// One step of a built-in rule without master copies: its new state, and what is to be subtracted from `x`, or None.
+/// One step of a rule: its new state, and what is to be subtracted from `x`, or None.
 ///
 /// The arguments are left alone. What is returned is in the compute type, float32 for 16-bit arrays.
 #[pyfunction]
@@ -53,42 +52,50 @@ pub fn apply<'py>(
         _ => return Err(PyTypeError::new_err(format!("x is no trainable array, but {}", x.get_type().name()?))),
     };
     let dtype = dtype.unwrap_or(DType::F32);
-    check_held(py, rule.bind(py), dtype.name())?;
     let leaf = Bound::new(py, restored(py, rule, dtype, layout.clone(), state)?)?;
-    let places = [Place { leaf: leaf.clone(), array: x, gradient: Some(dx) }];
-    let names = Names(leaf.as_any());
-    let arena = Bump::new();
+    held(py, &leaf.get().reading()?.get().moments.program, dtype)?;
+    let places = [Place { leaf: leaf.clone(), array: x.clone(), gradient: Some(dx) }];
+    let (names, arena) = (Names(leaf.as_any()), Bump::new());
     let (mut entries, _) = entries(&arena, py, &places, &names, false)?;
-    let gradient = entries[0].gradient(py, &names)?;
-    schedule(py, &mut entries, std::slice::from_ref(&gradient), &names)?;
+    let gradients = [entries[0].gradient(py, &names)?];
+    schedule(py, &mut entries, &gradients, &names)?;
     let entry = &entries[0];
+    let program = entry.guard.get().moments.program.clone();
     let compute = entry.working().compute().dtype();
-    let streams = || entry.guard.get().streams(entry.address, gradient.as_ref().map(Gradient::read_at));
-    let place = placed(py, layout.len * compute.size(), streams().choose(None))?;
-    let to = Targets::Direction(&place);
-    let gradients = std::slice::from_ref(&gradient);
-    let (mut reached, skips) = Call { entries: &entries, gradients, made: &[], to }.run(py, &arena, &names)?;
-    let reached = reached.remove(0);
-    let (stepped, skipped) = (reached.0.steps, Skipped::all(py, &entries, &skips, &names)?);
-    let x = entry.array.clone();
-    drop(entries);
-    let mut lands = false;
-    if let Some(mut guard) = leaf.get().write()
-        && let Some(Moments::Compiled { program, counts, .. }) = guard.get_mut().map(|i| &mut i.moments)
-    {
-        lands = program.lands();
-        advance(program, counts, reached);
-    }
-    let mut dx = None;
-    if stepped {
-        let result = array(py, &place, &descriptor(py, compute)?, compute.size(), &layout)?;
-        // Where the rule decides where x lands, that is what it has made.
-        dx = Some(if lands {
-            py.import(intern!(py, "optirs._rounding"))?.call_method1(intern!(py, "difference"), (x, result))?
-        } else {
-            result
-        });
+    let place;
+    let results = if program.master.is_some() { results(&arena, py, &entries, &gradients)? } else { Vec::new() };
+    let to = if program.master.is_some() {
+        Targets::Fresh(&results)
+    } else {
+        let streams = entry.guard.get().streams(entry.address, gradients[0].as_ref().map(Gradient::read_at));
+        place = placed(py, layout.len * compute.size(), { streams }.choose(None))?;
+        Targets::Direction(&place)
+    };
+    let Done { mut reached, own, skips } =
+        Call { entries: &entries, gradients: &gradients, to }.run(py, &arena, &names)?;
+    let (reached, skipped) = (reached.remove(0), Skipped::all(py, &entries, &skips, &names)?);
+    let stepped = reached.0.steps;
+    let (state, result) = match to {
+        Targets::Direction(place) => {
+            drop(entries);
+            if let Some(mut guard) = leaf.get().write()
+                && let Some(inner) = guard.get_mut()
+            {
+                own.into_iter().for_each(|new| inner.moments.own[new.own] = new.state);
+                advance(&program, &mut inner.moments.counts, reached);
+            }
+            (leaf.getattr(intern!(py, "state"))?, array(py, place, &descriptor(py, compute)?, compute.size(), &layout)?)
+        }
+        _ => {
+            let (leaf, new) = hand_out(py, entry, &results[0], own, reached)?;
+            (leaf.getattr(intern!(py, "state"))?, new)
+        }
+    };
+    let mut dx = stepped.then_some(result);
+    if let Some(new) = dx.take_if(|_| program.master.is_some() || program.lands()) {
+        // What was made is where x lands.
+        dx = Some(py.import(intern!(py, "optirs._rounding"))?.call_method1(intern!(py, "difference"), (x, new))?);
     }
     skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
-    Ok((leaf.getattr(intern!(py, "state"))?, dx))
+    Ok((state, dx))
 }

@@ -1,19 +1,21 @@
 //! `Fit`: a training of built-in layers with a built-in loss and compiled rules, whose loop needs no Python.
 
 use bumpalo::Bump;
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use std::time::Duration;
 
 use super::array::access::{Looks, Wanted, integers, run};
-use super::array::numbers::{Kept, KeptReals, Reals};
+use super::array::numbers::{Kept, KeptReals, Reals, shape_text};
 use super::array::{Load, of_values};
 use super::entry::Names;
-use super::leaf::{Leaf, busy};
+use super::leaf::{Guard, Leaf, busy};
+use super::lists::text;
 use super::losses::{Kind, Targets};
 use super::network::{Input, Model, workspace};
-use super::trained::{Array, Trained, alike, arrays, look_again, parameter, program, set_counts};
+use super::trained::{Array, Obstacle, Trained, alike, arrays, look_again, parameter, set_counts};
 use super::update::{Skipped, refusal};
 use crate::fit::batch::{Data, Gathered};
 use crate::fit::step::Stepper;
@@ -63,7 +65,8 @@ impl Objects {
 
 #[pymethods]
 impl Fit {
-    /// The training of two equal pairs `(state, model)`, of which the first one is current; None where it needs Python.
+    /// The training of two equal pairs `(state, model)`, of which the first one is current; a str where it needs Python,
+    /// which says why.
     #[staticmethod]
     fn start<'py>(
         name: &str,
@@ -71,19 +74,21 @@ impl Fit {
         x: &Bound<'py, PyAny>,
         y: &Bound<'py, PyAny>,
         batch: usize,
-    ) -> PyResult<Option<Self>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = x.py();
         match prepare(name, sets, x, y, batch) {
-            // What is wrong with the arguments is told by the loop in Python, in its own words.
-            Err(error) if is_about_arguments(x.py(), &error) => Ok(None),
-            answer => answer,
+            Ok(fit) => Ok(Bound::new(py, fit)?.into_any()),
+            Err(obstacle) => Ok(text(py, &obstacle.words(py)?)?.into_any()),
         }
     }
 
-    /// Goes on with two other equal pairs, of which the first one is current. False where that needs Python.
-    fn restart<'py>(&mut self, sets: [(Bound<'py, PyAny>, Bound<'py, PyAny>); 2]) -> PyResult<bool> {
+    /// Goes on with two other equal pairs, of which the first one is current. The answer says why that needs Python; it is
+    /// empty where it does not.
+    fn restart<'py>(&mut self, sets: [(Bound<'py, PyAny>, Bound<'py, PyAny>); 2]) -> PyResult<Bound<'py, PyString>> {
+        let py = sets[0].0.py();
         match self.replace(&sets) {
-            Err(error) if is_about_arguments(sets[0].0.py(), &error) => Ok(false),
-            answer => answer,
+            Ok(()) => text(py, ""),
+            Err(obstacle) => text(py, &obstacle.words(py)?),
         }
     }
 
@@ -151,10 +156,6 @@ impl Fit {
     }
 }
 
-fn is_about_arguments(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyValueError>(py) || error.is_instance_of::<PyTypeError>(py)
-}
-
 /// Row numbers from Python.
 fn row_numbers(order: &Bound<'_, PyAny>, rows: usize) -> PyResult<Vec<usize>> {
     let wrong = || PyValueError::new_err(format!("the order of the rows must be {rows} numbers below {rows}"));
@@ -170,19 +171,25 @@ fn prepare<'py>(
     x: &Bound<'py, PyAny>,
     y: &Bound<'py, PyAny>,
     batch: usize,
-) -> PyResult<Option<Fit>> {
+) -> Result<Fit, Obstacle> {
     let py = x.py();
-    let Some(model) = Model::read(&sets[0].1)? else { return Ok(None) };
+    let model = Model::read(&sets[0].1)?.ok_or_else(other_layers)?;
     let input = Input::new(&model, x)?;
-    let (&[rows, _], true) = (input.x.shape(), batch > 0) else { return Ok(None) };
+    let &[rows, _] = input.x.shape() else {
+        let words = format!("data[0] has shape {}, it must have rows and columns", shape_text(input.x.shape()));
+        return Err(Obstacle::Beyond(words));
+    };
+    if batch == 0 {
+        return Err(Obstacle::Beyond("a batch of 0 rows is no batch".into()));
+    }
     let Targets { kind, numbers } = Targets::new(name, &input.output, y)?;
     let y = numbers.map(Reals::keep);
-    let Some((parameters, origins)) = arrays(py, &sets, &model)? else { return Ok(None) };
+    let (parameters, origins) = arrays(py, &sets, &model)?;
     let batch = batch.min(rows);
     let work = workspace(&model.network, batch)?;
     let arrays = memory(&model.network, &parameters)?;
     let network = model.network;
-    Ok(Some(Fit {
+    Ok(Fit {
         network,
         held: Some(Objects { state: sets[0].0.clone().unbind(), parameters, origins, x: input.x.keep(), kind, y }),
         rows,
@@ -192,7 +199,12 @@ fn prepare<'py>(
         gathered: Gathered::default(),
         progress: Progress::default(),
         failed: None,
-    }))
+    })
+}
+
+/// A model of something else, which `optirs._compiled` finds and names.
+fn other_layers() -> Obstacle {
+    Obstacle::Beyond("the model has no layers of this library".into())
 }
 
 /// Memory for the gradients and copies of these parameters.
@@ -242,16 +254,17 @@ impl Objects {
 
 impl Fit {
     /// Takes these sets instead of its own, if they have the same network.
-    fn replace(&mut self, sets: &[(Bound<'_, PyAny>, Bound<'_, PyAny>); 2]) -> PyResult<bool> {
-        let Some(model) = Model::read(&sets[0].1)?.filter(|model| model.network == self.network) else {
-            return Ok(false);
-        };
-        let Some((parameters, origins)) = arrays(sets[0].0.py(), sets, &model)? else { return Ok(false) };
+    fn replace(&mut self, sets: &[(Bound<'_, PyAny>, Bound<'_, PyAny>); 2]) -> Result<(), Obstacle> {
+        let model = Model::read(&sets[0].1)?.ok_or_else(other_layers)?;
+        if model.network != self.network {
+            return Err(Obstacle::Beyond("the model has other layers than before".into()));
+        }
+        let (parameters, origins) = arrays(sets[0].0.py(), sets, &model)?;
         let held = self.held.as_mut().ok_or_else(ended)?;
         self.arrays = memory(&self.network, &parameters)?;
         (held.parameters, held.origins, held.state) = (parameters, origins, sets[0].0.clone().unbind());
         (self.progress.side, self.progress.good) = (0, 0);
-        Ok(true)
+        Ok(())
     }
 
     fn go(&mut self, py: Python<'_>, epochs: usize, order: Option<&[usize]>, time: Duration) -> PyResult<End> {
@@ -266,7 +279,7 @@ impl Fit {
             guards.push(pair);
         }
         let side = self.progress.side;
-        let programs = collected(guards.iter().map(|g: &[_; 2]| program(&g[side])))?;
+        let programs: Vec<_> = listed(guards.iter().map(|g: &[Guard<'_>; 2]| g[side].get().moments.program.clone()))?;
         let (arena, names) = (Bump::new(), Names(held.state.bind(py)));
         let looks = |looks: &mut Looks<'_, '_, '_>| look_again(py, &held.parameters, looks);
         let wanted = Wanted::new(&arena, 2 * held.parameters.len(), Load::LONG, &names, looks);

@@ -8,7 +8,7 @@ use pyo3::types::PyList;
 use super::array::access::Seen;
 use super::array::{Layout, Look, Place, descriptor, is_exact};
 use super::entry::{Entry, Names};
-use super::leaf::{Leaf, Moments};
+use super::leaf::Leaf;
 use super::order::a_leaf;
 use super::update::{moved, noted};
 use crate::dtype::DType;
@@ -60,27 +60,7 @@ impl<'py> Held<'_, 'py> {
 impl<'a, 'py> Entry<'a, 'py> {
     /// The type in which the parameter is stepped: the master's, if there is one.
     pub fn working(&self) -> DType {
-        match &self.guard.get().moments {
-            Moments::Compiled { program, .. } => program.working(self.leaf().dtype),
-            Moments::Own(_) => self.leaf().dtype,
-        }
-    }
-
-    /// The type to which gradients are converted: that in which the step computes, also where a master copy is a rule's in
-    /// Python.
-    fn wanted(&self, py: Python<'py>) -> PyResult<DType> {
-        let inner = self.guard.get();
-        let mut working = self.working();
-        if let Moments::Own(_) = inner.moments {
-            let master: Option<String> = inner.rule.bind(py).getattr(intern!(py, "_master"))?.extract()?;
-            working = match master.and_then(|name| DType::from_name(&name)) {
-                Some(DType::F64) if working.is_complex() => DType::C128,
-                Some(_) if working.is_complex() => DType::C64,
-                Some(master) => master,
-                None => working,
-            };
-        }
-        Ok(working.compute().dtype())
+        self.guard.get().moments.program.working(self.leaf().dtype)
     }
 
     /// The gradient of the step: the sum over the parameter's places; `None` where there is no step.
@@ -88,7 +68,7 @@ impl<'a, 'py> Entry<'a, 'py> {
     pub fn gradient(&self, py: Python<'py>, names: &Names) -> PyResult<Option<Gradient<'a, 'py>>> {
         let Some((g, transposed, _)) = self.gradient else { return Ok(None) };
         let inner = self.guard.get();
-        let alone = !transposed && self.others.is_empty() && matches!(inner.moments, Moments::Compiled { .. });
+        let alone = !transposed && self.others.is_empty();
         let gradient = match if alone { self.as_is(g) } else { None } {
             Some(gradient) => gradient,
             None => self.converted(py, names)?,
@@ -109,7 +89,7 @@ impl<'a, 'py> Entry<'a, 'py> {
     /// The gradient converted, summed and laid out by NumPy.
     #[cold]
     fn converted(&self, py: Python<'py>, names: &Names) -> PyResult<Gradient<'a, 'py>> {
-        let wanted = self.wanted(py)?;
+        let wanted = self.working().compute().dtype(); // also where a rule of the user's own gets it
         let layout = &self.leaf().layout;
         let (dtype, parameter) = (descriptor(py, wanted)?, descriptor(py, self.leaf().dtype)?);
         let helpers = py.import(intern!(py, "optirs._gradient"))?;

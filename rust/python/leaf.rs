@@ -8,7 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyTuple};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::array::{Layout, Place, array, descriptor, shape_text};
 use super::lists::{Int, Items, dict, float, ints, text, tuple};
@@ -32,22 +32,19 @@ pub type Slots = SmallVec<[Slot; 2]>;
 /// The step counts of a leaf's links.
 pub type Counts = SmallVec<[u64; 2]>;
 
-/// What the rule of a leaf is, and what it remembers.
-pub enum Moments {
-    /// A compiled rule: its arrays, and the step count of each of its links.
-    Compiled {
-        /// The rule.
-        program: Arc<Program>,
-        /// In the order of [`Program::slots`].
-        slots: Slots,
-        /// One for each link.
-        counts: Counts,
-    },
-    /// A rule with one of the user's own in it: whatever object its `init` and `apply` returned.
-    Own(OwnState),
+/// What a leaf remembers.
+pub struct Moments {
+    /// The rule, compiled.
+    pub program: Arc<Program>,
+    /// In the order of [`Program::slots`].
+    pub slots: Slots,
+    /// In the order of [`Program::counters`].
+    pub counts: Counts,
+    /// The states of the rules of the user's own that are in it.
+    pub own: Vec<OwnState>,
 }
 
-/// The state of a rule with one of the user's own in it.
+/// The state of a rule of the user's own: whatever object its `init` and `apply` returned.
 pub struct OwnState(pub Py<PyAny>);
 
 impl Drop for OwnState {
@@ -55,16 +52,16 @@ impl Drop for OwnState {
     /// by the one before would need room on the stack.
     fn drop(&mut self) {
         Python::try_attach(|py| {
-            let mut rest = Some(std::mem::replace(&mut self.0, py.None()));
-            while let Some(state) = rest.take() {
+            let mut rest = smallvec![std::mem::replace(&mut self.0, py.None())] as SmallVec<[Py<PyAny>; 4]>;
+            while let Some(state) = rest.pop() {
                 // SAFETY: a live object.
                 let alone = unsafe { pyo3::ffi::Py_REFCNT(state.as_ptr()) } == 1;
                 if alone
                     && let Ok(leaf) = state.bind(py).cast_exact::<Leaf>()
                     && let Some(mut guard) = leaf.get().write()
-                    && let Some(Inner { moments: Moments::Own(own), .. }) = guard.get_mut()
+                    && let Some(inner) = guard.get_mut()
                 {
-                    rest = Some(std::mem::replace(&mut own.0, py.None()));
+                    rest.extend(inner.moments.own.iter_mut().map(|own| std::mem::replace(&mut own.0, py.None())));
                 }
             }
         });
@@ -86,9 +83,8 @@ impl Inner {
     pub fn streams(&self, x: usize, gradient: Option<usize>) -> Streams {
         let mut streams = Streams::of(x);
         gradient.into_iter().for_each(|g| streams.add(g, None));
-        if let Moments::Compiled { program, slots, .. } = &self.moments {
-            slots.iter().zip(program.loops()).for_each(|(slot, link)| streams.add(slot.place.ptr as usize, link));
-        }
+        let Moments { program, slots, .. } = &self.moments;
+        slots.iter().zip(program.loops()).for_each(|(slot, link)| streams.add(slot.place.ptr as usize, link));
         streams
     }
 }
@@ -202,7 +198,7 @@ impl Leaf {
 
 /// Has the collector of cycles look at a leaf or, where nothing that this holds can lead back to it, leave it out.
 pub fn watch(leaf: &Bound<'_, Leaf>, inner: &Inner) {
-    let wanted = !matches!(&inner.moments, Moments::Compiled { program, .. } if program.plain);
+    let wanted = !inner.moments.program.plain;
     let object = leaf.as_ptr();
     // SAFETY: a live object of a class that the collector knows, and whose content is complete.
     unsafe {
@@ -289,21 +285,15 @@ impl Leaf {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let Some(guard) = self.read() else { return Ok(()) };
         visit.call(&guard.get().rule)?;
-        if let Moments::Own(OwnState(state)) = &guard.get().moments {
-            visit.call(state)?;
-        }
-        Ok(())
+        guard.get().moments.own.iter().try_for_each(|own| visit.call(&own.0))
     }
 
     /// Lets go of them; what meets the leaf after that finds None.
     fn __clear__(&self, py: Python<'_>) {
         let Some(mut guard) = self.write() else { return };
         let old = guard.get_mut().map(|inner| {
-            let state = match &mut inner.moments {
-                Moments::Own(state) => Some(std::mem::replace(state, OwnState(py.None()))),
-                Moments::Compiled { .. } => None,
-            };
-            (std::mem::replace(&mut inner.rule, py.None()), state)
+            let none = inner.moments.own.iter().map(|_| OwnState(py.None())).collect();
+            (std::mem::replace(&mut inner.rule, py.None()), std::mem::replace(&mut inner.moments.own, none))
         });
         drop(guard); // first: dropping a rule may run Python code
         drop(old);
@@ -318,10 +308,10 @@ impl Leaf {
     fn __deepcopy__(&self, py: Python<'_>, memo: &Bound<'_, PyAny>) -> PyResult<Self> {
         let _guard = self.reading()?;
         let copy = |object: Py<PyAny>| py.import("copy")?.call_method1("deepcopy", (object, memo));
-        let state = match &self.reading()?.get().moments {
-            Moments::Own(OwnState(state)) => copy(state.clone_ref(py))?,
-            Moments::Compiled { .. } => self.state(py)?,
-        };
+        let mut state = self.state(py)?;
+        if self.reading()?.get().moments.program.owns > 0 {
+            state = copy(state.unbind())?;
+        }
         let (rule, frozen) = (copy(self.rule(py)?)?.unbind(), self.frozen()?);
         Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
     }
@@ -359,10 +349,8 @@ pub fn set_frozen(leaves: Items<Bound<'_, Leaf>>, frozen: bool) -> PyResult<()> 
 #[pyfunction]
 pub fn stamps<'py>(leaf: &Bound<'py, Leaf>) -> PyResult<Bound<'py, PyTuple>> {
     let guard = leaf.get().reading()?;
-    let stamps: Vec<_> = match &guard.get().moments {
-        Moments::Compiled { program, counts, .. } => program.stamps(counts).map(|stamp| Int(stamp as i64)).collect(),
-        Moments::Own(_) => Vec::new(),
-    };
+    let Moments { program, counts, .. } = &guard.get().moments;
+    let stamps: Vec<_> = program.stamps(counts).map(|stamp| Int(stamp as i64)).collect();
     tuple(leaf.py(), stamps)
 }
 
@@ -381,36 +369,27 @@ impl Leaf {
 
     /// The state of a leaf with these moments, as Python sees it.
     pub fn shown<'py>(&self, py: Python<'py>, moments: &Moments) -> PyResult<Bound<'py, PyAny>> {
-        match moments {
-            Moments::Own(OwnState(state)) => Ok(state.bind(py).clone()),
-            Moments::Compiled { program, slots, counts } => self.show(py, program, slots, counts, &program.form),
-        }
+        self.show(py, moments, &moments.program.form)
     }
 
-    fn show<'py>(
-        &self,
-        py: Python<'py>,
-        program: &Program,
-        slots: &[Slot],
-        counts: &[u64],
-        form: &Form,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn show<'py>(&self, py: Python<'py>, moments: &Moments, form: &Form) -> PyResult<Bound<'py, PyAny>> {
+        let Moments { program, slots, counts, own } = moments;
         let view = |slot: &Slot| self.view(py, slot);
         match form {
             Form::Chain(forms) => {
-                let states =
-                    forms.iter().map(|f| self.show(py, program, slots, counts, f)).collect::<PyResult<Vec<_>>>()?;
+                let states = forms.iter().map(|form| self.show(py, moments, form)).collect::<PyResult<Vec<_>>>()?;
                 Ok(tuple(py, states)?.into_any())
             }
-            Form::Mixed(rule) => {
-                Ok(tuple(py, [view(&slots[0])?, self.show(py, program, slots, counts, rule)?])?.into_any())
-            }
+            Form::Mixed(rule) => Ok(tuple(py, [view(&slots[0])?, self.show(py, moments, rule)?])?.into_any()),
             Form::Scheduled(timer, rule) => {
-                let state = self.show(py, program, slots, counts, rule)?;
+                let state = self.show(py, moments, rule)?;
                 let count = Int(counts[program.counter_of(*timer)] as i64).into_pyobject(py)?;
                 Ok(tuple(py, [count.into_any(), state])?.into_any())
             }
             &Form::Link(i) => {
+                if let Some(k) = program.links[i].own {
+                    return Ok(own[k].0.bind(py).clone());
+                }
                 let mut parts = program.parts(i).peekable();
                 if parts.peek().is_none() {
                     return Ok(py.None().into_bound(py));

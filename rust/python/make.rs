@@ -35,7 +35,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
     let mut layouts: FxHashMap<Layout, Arc<Layout>> = FxHashMap::default();
     let mut requests = Vec::new();
     for (rule, x, path) in &items {
-        let compiled = program(py, rule)?;
+        let program = program(py, rule)?;
         if !is_exact(x) {
             refuse_other(x, || Ok(format!("the parameter at {}", named(path.as_ref())?)))?;
         }
@@ -44,50 +44,39 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
         };
         layouts.make_room(1)?;
         let layout = layouts.entry(Layout::of(&view)).or_insert_with_key(|l| Arc::new(l.clone())).clone();
-        let slots = match &compiled {
-            Some(program) => {
-                suits(program, dtype, || named(path.as_ref()))?;
-                held(py, program, dtype).map_err(|error| placed(py, error, path.as_ref()))?;
-                program.slots(dtype)
-            }
-            None => Vec::new(),
-        };
+        suits(&program, dtype, || named(path.as_ref()))?;
+        held(py, &program, dtype).map_err(|error| placed(py, error, path.as_ref()))?;
+        let slots = program.slots(dtype);
         requests.make_room(slots.len())?;
-        requests.extend(compiled.iter().flat_map(|program| sizes(program, dtype, layout.len, view.address)));
-        drafts.push((compiled, dtype, view, layout, slots));
+        requests.extend(sizes(&program, dtype, layout.len, view.address));
+        drafts.push((program, dtype, view, layout, slots));
     }
     let mut places = allocate(py, &requests)?.into_iter();
     let mut leaves = list(items.len())?;
-    for ((rule, x, path), (compiled, dtype, view, layout, slots)) in items.iter().zip(drafts) {
-        let moments = match compiled {
-            None => {
-                let state = own_state(py, rule, x).map_err(|error| placed(py, error, path.as_ref()))?;
-                Moments::Own(OwnState(state))
+    for ((rule, x, path), (program, dtype, view, layout, slots)) in items.iter().zip(drafts) {
+        let counts = smallvec![0; program.counters()];
+        let slots = slots.into_iter().zip(places.by_ref()).map(|((dtype, start), place)| {
+            if let Start::Value(value) = start {
+                // SAFETY: just allocated with this size; nobody else has it.
+                unsafe { fill(place.ptr, dtype, layout.len, value) };
             }
-            Some(program) => {
-                let counts = smallvec![0; program.counters()];
-                let places = places.by_ref().take(slots.len());
-                let slots = slots.into_iter().zip(places).map(|((dtype, initial), place)| {
-                    if let Start::Value(value) = initial {
-                        // SAFETY: just allocated with this size; nobody else has it.
-                        unsafe { fill(place.ptr, dtype, layout.len, value) };
-                    }
-                    Slot { place, dtype }
-                });
-                Moments::Compiled { program, slots: slots.collect(), counts }
-            }
-        };
-        let inner = Inner { rule: rule.clone().unbind(), moments, frozen: false };
-        let leaf = Leaf::new(dtype, layout, inner);
+            Slot { place, dtype }
+        });
+        let (slots, own) = (slots.collect(), none(py, &program));
+        let inner =
+            Inner { rule: rule.clone().unbind(), moments: Moments { program, slots, counts, own }, frozen: false };
+        let mut leaf = Leaf::new(dtype, layout, inner);
         Seen::Other(&view).check(x, || Ok(format!("the parameter at {}", named(path.as_ref())?)))?;
         leaf.start_as(py, x, path.as_ref())?;
+        leaf.start_own(py, x).map_err(|error| placed(py, error, path.as_ref()))?;
         leaves.push(leaf);
     }
     Ok(Items(leaves))
 }
 
-fn own_state(py: Python<'_>, rule: &Bound<'_, PyAny>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-    Ok(py.import("optirs.rules")?.call_method1("init", (rule, x))?.unbind())
+/// No state yet of the user's own rules in a program.
+fn none(py: Python<'_>, program: &Program) -> Vec<OwnState> {
+    (0..program.owns).map(|_| OwnState(py.None())).collect()
 }
 
 /// A place as errors name it.
@@ -110,15 +99,6 @@ pub fn held(py: Python<'_>, program: &Program, dtype: DType) -> PyResult<()> {
     refusal.map_or(Ok(()), |reason| Err(placeless(py, reason)))
 }
 
-/// As [`held`], for rules in Python and what is compiled of them.
-#[pyfunction]
-pub fn check_held(py: Python<'_>, rule: &Bound<'_, PyAny>, dtype: &str) -> PyResult<()> {
-    match (program(py, rule)?, DType::from_name(dtype)) {
-        (Some(program), Some(dtype)) => held(py, &program, dtype),
-        _ => Ok(()),
-    }
-}
-
 /// Whether the rules of `program` make sense for this type; if not, the error says so.
 pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> PyResult<String>) -> PyResult<()> {
     if !dtype.is_complex() {
@@ -137,7 +117,7 @@ impl Leaf {
     /// Starts the state arrays that start as the parameter `x`, which stands at `path`: the master copy, and as that averages.
     fn start_as(&self, py: Python<'_>, x: &Bound<'_, PyAny>, path: Option<&Bound<'_, PyTuple>>) -> PyResult<()> {
         let guard = self.reading()?;
-        let Moments::Compiled { program, slots, .. } = &guard.get().moments else { return Ok(()) };
+        let Moments { program, slots, .. } = &guard.get().moments;
         let mut from = x.clone();
         for (i, (_, start)) in program.slots(self.dtype).into_iter().enumerate() {
             if start != Start::Parameter {
@@ -150,6 +130,31 @@ impl Leaf {
             }
         }
         Ok(())
+    }
+}
+
+impl Leaf {
+    /// Makes the states of the user's own rules, for the parameter `x`.
+    fn start_own(&mut self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.inner_mut().moments.program.owns == 0 {
+            return Ok(());
+        }
+        let rules = py.import(intern!(py, "optirs.rules"))?;
+        let rule = self.inner_mut().rule.clone_ref(py);
+        let master = self.master_of(py, self.reading()?.get())?;
+        let mut states = Vec::new();
+        for own in rules.call_method1(intern!(py, "own_rules"), (rule,))?.try_iter()? {
+            let state = rules.call_method1(intern!(py, "init"), (own?, master.as_ref().unwrap_or(x)))?;
+            states.push(OwnState(state.unbind()));
+        }
+        self.inner_mut().moments.own = states;
+        Ok(())
+    }
+
+    /// The copy that a rule steps instead of the parameter, if there is one: `inner` is what the leaf holds.
+    pub fn master_of<'py>(&self, py: Python<'py>, inner: &Inner) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Moments { program, slots, .. } = &inner.moments;
+        program.master.map(|_| self.view(py, &slots[0])).transpose()
     }
 }
 
@@ -218,25 +223,22 @@ pub fn restored_leaves<'py>(
     let kinds = collected(kinds.into_iter().map(describe))?;
     let kind = |k| kinds.get(k).ok_or_else(|| PyValueError::new_err("there is no such kind of Leaf"));
     let of = collected(of.into_iter().map(kind))?;
-    let programs = of.iter().filter_map(|(_, dtype, layout, program, _)| Some((program.as_ref()?, *dtype, layout.len)));
+    let programs = of.iter().map(|(_, dtype, layout, program, _)| (program, *dtype, layout.len));
     let requests = listed(programs.flat_map(|(program, dtype, len)| sizes(program, dtype, len, USUAL)))?;
     let mut places = allocate(py, &requests)?.into_iter();
     let mut leaves = list(of.len())?;
     for (i, (rule, dtype, layout, program, frozen)) in of.into_iter().enumerate() {
         let (rule, dtype, layout, frozen) = (rule.clone_ref(py), *dtype, layout.clone(), *frozen);
-        let Some(program) = program else {
-            leaves.push(filled(py, rule, dtype, layout, None, &mut places, &states.state(i)?)?.with_frozen(frozen));
-            continue;
-        };
         suits(program, dtype, || Ok("the top".into()))?;
         let slots = slots(program, dtype, &mut places);
         let mut counts: Counts = smallvec![0; program.counters()];
         let program = Arc::clone(program);
-        leaves.push(if states.read(i, &program, &layout, &slots, &mut counts) {
-            Leaf::new(dtype, layout, Inner { rule, moments: Moments::Compiled { program, slots, counts }, frozen })
+        leaves.push(if program.owns == 0 && states.read(i, &program, &layout, &slots, &mut counts) {
+            let moments = Moments { program, slots, counts, own: Vec::new() };
+            Leaf::new(dtype, layout, Inner { rule, moments, frozen })
         } else {
             let mut places = slots.into_iter().map(|slot| slot.place);
-            filled(py, rule, dtype, layout, Some(program), &mut places, &states.state(i)?)?.with_frozen(frozen)
+            filled(py, rule, dtype, layout, program, &mut places, &states.state(i)?)?.with_frozen(frozen)
         });
     }
     Ok(leaves)
@@ -276,7 +278,7 @@ pub fn restored(
     state: &Bound<'_, PyAny>,
 ) -> PyResult<Leaf> {
     let program = program(py, rule.bind(py))?;
-    let requests: Vec<_> = program.iter().flat_map(|p| sizes(p, dtype, layout.len, USUAL)).collect();
+    let requests: Vec<_> = sizes(&program, dtype, layout.len, USUAL).collect();
     filled(py, rule, dtype, layout, program, &mut allocate(py, &requests)?.into_iter(), state)
 }
 
@@ -286,27 +288,22 @@ fn filled(
     rule: Py<PyAny>,
     dtype: DType,
     layout: Arc<Layout>,
-    program: Option<Arc<Program>>,
+    program: Arc<Program>,
     places: &mut impl Iterator<Item = Place>,
     state: &Bound<'_, PyAny>,
 ) -> PyResult<Leaf> {
-    let Some(program) = program else {
-        let moments = Moments::Own(OwnState(copied(py, &state.clone().unbind())?));
-        return Ok(Leaf::new(dtype, layout, Inner { rule, moments, frozen: false }));
-    };
     suits(&program, dtype, || Ok("the top".into()))?;
-    let slots = slots(&program, dtype, places);
+    let (slots, own) = (slots(&program, dtype, places), none(py, &program));
     let counts = smallvec![0; program.counters()];
     let mut leaf = Leaf::new(
         dtype,
         layout,
-        Inner { rule, moments: Moments::Compiled { program: program.clone(), slots, counts }, frozen: false },
+        Inner { rule, moments: Moments { program: program.clone(), slots, counts, own }, frozen: false },
     );
-    let mut counts: Counts = smallvec![0; program.counters()];
-    leaf.read_state(py, &program, &program.form, state, &mut counts)?;
-    if let Moments::Compiled { counts: c, .. } = &mut leaf.inner_mut().moments {
-        *c = counts;
-    }
+    let (mut counts, mut own): (Counts, _) = (smallvec![0; program.counters()], none(py, &program));
+    leaf.read_state(py, &program, &program.form, state, &mut counts, &mut own)?;
+    let moments = &mut leaf.inner_mut().moments;
+    (moments.counts, moments.own) = (counts, own);
     Ok(leaf)
 }
 
@@ -318,6 +315,7 @@ impl Leaf {
         form: &Form,
         state: &Bound<'_, PyAny>,
         counts: &mut [u64],
+        own: &mut [OwnState],
     ) -> PyResult<()> {
         let wrong = |what: String| placeless(py, format!("the state does not fit the rule: {what}"));
         match form {
@@ -326,21 +324,25 @@ impl Leaf {
                 if states.len() != forms.len() {
                     return Err(wrong(format!("{} states for {} rules", states.len(), forms.len())));
                 }
-                forms.iter().zip(states.iter()).try_for_each(|(f, s)| self.read_state(py, program, f, &s, counts))
+                forms.iter().zip(states.iter()).try_for_each(|(f, s)| self.read_state(py, program, f, &s, counts, own))
             }
             Form::Mixed(rule) => {
                 let pair = state.cast::<PyTuple>().ok().filter(|t| t.len() == 2);
                 let pair = pair.ok_or_else(|| wrong("MixedPrecision's state is (master, state)".into()))?;
                 self.read_slot(py, 0, "MixedPrecision: master", &pair.get_item(0)?)?;
-                self.read_state(py, program, rule, &pair.get_item(1)?, counts)
+                self.read_state(py, program, rule, &pair.get_item(1)?, counts, own)
             }
             Form::Scheduled(timer, rule) => {
                 let pair = state.cast::<PyTuple>().ok().filter(|t| t.len() == 2);
                 let pair = pair.ok_or_else(|| wrong("Scheduled's state is (t, state)".into()))?;
                 counts[program.counter_of(*timer)] = read_count("Scheduled: t", &pair.get_item(0)?)?;
-                self.read_state(py, program, rule, &pair.get_item(1)?, counts)
+                self.read_state(py, program, rule, &pair.get_item(1)?, counts, own)
             }
             &Form::Link(i) => {
+                if let Some(k) = program.links[i].own {
+                    own[k].0 = copied(py, &state.clone().unbind())?;
+                    return Ok(());
+                }
                 let (name, expected) = (program.links[i].entry.name, program.parts(i).count());
                 if expected == 0 {
                     return if state.is_none() { Ok(()) } else { Err(wrong(format!("{name} has none"))) };
@@ -370,7 +372,7 @@ impl Leaf {
     /// Copies a state array; `what` names it in errors.
     fn read_slot(&self, py: Python<'_>, slot: usize, what: &str, values: &Bound<'_, PyAny>) -> PyResult<()> {
         let guard = self.reading()?;
-        let Moments::Compiled { slots, .. } = &guard.get().moments else { return Ok(()) };
+        let slots = &guard.get().moments.slots;
         let (to, dtype) = (self.view(py, &slots[slot])?, slots[slot].dtype);
         refuse(what, values)?;
         let Some(view) = View::of(values) else {

@@ -73,7 +73,7 @@ mod _core {
     #[pymodule_export]
     use super::losses::{loss, loss_pullback};
     #[pymodule_export]
-    use super::make::{check_held, make_leaves, restore, restore_leaves};
+    use super::make::{make_leaves, restore, restore_leaves};
     #[pymodule_export]
     use super::masked::{as_plain, refuse};
     #[pymodule_export]

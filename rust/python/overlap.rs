@@ -10,7 +10,6 @@ use super::arena::{List, list_in};
 use super::array::{Memory, Place, View, placed, same_type, span};
 use super::entry::{Entry, Names, Origin, tied};
 use super::gradient::Gradient;
-use super::leaf::Moments;
 use super::lists::Items;
 use super::walk::bystander_name;
 use crate::meet::Arrays;
@@ -124,7 +123,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         let mut last: SmallVec<[*const Memory; 4]> = SmallVec::new();
         let mut states: List<(usize, usize)> = List::new_in(arena);
         for entry in self.entries {
-            let Moments::Compiled { slots, .. } = &entry.guard.get().moments else { continue };
+            let slots = &entry.guard.get().moments.slots;
             last.resize(last.len().max(slots.len()), std::ptr::null());
             for (slot, last) in slots.iter().zip(&mut last) {
                 let memory: *const Memory = slot.place.memory.get();

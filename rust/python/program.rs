@@ -24,8 +24,8 @@ const KEPT: usize = 16;
 /// A rule that was compiled: where it lies, whether it is still there, and its program.
 type Known = (usize, Py<PyWeakrefReference>, Arc<Program>);
 
-/// The compiled form of `rule`; `None` where a rule of the user's own is in it.
-pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
+/// The compiled form of `rule`.
+pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Arc<Program>> {
     let at = rule.as_ptr() as usize;
     let known = |last: &Vec<Known>| {
         let same = last.iter().find(|known| known.0 == at && known.1.bind(py).upgrade().is_some());
@@ -33,31 +33,28 @@ pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<P
     };
     // Nobody waits for the lock: after a fork its holder may not exist.
     if let Some(program) = LAST.try_lock().ok().and_then(|last| known(&last)) {
-        return Ok(Some(program));
+        return Ok(program);
     }
     let program = compiled(py, rule)?;
-    if let Some(program) = &program {
-        let there = PyWeakrefReference::new(rule)?.unbind();
-        if let Ok(mut last) = LAST.try_lock() {
-            if last.len() == KEPT {
-                last.remove(0);
-            }
-            last.push((at, there, program.clone()));
+    // A rule of the user's own may be of a class that has no weak references.
+    if let Some(there) = asked(py, PyWeakrefReference::new(rule))?
+        && let Ok(mut last) = LAST.try_lock()
+    {
+        if last.len() == KEPT {
+            last.remove(0);
         }
+        last.push((at, there.unbind(), program.clone()));
     }
     Ok(program)
 }
 
 /// As [`program`], of a rule that nobody asks for again.
-pub fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Option<Arc<Program>>> {
-    static SPEC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let described = SPEC.import(py, "optirs.rules", "spec")?.call1((rule,))?;
-    if described.is_none() {
-        return Ok(None);
-    }
+pub fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Arc<Program>> {
+    static DESCRIBED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let described = DESCRIBED.import(py, "optirs.rules", "described")?.call1((rule,))?;
     let mut program = Program::new(&spec(&described, 0)?).map_err(PyValueError::new_err)?;
     program.plain = is_plain(rule, 0)?;
-    Ok(Some(Arc::new(program)))
+    Ok(Arc::new(program))
 }
 
 /// Whether a compiled rule, or a part of it, is of classes of this package alone and holds nothing but numbers and names. One
@@ -103,7 +100,7 @@ fn items<'py>(dict: &Bound<'py, PyAny>) -> PyResult<Vec<(Bound<'py, PyAny>, Boun
     Ok(dict.cast::<PyDict>()?.iter().collect())
 }
 
-/// Reads what `optirs.rules.spec` returned; `depth` is how many rules it is in.
+/// Reads what `optirs.rules.described` returned; `depth` is how many rules it is in.
 fn spec(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Spec> {
     if too_deep(depth) {
         return Err(PyRecursionError::new_err("rules nest too deep"));
@@ -112,6 +109,7 @@ fn spec(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Spec> {
     let name: String = parts.get_item(0)?.extract()?;
     let body = parts.get_item(1)?;
     match name.as_str() {
+        "" => Ok(Spec::Own),
         "OptimiserChain" => Ok(Spec::Chain(body.try_iter()?.map(|r| spec(&r?, depth + 1)).collect::<PyResult<_>>()?)),
         "MixedPrecision" => {
             let dtype: String = parts.get_item(2)?.extract()?;

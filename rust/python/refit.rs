@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -22,19 +21,9 @@ pub fn suitable(
     rule: &Bound<'_, PyAny>,
     dtype: DType,
     path: Option<&Bound<'_, PyTuple>>,
-) -> PyResult<Option<Arc<Program>>> {
+) -> PyResult<Arc<Program>> {
     let program = program(py, rule)?;
-    let values = match &program {
-        Some(program) => {
-            suits(program, dtype, || named(path))?;
-            held(py, program, dtype)
-        }
-        None => {
-            let rules = py.import(intern!(py, "optirs.rules"))?;
-            rules.call_method1(intern!(py, "check_held"), (rule, dtype.name())).map(drop)
-        }
-    };
-    values.map_err(|error| placed(py, error, path))?;
+    suits(&program, dtype, || named(path)).and_then(|()| held(py, &program, dtype)).map_err(|e| placed(py, e, path))?;
     Ok(program)
 }
 
@@ -77,8 +66,6 @@ pub fn set_rules<'py>(
 
 /// What another rule makes of the moments of a leaf.
 enum Change {
-    /// They stay as they are.
-    Nothing,
     /// They lie as they did, for this rule.
     Program(Arc<Program>),
     /// A copy in another form.
@@ -86,30 +73,24 @@ enum Change {
 }
 
 impl Change {
-    fn of(py: Python<'_>, leaf: &Leaf, old: &Inner, rule: &Py<PyAny>, program: Option<Arc<Program>>) -> PyResult<Self> {
-        match (&old.moments, program) {
-            (Moments::Own(_), None) => Ok(Self::Nothing),
-            (Moments::Compiled { program, counts, .. }, Some(new)) if program.lies_like(&new) => {
-                (0..new.links.len()).try_for_each(|i| possible(&new, i, counts))?;
-                Ok(Self::Program(new))
-            }
-            (moments, _) => {
-                let state = leaf.shown(py, moments)?;
-                let fit = restored(py, rule.clone_ref(py), leaf.dtype, leaf.layout.clone(), &state)?;
-                Ok(Self::Moments(fit.into_inner().moments))
-            }
+    fn of(py: Python<'_>, leaf: &Leaf, old: &Inner, rule: &Py<PyAny>, program: Arc<Program>) -> PyResult<Self> {
+        if old.moments.program.lies_like(&program) {
+            (0..program.links.len()).try_for_each(|i| possible(&program, i, &old.moments.counts))?;
+            return Ok(Self::Program(program));
         }
+        let state = leaf.shown(py, &old.moments)?;
+        let fit = restored(py, rule.clone_ref(py), leaf.dtype, leaf.layout.clone(), &state)?;
+        Ok(Self::Moments(fit.into_inner().moments))
     }
 
     /// Makes the change; what it returns is to be dropped later.
     fn make(self, moments: &mut Moments) -> Option<Moments> {
-        match (self, moments) {
-            (Self::Program(new), Moments::Compiled { program, .. }) => {
-                *program = new;
+        match self {
+            Self::Program(new) => {
+                moments.program = new;
                 None
             }
-            (Self::Moments(new), moments) => Some(std::mem::replace(moments, new)),
-            _ => None,
+            Self::Moments(new) => Some(std::mem::replace(moments, new)),
         }
     }
 }

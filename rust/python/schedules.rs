@@ -113,9 +113,7 @@ pub fn schedule<'py>(
     type Known = (Py<PyAny>, Counts, Compute, Arc<[Hyper]>);
     let mut known: SmallVec<[Known; KNOWN]> = SmallVec::new();
     for (entry, gradient) in entries.iter_mut().zip(gradients) {
-        let Inner { rule, moments: Moments::Compiled { program, counts, .. }, .. } = entry.guard.get() else {
-            continue;
-        };
+        let Inner { rule, moments: Moments { program, counts, .. }, .. } = entry.guard.get();
         if !program.asks_python || gradient.is_none() {
             continue;
         }
@@ -149,8 +147,10 @@ fn given(
     let timers = PyTuple::new(py, own.timers(counts))?;
     let rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
     let names = |program: &Program| -> Vec<_> { program.links.iter().map(|link| link.entry.name).collect() };
-    let made = compiled(py, &rule)?.filter(|made| names(made) == names(own) && !made.is_scheduled());
-    let made = made.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))?;
+    let made = compiled(py, &rule)?;
+    if names(&made) != names(own) || made.is_scheduled() {
+        return Err(PyValueError::new_err("a rule turned into another one"));
+    }
     match made.refusal(compute, None) {
         Some(reason) => Err(placeless(py, reason)),
         None => Ok(made.links.iter().map(|link| link.hyper).collect()),

@@ -6,14 +6,14 @@ use smallvec::SmallVec;
 
 use super::array::access::Pointers;
 use super::array::{Layout, Place as Part, View};
-use super::leaf::{Counts, Inner, Leaf, Moments, Slot};
+use super::leaf::{Counts, Inner, Leaf, Moments};
 use crate::buffer::Buffer;
 use crate::dtype::DType;
 use crate::job::{Source, State};
 use crate::placement::Streams;
 use crate::program::Program;
 use crate::rule::Hyper;
-use crate::step::{Goal, Outcome, Parameter, Planner, Refused, Skip};
+use crate::step::{Goal, Outcome, Parameter, Planner, Progress, Refused};
 use crate::transfer::Transfer;
 
 /// One parameter's step, as plain data.
@@ -30,8 +30,6 @@ pub struct Step<'a> {
     pub through: Option<Box<Through<'a>>>,
     /// The gradient; `None` where there is no step.
     pub gradient: Option<Incoming<'a>>,
-    /// What a rule in Python made of the parameter: the number of that array, and how it lies.
-    pub made: Option<(usize, &'a View)>,
     /// Where the results go.
     pub target: Target<'a>,
     /// What the step was, once it is done.
@@ -106,14 +104,6 @@ impl Step<'_> {
         self.through.as_ref().is_none_or(|through| !through.view.swapped && *layout == *self.leaf.layout)
     }
 
-    /// The distances in bytes between neighbours of the parameter's array.
-    fn strides(&self) -> Strides {
-        match &self.through {
-            Some(through) => through.view.strides[..].into(),
-            None => self.in_bytes(&self.leaf.layout),
-        }
-    }
-
     fn in_bytes(&self, layout: &Layout) -> Strides {
         layout.strides.iter().map(|s| s.wrapping_mul(self.leaf.dtype.size() as isize)).collect()
     }
@@ -151,26 +141,12 @@ impl Step<'_> {
     /// # Safety
     /// The arrays are open, and the step is done.
     unsafe fn land(&self, arrays: Pointers<'_>) {
-        if self.through.is_none() && self.made.is_none() {
-            return;
-        }
-        let (to, strides, swapped) = match &self.target {
-            Target::Place => {
-                let swapped = self.through.as_ref().is_some_and(|through| through.view.swapped);
-                (arrays.of(self.array), self.strides(), swapped)
-            }
-            Target::Fresh(fresh) => {
-                let swapped = self.through.as_ref().is_some_and(|through| through.view.swapped);
-                (fresh.x.ptr, self.in_bytes(&fresh.layout), swapped)
-            }
+        let Some(through) = &self.through else { return };
+        let (to, strides): (_, Strides) = match &self.target {
+            Target::Place => (arrays.of(self.array), through.view.strides[..].into()),
+            Target::Fresh(fresh) => (fresh.x.ptr, self.in_bytes(&fresh.layout)),
             Target::Direction(_) => return,
         };
-        if let Some((made, view)) = self.made {
-            let from = (arrays.of(made).cast_const(), &view.strides[..]);
-            // SAFETY: the caller's promise; the rule's result was seen to have the parameter's shape and type.
-            return unsafe { self.transfer(from, (to, &strides), view.swapped != swapped) };
-        }
-        let Some(through) = &self.through else { return };
         let lies = match &self.target {
             Target::Fresh(fresh) => self.lands_as_it_is(&fresh.layout),
             _ => !self.outcome.steps,
@@ -178,7 +154,7 @@ impl Step<'_> {
         if !lies {
             let own = self.in_bytes(&self.leaf.layout);
             // SAFETY: as above; the copy has the leaf's order and this machine's byte order.
-            unsafe { self.transfer((through.copy.ptr().cast_const(), &own), (to, &strides), swapped) };
+            unsafe { self.transfer((through.copy.ptr().cast_const(), &own), (to, &strides), through.view.swapped) };
         }
     }
 }
@@ -191,14 +167,12 @@ type Strides = SmallVec<[isize; 4]>;
 struct Opened<'s, 'a> {
     step: &'s Step<'a>,
     arrays: Pointers<'s>,
-    program: &'a Program,
-    slots: &'a [Slot],
-    counts: &'a [u64],
+    moments: &'a Moments,
 }
 
 impl<'a> Parameter<'a> for Opened<'_, 'a> {
     fn program(&self) -> &'a Program {
-        self.program
+        &self.moments.program
     }
 
     fn given(&self) -> Option<&'a [Hyper]> {
@@ -207,7 +181,7 @@ impl<'a> Parameter<'a> for Opened<'_, 'a> {
 
     #[inline]
     fn counts(&self) -> &[u64] {
-        self.counts
+        &self.moments.counts
     }
 
     fn dtype(&self) -> DType {
@@ -221,9 +195,7 @@ impl<'a> Parameter<'a> for Opened<'_, 'a> {
     #[inline]
     fn gradient(&self) -> Option<Source> {
         let dtype = self.step.gradient.as_ref()?.dtype;
-        // A rule in Python has made its step already.
-        let is_ours = matches!(self.step.inner.moments, Moments::Compiled { .. });
-        self.step.gradient_at(self.arrays).filter(|_| is_ours).map(|ptr| Source { ptr: ptr.cast_const(), dtype })
+        self.step.gradient_at(self.arrays).map(|ptr| Source { ptr: ptr.cast_const(), dtype })
     }
 
     fn x(&self) -> *mut u8 {
@@ -233,16 +205,15 @@ impl<'a> Parameter<'a> for Opened<'_, 'a> {
     #[inline]
     fn goal(&self) -> Goal {
         match self.step.target {
-            Target::Direction(part) if self.program.lands() => Goal::Landing(part.ptr),
+            Target::Direction(part) if self.moments.program.lands() => Goal::Landing(part.ptr),
             Target::Direction(part) => Goal::Direction(part.ptr),
-            _ if self.step.made.is_some() => Goal::Parameter(self.x()), // it is copied from there later
             _ => Goal::Parameter(self.step.to(self.arrays)),
         }
     }
 
     #[inline]
     fn slot(&self, i: usize) -> State {
-        let slot = &self.slots[i];
+        let slot = &self.moments.slots[i];
         let to = if let Target::Fresh(fresh) = self.step.target { fresh.slots[i].ptr } else { slot.place.ptr };
         State { from: slot.place.ptr, to, size: slot.dtype.size() }
     }
@@ -251,53 +222,67 @@ impl<'a> Parameter<'a> for Opened<'_, 'a> {
         let gradient = self.step.gradient_at(self.arrays).map(|at| at as usize);
         let mut streams = self.step.inner.streams(self.x() as usize, gradient);
         if let Target::Fresh(fresh) = self.step.target {
-            let slots = fresh.slots.iter().zip(self.program.loops());
+            let slots = fresh.slots.iter().zip(self.moments.program.loops());
             slots.for_each(|(slot, link)| streams.add(slot.ptr as usize, link));
         }
         streams
     }
 }
 
-/// The rule of a parameter that a rule in Python steps.
-static NONE: Program = Program::empty();
-
 impl<'a> Step<'a> {
     /// As the planner sees it.
     #[inline]
     fn opened<'s>(&'s self, arrays: Pointers<'s>) -> Opened<'s, 'a> {
-        match &self.inner.moments {
-            Moments::Compiled { program, slots, counts } => Opened { step: self, arrays, program, slots, counts },
-            Moments::Own(_) => Opened { step: self, arrays, program: &NONE, slots: &[], counts: &[] },
-        }
+        Opened { step: self, arrays, moments: &self.inner.moments }
     }
 }
 
-/// Takes all of `steps`, or none; what rules have skipped.
+/// Begins to take `steps`, or goes on with that where `plan` has come to rules of the user's own: their calls, whose answers
+/// are given to it in between. Once it is ready, all steps are taken.
 ///
 /// # Safety
 /// `arrays` are those that the steps name, and open; the guards that the steps come from are held, as writers' where results
-/// go to their place; the memory of the targets and copies is nobody else's.
-pub unsafe fn run(steps: &mut [Step<'_>], arrays: Pointers<'_>) -> Result<Vec<Skip>, Refused> {
-    let mut moves = false;
-    for step in &*steps {
-        moves |= step.through.is_some() || step.made.is_some();
-        // SAFETY: the caller's promise.
-        unsafe { step.gather(arrays) };
-    }
-    let mut planner = Planner::default();
+/// go to their place; the memory of the targets, copies and answers is nobody else's.
+pub unsafe fn go_on<'a>(
+    steps: &mut [Step<'a>],
+    answers: &mut Vec<(usize, Option<Source>)>,
+    arrays: Pointers<'_>,
+    plan: &mut Option<Planner<'a>>,
+) -> Result<Progress, Refused> {
     let all = &*steps;
+    let open = |i: usize| all[i].opened(arrays);
     // SAFETY: all arrays are open: aligned, gapless, of these lengths, writable, disjoint, and kept alive by whoever has
     // opened them, whose guards keep other updates out. Gradients that shared memory with them were copied.
-    unsafe {
-        planner.plan(all.len(), |i| all[i].opened(arrays))?;
-        planner.run();
+    let (planner, progress) = unsafe {
+        match plan {
+            None => {
+                all.iter().for_each(|step| step.gather(arrays));
+                let planner = plan.insert(Planner::default());
+                let progress = planner.plan(all.len(), open)?;
+                (planner, progress)
+            }
+            Some(planner) => {
+                for (i, answer) in answers.drain(..) {
+                    planner.answer(i, &open(i), answer)?;
+                }
+                let progress = planner.go_on(open)?;
+                (planner, progress)
+            }
+        }
+    };
+    if progress == Progress::Elsewhere {
+        return Ok(progress);
     }
+    // SAFETY: as above.
+    unsafe { planner.run() };
     let asked = planner.has_asked();
+    let mut moves = false;
     for (i, step) in steps.iter_mut().enumerate() {
+        moves |= step.through.is_some();
         step.outcome = planner.outcomes[i];
         if asked {
             let opened = step.opened(arrays);
-            let mut counts = Counts::from_slice(opened.counts);
+            let mut counts = Counts::from_slice(opened.counts());
             planner.advance(i, &opened, &mut counts);
             step.counts = Some(counts);
         }
@@ -306,5 +291,5 @@ pub unsafe fn run(steps: &mut [Step<'_>], arrays: Pointers<'_>) -> Result<Vec<Sk
         // SAFETY: the caller's promise.
         steps.iter().for_each(|step| unsafe { step.land(arrays) });
     }
-    Ok(std::mem::take(&mut planner.skips))
+    Ok(progress)
 }

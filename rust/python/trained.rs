@@ -1,5 +1,6 @@
 //! The parameters of a training in both of its sets: found once, and made plain data for every run.
 
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use std::sync::Arc;
@@ -7,15 +8,54 @@ use std::sync::Arc;
 use super::array::access::{Looks, Role, Seen};
 use super::array::numbers::Kept;
 use super::array::{Look, View, span};
-use super::leaf::{Guard, Leaf, Moments, busy};
+use super::leaf::{Guard, Leaf, Moments};
+use super::make::asked;
 use super::network::Model;
+use super::path::place_text;
 use super::tree::flatten;
 use crate::dtype::Compute;
 use crate::fit::Arrays;
 use crate::fit::step::Parameter;
 use crate::placement::Streams;
 use crate::program::Program;
-use crate::reserve::{Put, list};
+use crate::reserve::{OutOfMemory, Put, list};
+
+/// Why a training does not run in compiled code.
+pub enum Obstacle {
+    /// It needs what only the loop in Python does; the words name the place.
+    Beyond(String),
+    /// An error on the way.
+    Error(PyErr),
+}
+
+impl From<PyErr> for Obstacle {
+    fn from(error: PyErr) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<OutOfMemory> for Obstacle {
+    fn from(none: OutOfMemory) -> Self {
+        Self::Error(none.into())
+    }
+}
+
+impl Obstacle {
+    /// The words for the user, never empty; errors that are not about the arguments of `train` stay errors.
+    pub fn words(self, py: Python<'_>) -> PyResult<String> {
+        match self {
+            Self::Beyond(words) => Ok(words),
+            // What is wrong with the arguments is told by the loop in Python, too.
+            Self::Error(error)
+                if error.is_instance_of::<PyValueError>(py) || error.is_instance_of::<PyTypeError>(py) =>
+            {
+                let text = asked(py, error.value(py).str())?.map(|text| text.to_string_lossy().into_owned());
+                Ok(text.filter(|text| !text.is_empty()).unwrap_or_else(|| "the arguments do not fit".into()))
+            }
+            Self::Error(error) => Err(error),
+        }
+    }
+}
 
 /// Where an array of the network comes from.
 pub enum Array {
@@ -42,14 +82,18 @@ pub struct Trained {
 }
 
 impl Trained {
+    /// The number of its array among those of the network.
+    fn index(&self) -> usize {
+        2 * self.gradient.0 + self.gradient.1
+    }
+
     /// Where in a page the steps between the sets read and write.
     pub fn streams(&self) -> Streams {
         let mut streams = Streams::of(self.addresses[0]);
         streams.add(self.addresses[1], None);
         for leaf in &self.leaves {
-            if let Some(guard) = leaf.get().read()
-                && let Moments::Compiled { program, slots, .. } = &guard.get().moments
-            {
+            if let Some(guard) = leaf.get().read() {
+                let Moments { program, slots, .. } = &guard.get().moments;
                 slots.iter().zip(program.loops()).for_each(|(slot, link)| streams.add(slot.place.ptr as usize, link));
             }
         }
@@ -57,31 +101,33 @@ impl Trained {
     }
 }
 
-/// The parameters of the two sets, and what each array of the network is; `None` where a step would need Python.
+/// The parameters of the two sets, and what each array of the network is.
 pub fn arrays<'py>(
     py: Python<'py>,
     sets: &[(Bound<'py, PyAny>, Bound<'py, PyAny>); 2],
     model: &Model<'py>,
-) -> PyResult<Option<(Vec<Trained>, Vec<Array>)>> {
+) -> Result<(Vec<Trained>, Vec<Array>), Obstacle> {
     let states = [flatten(&sets[0].0, true)?, flatten(&sets[1].0, true)?];
     let models = [flatten(&sets[0].1, true)?, flatten(&sets[1].1, true)?];
     let len = 2 * model.network.layers().len();
     if states.iter().chain(&models).any(|leaves| leaves.len() != len) {
-        return Ok(None);
+        return Err(Obstacle::Beyond("the layers of model or state have other children than W and b".into()));
     }
+    let name = |i: usize| place_text(&models[0][i].0);
+    let differ = |i| PyResult::Ok(Obstacle::Beyond(format!("the two states at {} differ", name(i)?)));
     let (mut parameters, mut origins, mut place) = (Vec::<Trained>::new(), list(len)?, 0);
     for i in 0..len {
         let at = (i / 2, i % 2);
         let Ok(leaf) = states[0][i].1.cast_exact::<Leaf>() else {
             if is_missed(&models[0][i].1)? {
-                return Ok(None);
+                return Err(Obstacle::Beyond(format!("the array at {} is of a type that no rule steps", name(i)?)));
             }
             origins.push(Array::Fixed(model.array(at.0, at.1)));
             continue;
         };
-        let Ok(other) = states[1][i].1.cast_exact::<Leaf>() else { return Ok(None) };
+        let Ok(other) = states[1][i].1.cast_exact::<Leaf>() else { return Err(differ(i)?) };
         if !alike(&leaf.get().reading()?, &other.get().reading()?) {
-            return Ok(None);
+            return Err(differ(i)?);
         }
         place += 1;
         if leaf.get().reading()?.get().frozen {
@@ -90,10 +136,12 @@ pub fn arrays<'py>(
         }
         let arrays = [&models[0][i].1, &models[1][i].1];
         let known = parameters.iter().position(|p| p.leaves[0].is(leaf));
-        let Some(addresses) = plain(leaf.get(), arrays, known.is_some())? else { return Ok(None) };
+        let addresses = plain(py, leaf.get(), arrays, known.is_some(), || name(i))?;
         if let Some(p) = known {
             if (0..2).any(|side| !same_data(parameters[p].arrays[side].bind(py), arrays[side])) {
-                return Ok(None);
+                let first = name(parameters[p].index())?;
+                let words = format!("{first} and {} are one parameter in the state, but different arrays", name(i)?);
+                return Err(Obstacle::Beyond(words));
             }
             parameters[p].ties.put(at)?;
         } else {
@@ -109,27 +157,23 @@ pub fn arrays<'py>(
         origins.push(Array::Trained(known.unwrap_or(parameters.len() - 1)));
     }
     // An update carries a parameter to the places without a leaf, too; the loop would read the first set's there for ever.
-    let mut beside = (0..len).filter(|&i| !states[0][i].1.is_exact_instance_of::<Leaf>()).map(|i| &models[0][i].1);
-    if beside.any(|array| parameters.iter().any(|p| overlap(array, p.arrays[0].bind(py)))) {
-        return Ok(None);
+    for i in (0..len).filter(|&i| !states[0][i].1.is_exact_instance_of::<Leaf>()) {
+        if let Some(p) = parameters.iter().find(|p| overlap(&models[0][i].1, p.arrays[0].bind(py))) {
+            let first = name(p.index())?;
+            let words = format!("the parameter at {first} also stands at {}, where it is not trained", name(i)?);
+            return Err(Obstacle::Beyond(words));
+        }
     }
-    Ok(Some((parameters, origins)))
+    Ok((parameters, origins))
 }
 
 /// Whether two leaves are of one type and layout, and their states lie alike, so that a step can read one and write the other.
 pub fn alike(first: &Guard<'_>, second: &Guard<'_>) -> bool {
     let (a, b) = (first.leaf(), second.leaf());
-    let states = match (&first.get().moments, &second.get().moments) {
-        (
-            Moments::Compiled { program: p, slots: s, counts: c },
-            Moments::Compiled { program: q, slots: t, counts: d },
-        ) => {
-            let same = Arc::ptr_eq(p, q) || p.lies_like(q);
-            same && c.len() == d.len() && s.iter().map(|slot| slot.dtype).eq(t.iter().map(|slot| slot.dtype))
-        }
-        (Moments::Own(_), Moments::Own(_)) => true,
-        _ => false,
-    };
+    let [one, two] = [first, second].map(|guard| &guard.get().moments);
+    let same = Arc::ptr_eq(&one.program, &two.program) || one.program.lies_like(&two.program);
+    let types = one.slots.iter().map(|slot| slot.dtype).eq(two.slots.iter().map(|slot| slot.dtype));
+    let states = same && one.counts.len() == two.counts.len() && types;
     states && a.dtype == b.dtype && a.layout == b.layout
 }
 
@@ -142,22 +186,59 @@ fn is_missed(array: &Bound<'_, PyAny>) -> PyResult<bool> {
     array.getattr(intern!(py, "dtype"))?.getattr(intern!(py, "kind"))?.eq("f")
 }
 
-/// Where the arrays of a parameter lie that is stepped there, by a compiled rule that takes its gradient as float32, as `update`
-/// does; `None` of any other one.
-fn plain(leaf: &Leaf, arrays: [&Bound<'_, PyAny>; 2], tied: bool) -> PyResult<Option<[usize; 2]>> {
+/// Where the arrays of a parameter lie, if it is stepped there by a compiled rule that takes its gradient as float32, as
+/// `update` does. `name` is for the words why not.
+fn plain(
+    py: Python<'_>,
+    leaf: &Leaf,
+    arrays: [&Bound<'_, PyAny>; 2],
+    tied: bool,
+    name: impl Fn() -> PyResult<String>,
+) -> Result<[usize; 2], Obstacle> {
     let guard = leaf.reading()?;
-    let Moments::Compiled { program, .. } = &guard.get().moments else { return Ok(None) };
-    if program.asks_python {
-        return Ok(None); // a schedule is a function of the user's
+    let program = &guard.get().moments.program;
+    if program.owns > 0 {
+        let rule = guard.get().rule.clone_ref(py);
+        drop(guard); // before code of the user's may run
+        let class: String =
+            py.import(intern!(py, "optirs.rules"))?.call_method1(intern!(py, "own"), (rule,))?.extract()?;
+        return Err(Obstacle::Beyond(format!("the rule at {} is one of your own: {class}", name()?)));
     }
-    let takes = match program.working(leaf.dtype).compute() {
-        Compute::F32 => true,
-        Compute::F64 => !tied, // `update` adds up the gradients of its places in float64
-        Compute::C64 | Compute::C128 => false,
-    };
-    let looks = arrays.map(|array| Look::at(array, &leaf.layout).filter(|l| l.laid && l.dtype == Some(leaf.dtype)));
-    let [Some(a), Some(b)] = looks else { return Ok(None) };
-    Ok((takes && leaf.layout.c_order).then_some([a.address, b.address]))
+    if program.asks_python {
+        return Err(Obstacle::Beyond(format!("a schedule of the rule at {} is a function", name()?)));
+    }
+    match program.working(leaf.dtype).compute() {
+        Compute::F32 => {}
+        Compute::F64 if !tied => {}
+        Compute::F64 => {
+            let words = format!("{} stands at several places, whose gradients are added up in float64", name()?);
+            return Err(Obstacle::Beyond(words));
+        }
+        Compute::C64 | Compute::C128 => {
+            return Err(Obstacle::Beyond(format!("the parameter at {} is complex", name()?)));
+        }
+    }
+    let look = |array| Look::at(array, &leaf.layout).filter(|look| look.laid && look.dtype == Some(leaf.dtype));
+    match arrays.map(|array| look(array).filter(|_| leaf.layout.c_order)) {
+        [Some(a), Some(b)] => Ok([a.address, b.address]),
+        [first, _] => {
+            let words = how_it_lies(arrays[usize::from(first.is_some())], leaf);
+            Err(Obstacle::Beyond(format!("the parameter at {} {words}", name()?)))
+        }
+    }
+}
+
+/// What keeps the array of a parameter from being stepped where it lies.
+fn how_it_lies(array: &Bound<'_, PyAny>, leaf: &Leaf) -> &'static str {
+    match View::of(array) {
+        None => "is no NumPy array",
+        Some(view) if view.dtype != Some(leaf.dtype) => "is of another type than its Leaf",
+        Some(view) if !leaf.layout.has_shape(&view.shape) => "has another shape than its Leaf",
+        Some(view) if view.swapped => "is in the byte order of other machines",
+        Some(view) if !view.aligned => "is not aligned",
+        Some(view) if !view.c_order => "is not C-contiguous",
+        Some(_) => "lies in another order than its Leaf says",
+    }
 }
 
 fn same_data(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
@@ -172,20 +253,10 @@ fn overlap(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
     span(a).zip(span(b)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1)
 }
 
-/// The rule that a leaf's guard shows.
-pub fn program(guard: &Guard<'_>) -> PyResult<Arc<Program>> {
-    match &guard.get().moments {
-        Moments::Compiled { program, .. } => Ok(program.clone()),
-        Moments::Own(_) => Err(busy()),
-    }
-}
-
 /// Replaces the step counts of a leaf.
 pub fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
-    if let Some(inner) = guard.get_mut()
-        && let Moments::Compiled { counts, .. } = &mut inner.moments
-    {
-        counts.copy_from_slice(new);
+    if let Some(inner) = guard.get_mut() {
+        inner.moments.counts.copy_from_slice(new);
     }
 }
 
@@ -211,10 +282,7 @@ pub fn parameter<'a>(
     gradients: &Arrays,
 ) -> Parameter<'a> {
     let leaf = p.leaves[0].get();
-    let sets = guards.each_ref().map(|guard| match &guard.get().moments {
-        Moments::Compiled { slots, counts, .. } => (&slots[..], &counts[..]),
-        Moments::Own(_) => (&[][..], &[][..]),
-    });
+    let sets = guards.each_ref().map(|guard| (&guard.get().moments.slots[..], &guard.get().moments.counts[..]));
     let slots = sets[0].0.iter().zip(sets[1].0).map(|(a, b)| (a.dtype, [a.place.ptr, b.place.ptr]));
     Parameter {
         program,

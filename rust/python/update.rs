@@ -1,23 +1,23 @@
 //! `update` and `update_`: check everything, plan, run, hand out.
 
 use bumpalo::Bump;
-use pyo3::exceptions::{PyFloatingPointError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyFloatingPointError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 use std::collections::hash_map;
 use std::sync::Arc;
 
 use super::arena::{List, list_in, with_arena};
-use super::array::access::{Looks, Role, Seen, Wanted, run};
+use super::array::access::{Looks, Role, Wanted, run};
 use super::array::{
-    Layout, Load, PLACED, Place as Part, Request, View, allocate, array, descriptor, shape_text, swapped, too_large,
+    Layout, Load, PLACED, Place as Part, Request, allocate, array, copy_into, descriptor, placed, shape_text, swapped,
+    too_large,
 };
 use super::entry::{Entry, Names, Origin, entries};
 use super::gradient::Gradient;
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot};
-use super::lists::Items;
+use super::lists::{Int, Items, tuple};
 use super::make::asked;
 use super::overlap::Touched;
 use super::replace::replace;
@@ -25,13 +25,11 @@ use super::schedules::schedule;
 use super::steps::{self, Fresh, Incoming, Step, Target, Through};
 use super::walk::walk;
 use crate::buffer::Buffer;
+use crate::job::Source;
 use crate::placement::Streams;
 use crate::program::Program;
 use crate::reserve::{Put, Reserve, check, collected, list};
-use crate::step::{Outcome, Reason, Refused, Skip};
-
-/// What the rule of a user's own made of a parameter: its new state, and the new parameter if there is one, with how it lay.
-pub type Made<'py> = (Bound<'py, PyAny>, Option<(Bound<'py, PyAny>, View)>);
+use crate::step::{Outcome, Planner, Progress, Reason, Refused, Skip};
 
 /// One step of `state` and `model`; new trees, or in place the same ones.
 #[pyfunction]
@@ -60,35 +58,37 @@ fn update_in<'py>(
     for entry in &entries {
         gradients.push(entry.gradient(py, &names)?);
     }
-    let mut made = List::new_in(arena);
-    if entries.iter().any(|e| matches!(e.guard.get().moments, Moments::Own(_))) {
-        for (entry, gradient) in entries.iter().zip(&gradients) {
-            made.put(own_step(py, entry, gradient.as_ref(), &names)?)?;
-        }
-    }
     schedule(py, &mut entries, &gradients, &names)?;
     let touched = Touched { state, model, entries: &entries, bystanders: &found.bystanders, in_place };
     let mut elsewhere = Vec::new();
     touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
     let results = if in_place { Vec::new() } else { results(arena, py, &entries, &gradients)? };
-    let mut old = list_in(if in_place { made.len() } else { 0 }, arena)?; // before anything is written
     let to = if in_place { Targets::Places } else { Targets::Fresh(&results) };
-    let (reached, skips) = Call { entries: &entries, gradients: &gradients, made: &made, to }.run(py, arena, &names)?;
+    let Done { reached, own, skips } = Call { entries: &entries, gradients: &gradients, to }.run(py, arena, &names)?;
     let skipped = Skipped::all(py, &entries, &skips, &names)?;
+    let mut own = own.into_iter().peekable();
     if in_place {
+        let mut old = Vec::new();
+        old.make_room(own.len())?; // before anything is committed
         for (i, (entry, reached)) in entries.iter_mut().zip(reached).enumerate() {
-            let made = made.get_mut(i).and_then(Option::take);
-            if let Some(state) = commit(entry, made, reached) {
-                old.push(state);
+            let Some(inner) = entry.guard.get_mut() else { continue };
+            while let Some(new) = own.next_if(|new| new.entry == i) {
+                old.push(std::mem::replace(&mut inner.moments.own[new.own], new.state));
             }
+            let Moments { program, counts, .. } = &mut inner.moments;
+            advance(program, counts, reached);
         }
-        drop((entries, old));
+        drop((entries, old)); // the guards first: dropping a state may run Python code
         skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = list_in(entries.len(), arena)?;
     for (i, ((entry, result), reached)) in entries.iter().zip(&results).zip(reached).enumerate() {
-        fresh.push(hand_out(py, entry, result, made.get_mut(i).and_then(Option::take), reached)?);
+        let mut states = Vec::new();
+        while let Some(new) = own.next_if(|new| new.entry == i) {
+            states.put(new)?;
+        }
+        fresh.push(hand_out(py, entry, result, states, reached)?);
     }
     drop(entries);
     skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
@@ -110,8 +110,6 @@ pub struct Call<'c, 'a, 'py> {
     pub entries: &'c [Entry<'a, 'py>],
     /// Their gradients.
     pub gradients: &'c [Option<Gradient<'a, 'py>>],
-    /// What rules in Python made of them; empty where there is no such rule.
-    pub made: &'c [Option<Made<'py>>],
     /// Where the results go.
     pub to: Targets<'c>,
 }
@@ -130,9 +128,30 @@ pub enum Targets<'c> {
 /// What a step was, and the counts after it where they do not follow from that.
 pub type Reached = (Outcome, Option<Counts>);
 
+/// The new state of a rule of the user's own.
+pub struct OwnDone {
+    /// The number of the entry.
+    pub entry: usize,
+    /// Which of the own rules of its program.
+    pub own: usize,
+    /// The state.
+    pub state: OwnState,
+}
+
+/// What has become of a call.
+pub struct Done<'b> {
+    /// For each entry.
+    pub reached: List<'b, Reached>,
+    /// The new states of the user's own rules, in the order of the entries.
+    pub own: Vec<OwnDone>,
+    /// The steps that rules have skipped.
+    pub skips: Vec<Skip>,
+}
+
 impl<'c, 'py> Call<'c, '_, 'py> {
-    /// Opens the arrays and takes all steps, or none.
-    pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<(List<'b, Reached>, Vec<Skip>)> {
+    /// Opens the arrays and takes all steps, or none. The rules of the user's own are called in between, when nothing is
+    /// written yet that anybody sees.
+    pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<Done<'b>> {
         let n = self.entries.len();
         let (mut steps, mut reached) = (list_in(n, arena)?, list_in(n, arena)?);
         let mut load = Load::NONE;
@@ -140,23 +159,92 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             steps.push(self.step(i, entry, gradient.as_ref())?);
             load = load.with_step(entry.leaf().layout.len * entry.leaf().dtype.size());
         }
-        let all = &mut steps[..];
-        let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
-        let wanted = Wanted::new(arena, 2 * n, load, names, looks);
-        // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are written
-        // are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets and copies are new.
-        let done = run(py, &wanted, |arrays| unsafe { steps::run(all, arrays) })?;
-        let skips = match done {
-            Ok(skips) => skips,
-            Err(why) => {
-                return Err(refusal(py, why, |i| Ok((names.of(self.entries[i].place)?, self.entries[i].leaf())))?);
+        let (mut planner, mut answers, mut own, mut calls) = (None, Vec::new(), Vec::new(), Vec::new());
+        let mut rules = OwnRules::default();
+        loop {
+            let (all, given, plan) = (&mut steps[..], Answers(&mut answers), &mut planner);
+            let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
+            let wanted = Wanted::new(arena, 2 * n, load, names, looks);
+            // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are
+            // written are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets, copies
+            // and answers are new.
+            let progress = run(py, &wanted, |arrays| unsafe { steps::go_on(all, given.all(), arrays, plan) })?;
+            match progress {
+                Ok(Progress::Ready) => break,
+                Ok(Progress::Elsewhere) => {}
+                Err(why) => {
+                    return Err(refusal(py, why, |i| Ok((names.of(self.entries[i].place)?, self.entries[i].leaf())))?);
+                }
             }
-        };
+            calls.clear();
+            for call in planner.iter().flat_map(Planner::calls) {
+                calls.put(call)?;
+            }
+            for &(i, link, source) in &calls {
+                let made = self.own_step(py, &mut rules, (i, link, source), names)?;
+                own.put(OwnDone { entry: i, own: made.own, state: made.state })?;
+                answers.put((i, made.dx.as_ref().map(|(_, source)| *source)))?;
+                rules.kept.extend(made.dx.map(|(place, _)| place));
+            }
+        }
         reached.extend(steps.into_iter().map(|step: Step<'_>| (step.outcome, step.counts)));
-        Ok((reached, skips))
+        own.retain(|new: &OwnDone| reached[new.entry].0.skipped.is_none());
+        own.sort_by_key(|new| new.entry);
+        let skips = planner.map(|mut planner| std::mem::take(&mut planner.skips)).unwrap_or_default();
+        Ok(Done { reached, own, skips })
     }
 
-    /// Looks again at the arrays, which [`Step::array`] and [`Step::made`] name by their numbers.
+    /// What a rule of the user's own makes of what comes to it: `None` as source where that is the gradient itself.
+    fn own_step(
+        &self,
+        py: Python<'py>,
+        rules: &mut OwnRules<'py>,
+        (i, link, source): (usize, usize, Option<Source>),
+        names: &Names,
+    ) -> PyResult<OwnMade> {
+        let entry = &self.entries[i];
+        let (leaf, inner) = (entry.leaf(), entry.guard.get());
+        let Moments { program, counts, own, .. } = &inner.moments;
+        let (Some(k), Some(gradient)) = (program.links[link].own, &self.gradients[i]) else {
+            return Err(PyRuntimeError::new_err("a rule waits for nothing"));
+        };
+        let fail = |error| match names.of(entry.place) {
+            Ok(place) => at(py, moved(py, error, "parameter", &place), &place),
+            Err(interrupt) => interrupt,
+        };
+        let rule = rules.of(py, i, inner.rule.bind(py), program, counts, k).map_err(fail)?;
+        let compute = program.working(leaf.dtype).compute().dtype();
+        let bytes = leaf.layout.len * compute.size();
+        let streams = || entry.guard.get().streams(entry.address, None).choose(None);
+        let as_array = |place: &Part| array(py, place, &descriptor(py, compute)?, compute.size(), &leaf.layout);
+        let dx = match source {
+            None => gradient.array.array().clone(),
+            Some(source) => {
+                let copy = placed(py, bytes, streams())?;
+                // SAFETY: what a phase has made lies gapless in the order of the leaf, in the type of the step.
+                unsafe { std::ptr::copy_nonoverlapping(source.ptr, copy.ptr, bytes) };
+                as_array(&copy)?
+            }
+        };
+        let x = match leaf.master_of(py, inner)? {
+            Some(master) => master,
+            None => entry.array.clone(),
+        };
+        let apply = py.import(intern!(py, "optirs.rules"))?.getattr(intern!(py, "apply"))?;
+        let made = apply.call1((rule, &own[k].0, x, dx)).map_err(fail)?;
+        let (state, dx): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
+        let mut answer = None;
+        if !dx.is_none() {
+            // A copy: others may have a hand on what the rule has returned.
+            let copy = placed(py, bytes, streams())?;
+            copy_into(&as_array(&copy)?, "the rule's dx", &dx).map_err(fail)?;
+            let source = Source { ptr: copy.ptr, dtype: compute };
+            answer = Some((copy, source));
+        }
+        Ok(OwnMade { own: k, state: OwnState(state.unbind()), dx: answer })
+    }
+
+    /// Looks again at the arrays, which [`Step::array`] names by their numbers.
     fn look_again(&self, looks: &mut Looks<'_, '_, '_>) -> PyResult<()> {
         let writes = matches!(self.to, Targets::Places);
         for (entry, gradient) in self.entries.iter().zip(self.gradients) {
@@ -168,26 +256,20 @@ impl<'c, 'py> Call<'c, '_, 'py> {
                 None => looks.none()?,
             }
         }
-        for (entry, made) in self.entries.iter().zip(self.made) {
-            match made {
-                Some((_, Some((x, view)))) => looks.at(x, Seen::Other(view), false, Role::Result, entry.place)?,
-                _ => looks.none()?,
-            }
-        }
         Ok(())
     }
 
     /// Where in a page the step of an entry reads and writes.
     fn streams(&self, i: usize, entry: &Entry<'_, '_>, gradient: Option<&Gradient<'_, '_>>) -> Streams {
         let mut streams = entry.guard.get().streams(entry.address, gradient.map(Gradient::read_at));
-        match (self.to, &entry.guard.get().moments) {
-            (Targets::Fresh(fresh), Moments::Compiled { program, .. }) => {
+        match self.to {
+            Targets::Fresh(fresh) => {
                 streams.add(fresh[i].x.ptr as usize, None);
-                let slots = fresh[i].slots.iter().zip(program.loops());
+                let slots = fresh[i].slots.iter().zip(entry.guard.get().moments.program.loops());
                 slots.for_each(|(slot, link)| streams.add(slot.ptr as usize, link));
             }
-            (Targets::Direction(part), _) => streams.add(part.ptr as usize, None),
-            _ => {}
+            Targets::Direction(part) => streams.add(part.ptr as usize, None),
+            Targets::Places => {}
         }
         streams
     }
@@ -204,7 +286,6 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             }
             None => None,
         };
-        let made = self.made.get(i).and_then(|made| made.as_ref()?.1.as_ref());
         Ok(Step {
             leaf,
             inner: entry.guard.get(),
@@ -212,7 +293,6 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             array: 2 * i,
             through,
             gradient: gradient.map(|g| Incoming { dtype: g.dtype, copy: g.copy.as_ref() }),
-            made: made.map(|(_, view)| (2 * self.entries.len() + i, view)),
             target: match self.to {
                 Targets::Places => Target::Place,
                 Targets::Fresh(fresh) => Target::Fresh(&fresh[i]),
@@ -266,36 +346,59 @@ impl<'py> Pairs<'_, 'py> {
     }
 }
 
-/// Runs a rule of the user's own, which may raise: nothing is written yet.
-fn own_step<'py>(
-    py: Python<'py>,
-    entry: &Entry<'_, 'py>,
-    gradient: Option<&Gradient<'_, 'py>>,
-    names: &Names,
-) -> PyResult<Option<Made<'py>>> {
-    let Some(array) = gradient.map(|g| g.array.array()) else { return Ok(None) };
-    let Moments::Own(OwnState(state)) = &entry.guard.get().moments else { return Ok(None) };
-    let rules = py.import(intern!(py, "optirs.rules"))?;
-    let rule = entry.guard.get().rule.bind(py);
-    let made = rules.call_method1(intern!(py, "step"), (rule, state, entry.array, array));
-    let made = match made {
-        Ok(made) => made,
-        Err(error) => {
-            let place = names.of(entry.place)?;
-            return Err(at(py, moved(py, error, "parameter", &place), &place));
+/// What a rule of the user's own has made.
+struct OwnMade {
+    /// Which of the own rules of its program it is.
+    own: usize,
+    state: OwnState,
+    /// What is passed on, if anything is.
+    dx: Option<(Part, Source)>,
+}
+
+/// The user's own rules in the programs of a call's entries, as they are at this step, and what they have made.
+#[derive(Default)]
+struct OwnRules<'py> {
+    /// By entry, where a rule was asked for: those of the last one.
+    last: Option<(usize, Vec<Bound<'py, PyAny>>)>,
+    kept: Vec<Part>,
+}
+
+impl<'py> OwnRules<'py> {
+    /// The `k`-th own rule in `rule`, the rule of entry `i`.
+    fn of(
+        &mut self,
+        py: Python<'py>,
+        i: usize,
+        rule: &Bound<'py, PyAny>,
+        program: &Program,
+        counts: &[u64],
+        k: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if self.last.as_ref().is_none_or(|(entry, _)| *entry != i) {
+            let rules = py.import(intern!(py, "optirs.rules"))?;
+            let mut rule = rule.clone();
+            if program.is_scheduled() {
+                let timers = tuple(py, program.timers(counts).iter().map(|&t| Int(t as i64)))?;
+                rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
+            }
+            let own = rules.call_method1(intern!(py, "own_rules"), (rule,))?;
+            self.last = Some((i, own.try_iter()?.collect::<PyResult<_>>()?));
         }
-    };
-    let (state, x): (Bound<'py, PyAny>, Bound<'py, PyAny>) = made.extract()?;
-    if x.is_none() {
-        return Ok(Some((state, None)));
+        let found = self.last.as_ref().and_then(|(_, own)| own.get(k).cloned());
+        found.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))
     }
-    let leaf = entry.leaf();
-    let fits = |view: &View| view.dtype == Some(leaf.dtype) && leaf.layout.has_shape(&view.shape);
-    let Some(view) = View::of(&x).filter(fits) else {
-        let place = names.of(entry.place)?;
-        return Err(PyTypeError::new_err(format!("the rule's result at {place} is no array like the parameter")));
-    };
-    Ok(Some((state, Some((x, view)))))
+}
+
+/// What was made elsewhere, for a phase that runs without Python.
+struct Answers<'a>(&'a mut Vec<(usize, Option<Source>)>);
+
+// SAFETY: the pointers are to memory that the call keeps alive, and that nobody else has.
+unsafe impl Send for Answers<'_> {}
+
+impl<'a> Answers<'a> {
+    fn all(self) -> &'a mut Vec<(usize, Option<Source>)> {
+        self.0
+    }
 }
 
 /// The refusal of an array that lies in memory that was given back, with the place in its text; any other error as it is.
@@ -340,7 +443,7 @@ pub fn noted(py: Python<'_>, error: PyErr, note: String) -> PyErr {
 }
 
 /// New memory for the results of all entries.
-fn results(
+pub fn results(
     arena: &Bump,
     py: Python<'_>,
     entries: &[Entry],
@@ -350,15 +453,14 @@ fn results(
     for (entry, gradient) in entries.iter().zip(gradients) {
         let (len, inner) = (entry.leaf().layout.len, entry.guard.get());
         let bytes = len * entry.leaf().dtype.size();
-        let (Moments::Compiled { program, slots, .. }, true) = (&inner.moments, bytes >= PLACED) else {
+        let Moments { program, slots, .. } = &inner.moments;
+        if bytes < PLACED {
             requests.put(Request { group: 0, bytes, place: 0 })?;
-            if let Moments::Compiled { slots, .. } = &inner.moments {
-                requests.make_room(slots.len())?;
-                let bytes = slots.iter().map(|slot| len * slot.dtype.size()).enumerate();
-                requests.extend(bytes.map(|(i, bytes)| Request { group: i + 1, bytes, place: 0 }));
-            }
+            requests.make_room(slots.len())?;
+            let bytes = slots.iter().map(|slot| len * slot.dtype.size()).enumerate();
+            requests.extend(bytes.map(|(i, bytes)| Request { group: i + 1, bytes, place: 0 }));
             continue;
-        };
+        }
         let mut streams = inner.streams(entry.address, gradient.as_ref().map(Gradient::read_at));
         requests.put(Request { group: 0, bytes, place: streams.choose(None) })?;
         requests.make_room(slots.len())?;
@@ -372,10 +474,7 @@ fn results(
     let mut results = list(entries.len())?;
     for entry in entries {
         let Some(x) = parts.next() else { break };
-        let slots = match &entry.guard.get().moments {
-            Moments::Compiled { slots, .. } => parts.by_ref().take(slots.len()).collect(),
-            Moments::Own(_) => SmallVec::new(),
-        };
+        let slots = parts.by_ref().take(entry.guard.get().moments.slots.len()).collect();
         let layout = match &entry.strided {
             Some(view) => {
                 check::<Layout>(1)?; // one for each such parameter
@@ -388,35 +487,21 @@ fn results(
     Ok(results)
 }
 
-/// Makes what the step of an entry has come to the leaf's, without running Python code. What it returns is to be dropped when
-/// all entries are done: that may run some.
-fn commit<'py>(entry: &mut Entry<'_, 'py>, made: Option<Made<'py>>, reached: Reached) -> Option<OwnState> {
-    let inner = entry.guard.get_mut()?;
-    match (&mut inner.moments, made) {
-        (Moments::Own(state), Some((new, _))) => Some(std::mem::replace(state, OwnState(new.unbind()))),
-        (Moments::Compiled { program, counts, .. }, _) => {
-            advance(program, counts, reached);
-            None
-        }
-        _ => None,
-    }
-}
-
 /// Brings counts to where they are after a step.
 pub fn advance(program: &Program, counts: &mut Counts, (outcome, after): Reached) {
     match (after, outcome.reach) {
         (Some(after), _) => *counts = after,
-        (None, Some(reach)) => program.advance(counts, reach, |_| None),
+        (None, Some(reach)) => program.advance(counts, reach, outcome.steps, |_| None),
         (None, None) => {}
     }
 }
 
 /// The new leaf and the new array of an entry.
-fn hand_out<'py>(
+pub fn hand_out<'py>(
     py: Python<'py>,
     entry: &Entry<'_, 'py>,
     result: &Fresh,
-    made: Option<Made<'py>>,
+    new: Vec<OwnDone>,
     reached: Reached,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let old = entry.guard.get();
@@ -424,19 +509,18 @@ fn hand_out<'py>(
     let is_swapped = entry.strided.as_ref().is_some_and(|view| view.swapped);
     let descr = if is_swapped { swapped(py, dtype)? } else { descriptor(py, dtype)? };
     let x = array(py, &result.x, &descr, dtype.size(), &result.layout)?;
-    let moments = match &old.moments {
-        Moments::Own(OwnState(state)) => Moments::Own(OwnState(match made {
-            Some((new, _)) => new.unbind(),
-            None => copied(py, state)?,
-        })),
-        Moments::Compiled { program, slots, counts } => {
-            let fresh =
-                slots.iter().zip(&result.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
-            let mut counts = counts.clone();
-            advance(program, &mut counts, reached);
-            Moments::Compiled { program: program.clone(), slots: fresh.collect(), counts }
-        }
-    };
+    let Moments { program, slots, counts, own } = &old.moments;
+    let fresh = slots.iter().zip(&result.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
+    let mut counts = counts.clone();
+    advance(program, &mut counts, reached);
+    let (mut states, mut new) = (Vec::new(), new.into_iter().peekable());
+    for (k, old) in own.iter().enumerate() {
+        states.push(match new.next_if(|new| new.own == k) {
+            Some(new) => new.state,
+            None => OwnState(copied(py, &old.0)?),
+        });
+    }
+    let moments = Moments { program: program.clone(), slots: fresh.collect(), counts, own: states };
     let inner = Inner { rule: old.rule.clone_ref(py), moments, frozen: old.frozen };
     let leaf = Leaf::new(dtype, layout.clone(), inner).into_object(py)?;
     Ok((leaf.into_any(), x))
@@ -496,10 +580,7 @@ pub struct Skipped {
 impl Skipped {
     /// What is to be said of `skips`, whose parameters are among `entries`.
     pub fn all(py: Python<'_>, entries: &[Entry], skips: &[Skip], names: &Names) -> PyResult<Vec<Self>> {
-        let rule = |(i, link): (usize, usize)| match &entries[i].guard.get().moments {
-            Moments::Compiled { program, .. } => program.links[link].name(),
-            Moments::Own(_) => String::new(),
-        };
+        let rule = |(i, link): (usize, usize)| entries[i].guard.get().moments.program.links[link].name();
         collected(skips.iter().map(|skip| {
             let entry = &entries[skip.parameter];
             Self::of(py, rule(skip.rule), names.of(entry.place)?, entry.leaf(), skip)

@@ -17,6 +17,15 @@ use crate::rule::{Asks, Facts, Scalars, Verdict};
 /// Among the groups that were met last, a parameter's is looked for: a model has few rules, which may take turns.
 const NEAR: usize = 4;
 
+/// How far a plan has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// All but its last phase has run.
+    Ready,
+    /// It waits for what is made elsewhere: see [`Planner::calls`].
+    Elsewhere,
+}
+
 /// A parameter whose rule must know whole gradients, on its way through the links.
 struct Walker {
     parameter: usize,
@@ -32,6 +41,10 @@ struct Walker {
     measure: Option<usize>,
     /// Whether it goes on in this phase.
     ready: bool,
+    /// Whether what it waited for has been made elsewhere.
+    answered: bool,
+    /// Whether what the link gets was made elsewhere.
+    is_made: bool,
     /// Memory for a gradient between two segments.
     scratch: Option<*mut u8>,
     streams: Option<Streams>,
@@ -81,20 +94,70 @@ impl<'a> Planner<'a> {
     /// The pointers of the parameters are aligned and valid for their elements; no two places that are written overlap each
     /// other or what is read, except that a goal may be its parameter, a state's `to` its `from`, and a direction the
     /// gradient, of the same parameter; nobody else writes to any of it until the last phase has run.
-    pub unsafe fn plan<P: Parameter<'a>>(&mut self, n: usize, parameter: impl Fn(usize) -> P) -> Result<(), Refused> {
+    pub unsafe fn plan<P: Parameter<'a>>(
+        &mut self,
+        n: usize,
+        parameter: impl Fn(usize) -> P,
+    ) -> Result<Progress, Refused> {
         self.clear();
         self.jobs.make_room(n)?;
         self.outcomes.make_room(n)?;
         for i in 0..n {
             self.add(i, &parameter(i))?;
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.go_on(parameter) }
+    }
+
+    /// Goes on with a plan, as far as it can.
+    ///
+    /// # Safety
+    /// As for [`Self::plan`]; the parameters lie where they did.
+    #[inline]
+    pub unsafe fn go_on<P: Parameter<'a>>(&mut self, parameter: impl Fn(usize) -> P) -> Result<Progress, Refused> {
         while !self.walkers.is_empty() {
+            if !self.find_ready(&parameter)? {
+                return Ok(Progress::Elsewhere);
+            }
             // SAFETY: the caller's promise.
-            unsafe { self.go_on(&parameter)? };
+            unsafe { self.run_phase(&parameter)? };
         }
         self.settle()?;
         self.traffic = traffic(&self.jobs, self.tables(), &self.copies);
-        Ok(())
+        Ok(Progress::Ready)
+    }
+
+    /// What the plan waits for: parameters, links, and what comes to these; `None` where that is the gradient itself.
+    pub fn calls(&self) -> impl Iterator<Item = (usize, usize, Option<Source>)> {
+        let waits = |walker: &&Walker| {
+            let question = self.groups[walker.group].question(walker.at);
+            !walker.answered && question.is_some_and(|question| question.asks == Asks::Elsewhere)
+        };
+        let is_scratch = |walker: &Walker| walker.scratch.is_some_and(|at| std::ptr::eq(at, walker.source.ptr));
+        let call = move |walker: &Walker| {
+            let is_made = walker.is_made || is_scratch(walker);
+            (walker.parameter, walker.at, is_made.then_some(walker.source))
+        };
+        self.walkers.iter().filter(waits).map(call)
+    }
+
+    /// What was made elsewhere for a parameter that waited for it; `None` where its step ends there.
+    pub fn answer<P: Parameter<'a>>(&mut self, i: usize, p: &P, source: Option<Source>) -> Result<(), OutOfMemory> {
+        let Some(at) = self.walkers.iter().position(|walker| walker.parameter == i) else { return Ok(()) };
+        if let Some(source) = source {
+            let walker = &mut self.walkers[at];
+            (walker.source, walker.norm, walker.answered, walker.is_made) = (source, None, true, true);
+            return Ok(());
+        }
+        let walker = self.walkers.remove(at);
+        let outcome = &mut self.outcomes[i];
+        let reach = outcome.reach.replace(walker.at + 1).unwrap_or(0);
+        if std::mem::take(&mut outcome.steps) {
+            self.carry_x(p)?;
+            self.carry(p, 0..p.program().slots_of(&(0..0)).start)?;
+        }
+        self.leave_wholes(walker.group, walker.at);
+        self.carry(p, p.program().slots_of(&(walker.at + 1..reach)))
     }
 
     /// Gives the plan the scalars of the next step of the same parameters; false if that takes another plan.
@@ -138,7 +201,7 @@ impl<'a> Planner<'a> {
                 }
                 program.advance_link(counts, skipped, facts(skipped));
             }
-            (None, Some(reach)) => program.advance(counts, reach, facts),
+            (None, Some(reach)) => program.advance(counts, reach, outcome.steps, facts),
             (None, None) => {}
         }
     }
@@ -207,6 +270,8 @@ impl<'a> Planner<'a> {
             norm: None,
             measure: None,
             ready: false,
+            answered: false,
+            is_made: false,
             scratch: None,
             streams: None,
         };
@@ -312,8 +377,7 @@ impl<'a> Planner<'a> {
     /// As for [`Self::plan`].
     // Apart from what each step takes.
     #[inline(never)]
-    unsafe fn go_on<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<(), Refused> {
-        self.find_ready(parameter)?;
+    unsafe fn run_phase<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<(), Refused> {
         // SAFETY: the caller's promise: gradients and scratch, which nothing writes now.
         unsafe { self.measure(parameter)? };
         let mut walkers = std::mem::take(&mut self.walkers);
@@ -331,14 +395,20 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Finds the walkers that go on in this phase, and what they wait for.
-    fn find_ready<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<(), Refused> {
+    /// Finds the walkers that go on in the next phase, and what of them must be measured; whether there are any. If not, some
+    /// wait for what is made elsewhere.
+    fn find_ready<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<bool, Refused> {
         let Self { walkers, groups, wholes, measures, .. } = self;
         measures.clear();
-        let mut any = false;
+        let (mut any, mut elsewhere) = (false, false);
         for walker in &mut *walkers {
             (walker.ready, walker.measure) = (true, None);
             if let Some(question) = groups[walker.group].question(walker.at) {
+                if question.asks == Asks::Elsewhere {
+                    walker.ready = walker.answered;
+                    (any, elsewhere) = (any || walker.ready, elsewhere || !walker.ready);
+                    continue;
+                }
                 walker.ready = question.whole.is_none_or(|whole| wholes[whole].is_complete());
                 let norm = if let Asks::Norm(norm) = question.asks { norm } else { Norm::Euclid };
                 if walker.ready && (norm != Norm::Euclid || walker.norm.is_none()) {
@@ -350,7 +420,7 @@ impl<'a> Planner<'a> {
             }
             any |= walker.ready;
         }
-        if any { Ok(()) } else { Err(self.disorder()) }
+        if any || elsewhere { Ok(any) } else { Err(self.disorder()) }
     }
 
     /// The refusal of groups that wait for each other.
@@ -420,7 +490,8 @@ impl<'a> Planner<'a> {
         let StepGroup { reach, steps, mut scalars, rounding, .. } = self.groups[walker.group];
         let links = p.program().segment(walker.at, reach);
         scalars += links.start;
-        if let Some(question) = self.groups[walker.group].question(walker.at).copied() {
+        let question = self.groups[walker.group].question(walker.at).copied();
+        if let Some(question) = question.filter(|question| question.asks != Asks::Elsewhere) {
             let facts = self.facts_of(walker, &question);
             match question.of.kernel.decide(&question.hyper, &facts, rounding) {
                 Verdict::Refuse(text) => return Err(self.refusal(walker, &question, text)),
@@ -452,7 +523,7 @@ impl<'a> Planner<'a> {
         if !links.is_empty() {
             self.stage(walker, p, links, scalars)?;
         }
-        walker.at = end;
+        (walker.at, walker.answered) = (end, false);
         self.arrive(walker);
         Ok(())
     }
@@ -509,11 +580,7 @@ impl<'a> Planner<'a> {
                 self.carry(p, p.program().links[link].slots.clone())?;
             }
         }
-        for later in &self.groups[walker.group].questions {
-            if let Some(whole) = later.whole.filter(|_| later.link > at) {
-                self.wholes[whole].members -= 1;
-            }
-        }
+        self.leave_wholes(walker.group, at);
         walker.at = DONE;
         let Some(whole) = question.whole.map(|whole| &mut self.wholes[whole]) else { return Ok(()) };
         if let Some((parameter, element)) = whole.culprit
@@ -523,6 +590,13 @@ impl<'a> Planner<'a> {
             self.skips.put(Skip { parameter, element, rule: (walker.parameter, at), counts })?;
         }
         Ok(())
+    }
+
+    /// Takes a parameter of this group out of what rules behind link `at` ask about.
+    fn leave_wholes(&mut self, group: usize, at: usize) {
+        let Self { groups, wholes, .. } = self;
+        let later = groups[group].questions.iter().filter(|question| question.link > at);
+        later.filter_map(|question| question.whole).for_each(|whole| wholes[whole].members -= 1);
     }
 
     /// Adds a segment that is not the last one to the loops of this phase: its `dx` goes to scratch, its new state to where
@@ -584,6 +658,9 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 }
+
+// SAFETY: the pointers are to memory that whoever plans keeps alive, and uses from one thread at a time.
+unsafe impl Send for Planner<'_> {}
 
 /// Where a walker is that has gone all the way.
 const DONE: usize = usize::MAX;

@@ -4,7 +4,6 @@
 
 use optirs::affine::{self, Shape};
 use optirs::buffer::release;
-use optirs::program::{Program, Spec};
 use optirs::dtype::DType;
 use optirs::fit::batch::{Data, Gathered};
 use optirs::fit::step::{Parameter, Stepper};
@@ -15,6 +14,7 @@ use optirs::layers::network::Network;
 use optirs::layers::workspace::Floats;
 use optirs::losses::{Objective, Pointwise, Rows, Target, Values};
 use optirs::pool;
+use optirs::program::{Program, Spec};
 use optirs::rule::Value;
 use optirs::schedules::Schedule;
 use std::alloc::{GlobalAlloc, Layout, System};

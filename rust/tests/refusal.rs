@@ -3,7 +3,6 @@
 #![cfg(not(feature = "python"))] // the module has an allocator of its own, too
 
 use optirs::affine::{self, Gradient, Shape};
-use optirs::program::{Program, Spec};
 use optirs::drive::{Copy, Plan};
 use optirs::dtype::{Compute, DType};
 use optirs::fit::batch::{Data, Gathered};
@@ -17,6 +16,7 @@ use optirs::losses::{Objective, Pointwise, Rows, Target, Values};
 use optirs::measure::{Measure, Norms};
 use optirs::meet;
 use optirs::pool;
+use optirs::program::{Program, Spec};
 use optirs::reduce::Norm;
 use optirs::reserve::{OutOfMemory, Put};
 use optirs::rule::{Rounding, Value};

@@ -193,8 +193,8 @@ def _training_alone(model: Any, x: Any, y: Any, w: World) -> Any:
         models = copy.deepcopy(model), copy.deepcopy(model)
     pairs = [(optirs.setup(optirs.Adam(), m), m) for m in models]
     fit = _core.Fit.start("mse", pairs, x, y, w.rng.choice([1, 2, 1000, 2**62]))
-    if fit is None:
-        return None
+    if isinstance(fit, str):
+        return fit
     for _ in range(3):
         order = w.rng.choice(
             [None, None, np.arange(len(x)), np.zeros(len(x), "i8"), np.full(len(x), 2**62), NONSENSE[0]]

@@ -1,16 +1,17 @@
 """The rules: one file each, and their registry."""
 
 from ._apply import apply, init
-from ._apply import step as step
 from ._base import Rule
 from ._base import adjusted as adjusted
-from ._base import check_held as check_held
+from ._base import described as described
 from ._base import fields as fields
 from ._base import flattened as flattened
 from ._base import inside as inside
 from ._base import is_built_in as is_built_in
 from ._base import is_for_whole_step as is_for_whole_step
 from ._base import lands as lands
+from ._base import own as own
+from ._base import own_rules as own_rules
 from ._base import parent as parent
 from ._base import plain as plain
 from ._base import resolved as resolved

@@ -6,8 +6,8 @@ import numpy as np
 
 from .. import _core
 from .._gradient import with_large_ints
-from .._rounding import cast, store
-from ._base import Array, Rule, expect_rule, placeless, spec
+from .._rounding import cast
+from ._base import Array, Rule, expect_rule, is_built_in, placeless
 
 _COMPUTE: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float32),
@@ -36,7 +36,7 @@ def init(rule: Rule, x: Any) -> Any:
     """
     expect_rule("init: the first argument", rule)
     x = _parameter(rule, x)
-    if spec(rule) is not None:
+    if is_built_in(rule):
         return _core.init(rule, x if rule._master is not None else computed(x))
     return _apart(rule.init(_shown(rule, x)), x)
 
@@ -66,49 +66,12 @@ def apply(rule: Rule, state: Any, x: Any, dx: Any) -> tuple[Any, Any]:
     expect_rule("apply: the first argument", rule)
     x = _parameter(rule, x)
     dx = _gradient(rule, x, dx, "the gradient")
-    if spec(rule) is not None and rule._master is None:
-        result: tuple[Any, Any] = _core.apply(rule, state, computed(x), dx)
+    if is_built_in(rule):
+        result: tuple[Any, Any] = _core.apply(rule, state, x if rule._master is not None else computed(x), dx)
         return result
     state, step = _pair(rule, rule.apply(_locked(state), _shown(rule, x), _locked(dx)))
     state, dx = _apart(state, x, dx), step
     return state, None if dx is None else _gradient(rule, x, dx, "its dx")
-
-
-def step(rule: Rule, state: Any, x: Array, dx: Any) -> tuple[Any, Array | None]:
-    """`(new state, new parameter)`, rounded once and in the memory order of `x`; `None` for a parameter that stays."""
-    x = np.asarray(x)  # whose methods are NumPy's, whatever its class
-    if rule._master is not None:
-        return rule._advance(state, x, _gradient(rule, x, dx, "the gradient"))
-    was = x.dtype, x.shape
-    try:
-        state, dx = apply(rule, state, x, dx)
-    finally:
-        _unchanged(x, *was)
-    if dx is None:
-        return state, None
-    with _core.Pinned("the parameter", x), _core.Pinned("its dx", dx), np.errstate(over="ignore", invalid="ignore"):
-        _unchanged(x, *was)
-        new = np.empty_like(x)
-        stepped = np.asarray(computed(x) - dx)
-    store(stepped, new)
-    return state, new
-
-
-def _unchanged(x: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Refuses a parameter that code of others has changed since it had this type and shape.
-
-    Raises:
-        RuntimeError: If it has another one, or lies in memory that was given back.
-    """
-    _core.refuse_moved("the parameter", x)
-    if x.dtype != dtype:
-        raise RuntimeError(
-            f"the parameter was changed while it was in use: its dtype was {dtype} and is {x.dtype} now"
-        ) from None
-    if x.shape != shape:
-        raise RuntimeError(
-            f"the parameter was changed while it was in use: its shape was {shape} and is {x.shape} now"
-        ) from None
 
 
 def _parameter(rule: Rule, x: Any) -> Array:

@@ -1,7 +1,7 @@
 """`Rule`, and what the built-in rules have in common."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self, TypeGuard, TypeVar, dataclass_transform
 
 import numpy as np
@@ -69,12 +69,8 @@ class Rule:
         """The precision of the copy that it steps instead of the parameter, which it rounds by itself, if it does."""
         return None
 
-    def _advance(self, state: Any, x: Array, dx: Array) -> tuple[Any, Array | None]:
-        """`(new state, new parameter)` of a rule that rounds."""
-        raise NotImplementedError
-
-    def _spec(self) -> tuple[Any, ...] | None:
-        """What the compiled module makes the rule of; `None` if it cannot."""
+    def _spec(self, _of: Callable[["Rule"], tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+        """What the compiled module makes the rule of; `_of` says that of the rules inside. `None` if it cannot."""
         return None
 
     def _inside(self) -> tuple["Rule", ...] | None:
@@ -98,27 +94,35 @@ class Rule:
         value = getattr(self, name, None)
         return [value] if name in self._adjustable() and not isinstance(value, bool | np.bool_) else []
 
-    def _check_held(self, dtype: str) -> None:
-        """Raises if the type in which a parameter of type `dtype` is stepped cannot hold a hyper-parameter.
-
-        That is asked of built-in rules, here and inside; a rule of one's own computes as it likes.
-        """
-
     def _resolved(self, _counts: Iterator[int]) -> "Rule":
         """The rule of one step, without schedules, whose step counts come from outside inwards, first to last."""
         return self
 
 
-class BuiltIn(Checked, Rule):
-    """A rule that is compiled. Its fields are checked as their types say."""
+class Compiled(Rule):
+    """A rule that the compiled module takes apart: one of its own, or what holds rules."""
 
     _builtin: ClassVar[bool]
+
+    def init(self, x: Array) -> Any:
+        """The state before the first step of the parameter `x`; see `optirs.init`."""
+        return _core.init(plain(self), x)
+
+    def apply(self, state: Any, x: Array, dx: Array) -> tuple[Any, Any]:
+        """`(new state, dx)`; see `optirs.apply`."""
+        result: tuple[Any, Any] = _core.apply(plain(self), state, x, dx)
+        return result
+
+
+class BuiltIn(Checked, Compiled):
+    """A rule that is compiled. Its fields are checked as their types say."""
+
     _whole_step: ClassVar[bool] = False
     """Whether it looks at all parameters of a step together."""
     _lands: ClassVar[bool] = False
     """Whether it decides where the parameter lands, when all steps have been subtracted."""
 
-    def _spec(self) -> tuple[Any, ...] | None:
+    def _spec(self, _of: Callable[[Rule], tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
         base = parent(self)
         assert base is not None
         values = {name: getattr(self, name) for name in self._parameters}
@@ -132,19 +136,6 @@ class BuiltIn(Checked, Rule):
         parameter = self._parameters.get(name)
         follows_none = parameter is not None and (parameter.initial or isinstance(parameter, Count))
         return [] if follows_none else super()._schedulable(name)
-
-    def _check_held(self, dtype: str) -> None:
-        if spec(self) is not None:
-            _core.check_held(self, dtype)
-
-    def init(self, x: Array) -> Any:
-        """The state before the first step of the parameter `x`; see `optirs.init`."""
-        return _core.init(plain(self), x)
-
-    def apply(self, state: Any, x: Array, dx: Array) -> tuple[Any, Any]:
-        """`(new state, dx)`; see `optirs.apply`."""
-        result: tuple[Any, Any] = _core.apply(plain(self), state, x, dx)
-        return result
 
 
 @dataclass_transform(frozen_default=True)
@@ -169,7 +160,18 @@ def spec(rule: Rule) -> tuple[Any, ...] | None:
     `('Adam', {'eta': 0.001, ...})`, `('OptimiserChain', (spec, ...))` or `('MixedPrecision', spec, 'float32')`. A
     subclass of a built-in rule that overrides neither `init` nor `apply` is its parent.
     """
-    return rule._spec() if is_built_in(expect_rule("rule", rule)) else None
+    return rule._spec(spec) if is_built_in(expect_rule("rule", rule)) else None
+
+
+def described(rule: Rule) -> tuple[Any, ...]:
+    """As `spec`, with `("", rule)` for a rule in Python."""
+    found = rule._spec(described) if is_built_in(expect_rule("rule", rule)) else None
+    return ("", rule) if found is None else found
+
+
+def own_rules(rule: Rule) -> list[Rule]:
+    """The rules in `rule` that are none of the built-in ones, in their order."""
+    return [each for each in flattened(rule) if not is_built_in(each)]
 
 
 def is_built_in(rule: Rule) -> bool:
@@ -212,6 +214,11 @@ def with_states(rule: Rule, state: Any) -> Iterator[tuple[Rule, Any]]:
             yield from with_states(each, own)
 
 
+def own(rule: Rule) -> str:
+    """The class of the first rule in `rule` that is none of the built-in ones."""
+    return type(own_rules(rule)[0]).__name__
+
+
 def fields(rule: Rule) -> tuple[str, ...]:
     """The names of the hyper-parameters of `rule`, and of the rules inside, that `adjust` may change."""
     return tuple(dict.fromkeys(expect_rule("rule", rule)._adjustable()))
@@ -228,18 +235,13 @@ def resolved(rule: Rule, counts: tuple[int, ...]) -> Rule:
     return rule._resolved(iter(counts))
 
 
-def check_held(rule: Rule, dtype: str) -> None:
-    """Raises if the type in which a parameter of type `dtype` is stepped cannot hold a hyper-parameter of `rule`."""
-    rule._check_held(dtype)
-
-
-def plain(rule: BuiltIn) -> Rule:
+def plain(rule: Compiled) -> Rule:
     """`rule` as its built-in class, without what a subclass adds or overrides."""
     base = parent(rule)
     assert base is not None
     copy: Rule = object.__new__(base)
-    for name in rule._parameters:
-        object.__setattr__(copy, name, getattr(rule, name))
+    for field in dataclasses.fields(base):
+        object.__setattr__(copy, field.name, getattr(rule, field.name))
     return copy
 
 

@@ -1,21 +1,18 @@
 """A copy of the parameter in another precision."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from .._core import Pinned
-from .._rounding import store
-from ._apply import computed, init, step
-from ._base import Array, Rule, expect_rule, spec
+from ._base import Array, Compiled, Rule, expect_rule
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
-class MixedPrecision(Rule):
+class MixedPrecision(Compiled):
     """Steps a copy of the parameter in another precision, and rounds the parameter from it.
 
         master = dtype(x) at the start;  master = step of rule(master, dtype(gradient));  x = round(master)
@@ -69,8 +66,8 @@ class MixedPrecision(Rule):
     def _master(self) -> str:
         return self.dtype
 
-    def _spec(self) -> tuple[Any, ...] | None:
-        inner = spec(self.rule)
+    def _spec(self, of: Callable[[Rule], tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+        inner = of(self.rule)
         return None if inner is None else ("MixedPrecision", inner, self.dtype)
 
     def _inside(self) -> tuple[Rule, ...]:
@@ -88,51 +85,8 @@ class MixedPrecision(Rule):
     def _schedulable(self, name: str) -> list[Any]:
         return self.rule._schedulable(name)
 
-    def _check_held(self, _dtype: str) -> None:
-        self.rule._check_held(self.dtype)
-
     def _resolved(self, counts: Iterator[int]) -> Rule:
         return self.replace(rule=self.rule._resolved(counts))
-
-    def init(self, x: Array) -> tuple[Array, Any]:
-        """The copy of the parameter `x`, and the state of the rule for it."""
-        with Pinned("the parameter", x):
-            master = x.astype(self._copy_dtype(x))
-        return master, init(self.rule, master)
-
-    def apply(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
-        """`((new copy, new state), dx)`, where `dx` is the difference that the rounded copy makes to `x`."""
-        state, new = self._advance(state, x, dx)
-        with Pinned("the parameter", x), np.errstate(over="ignore", invalid="ignore"):
-            return state, None if new is None else computed(x) - computed(new)
-
-    def _advance(self, state: tuple[Array, Any], x: Array, dx: Array) -> tuple[tuple[Array, Any], Array | None]:
-        """`((new copy, new state), new x)`, and `None` for a parameter that stays."""
-        master, inner = state
-        inner, stepped = step(self.rule, inner, master, dx)
-        if stepped is None:
-            return (master, inner), None
-        new = np.empty_like(x)
-        store(stepped, new)
-        return (stepped, inner), new
-
-    def _copy_dtype(self, x: Array) -> np.dtype[Any]:
-        """The dtype of the copy of `x`."""
-        if x.dtype.kind != "c":
-            return _real(self.dtype)
-        if self.dtype not in ("float32", "float64"):
-            raise TypeError(f"{type(self).__name__}: a complex parameter has no copy in {self.dtype}")
-        return np.dtype("complex64" if self.dtype == "float32" else "complex128")
-
-
-def _real(name: str) -> np.dtype[Any]:
-    """The dtype of that name; bfloat16 is ml_dtypes'."""
-    if name != "bfloat16":
-        return np.dtype(name)
-    import ml_dtypes
-
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 def _canonical(rule: str, dtype: Any) -> str:

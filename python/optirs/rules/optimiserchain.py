@@ -1,30 +1,15 @@
 """Rules in sequence."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
-from ._apply import apply, init
-from ._base import (
-    Array,
-    Rule,
-    expect_rule,
-    flattened,
-    inside,
-    is_built_in,
-    is_for_whole_step,
-    lands,
-    plain,
-    spec,
-    with_states,
-)
-from .accumgrad import AccumGrad
-from .skipnonfinite import SkipNonFinite
+from ._base import Compiled, Rule, expect_rule, flattened, is_for_whole_step, lands, plain
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class OptimiserChain(Rule):
+class OptimiserChain(Compiled):
     """Rules in sequence: each gets what the one before it made of the gradient, and the last one's `dx` is the step.
 
         dx = gradient;  for each rule: dx = what the rule makes of dx;  x = x - dx
@@ -81,8 +66,8 @@ class OptimiserChain(Rule):
             raise TypeError(f"{type(self).__name__} has no field {min(unknown)!r}; it has rules")
         return type(self)(*values["rules"]) if values else self
 
-    def _spec(self) -> tuple[Any, ...] | None:
-        specs = tuple(spec(rule) for rule in self.rules)
+    def _spec(self, of: Callable[[Rule], tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+        specs = tuple(map(of, self.rules))
         return None if None in specs else ("OptimiserChain", specs)
 
     def _inside(self) -> tuple[Rule, ...]:
@@ -100,41 +85,8 @@ class OptimiserChain(Rule):
     def _schedulable(self, name: str) -> list[Any]:
         return [value for rule in self.rules for value in rule._schedulable(name)]
 
-    def _check_held(self, dtype: str) -> None:
-        for rule in self.rules:
-            rule._check_held(dtype)
-
     def _resolved(self, counts: Iterator[int]) -> Rule:
         return self.replace(rules=[rule._resolved(counts) for rule in self.rules])
-
-    def init(self, x: Array) -> tuple[Any, ...]:
-        """The state of each rule before the first step of the parameter `x`."""
-        return tuple(init(rule, x) for rule in self.rules)
-
-    def apply(self, state: tuple[Any, ...], x: Array, dx: Array) -> tuple[tuple[Any, ...], Any]:
-        """`(new states, dx)`; `dx` is `None` where a rule passes nothing on."""
-        states = list(state)
-        step: Array | None = dx
-        for start, end in self._segments():
-            rules = self.rules[start:end]
-            before = states[start:end]
-            if end - start == 1:
-                states[start], step = apply(rules[0], before[0], x, step)
-            else:
-                states[start:end], step = apply(OptimiserChain(*rules), tuple(before), x, step)
-            if step is None:
-                if _skips(rules, states[start:end]) > _skips(rules, before):
-                    states[:start] = map(_before_skip, self.rules[:start], state[:start], states[:start])
-                break
-        return tuple(states), step
-
-    def _segments(self) -> list[tuple[int, int]]:
-        """Where runs of compiled rules, each one pass over memory, and rules in Python start and end."""
-        cuts = [0]
-        for i in range(1, len(self.rules)):
-            if spec(self.rules[i]) is None or spec(self.rules[i - 1]) is None:
-                cuts.append(i)
-        return list(pairwise([*cuts, len(self.rules)])) if self.rules else []
 
 
 def _check_order(name: str, rules: list[Rule]) -> None:
@@ -153,19 +105,3 @@ def _check_order(name: str, rules: list[Rule]) -> None:
                 "them another name"
             )
         seen[plain(rule)] = rule
-
-
-def _skips(rules: tuple[Rule, ...], states: list[Any]) -> int:
-    """How many steps the rules have skipped so far."""
-    pairs = (pair for rule, state in zip(rules, states, strict=True) for pair in with_states(rule, state))
-    return sum(state["skipped"] for rule, state in pairs if isinstance(rule, SkipNonFinite) and is_built_in(rule))
-
-
-def _before_skip(rule: Rule, old: Any, new: Any) -> Any:
-    """The state of a rule that has run before one that skipped the step: as it was, but an `AccumGrad` is emptied."""
-    made_of = inside(rule)
-    if made_of is None:
-        return new if isinstance(rule, AccumGrad) and is_built_in(rule) else old
-    pairs = zip(made_of, rule._states(old), rule._states(new), strict=True)
-    states = tuple(_before_skip(*each) for each in pairs)
-    return states if isinstance(rule, OptimiserChain) else (old[0], *states)

@@ -9,15 +9,14 @@ import numpy as np
 
 from ..schedules import Schedule
 from ..schedules._base import extremes
-from ._apply import apply, init
-from ._base import Array, Rule, adjusted, expect_rule, fields, placeless, spec
+from ._base import Compiled, Rule, adjusted, expect_rule, fields, placeless
 
 Setting = Schedule | Callable[[int], Any] | tuple[Schedule | Callable[[int], Any] | float, ...]
 """What a hyper-parameter follows. In a tuple, numbers stay."""
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Scheduled(Rule):
+class Scheduled(Compiled):
     """A rule whose hyper-parameters follow schedules.
 
         step of rule.replace(eta=schedule(t), ...);  t = t + 1
@@ -100,8 +99,8 @@ class Scheduled(Rule):
     def _master(self) -> str | None:
         return self.rule._master
 
-    def _spec(self) -> tuple[Any, ...] | None:
-        inner = spec(self.rule)
+    def _spec(self, of: Callable[[Rule], tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+        inner = of(self.rule)
         if inner is None:
             return None
         described: dict[str, tuple[Any, ...]] = {}
@@ -138,9 +137,6 @@ class Scheduled(Rule):
     def _schedulable(self, name: str) -> list[Any]:
         return [setting for field, setting in self.schedules if field == name] or self.rule._schedulable(name)
 
-    def _check_held(self, dtype: str) -> None:
-        self.rule._check_held(dtype)
-
     def _resolved(self, counts: Iterator[int]) -> Rule:
         t = next(counts)
         return _at(self.rule._resolved(counts), self.schedules, t)
@@ -150,22 +146,6 @@ class Scheduled(Rule):
         known = fields(rule)
         own = tuple((field, setting) for field, setting in self.schedules if field in known)
         return _at(rule, own, max(state[0] - 1, 0))
-
-    def init(self, x: Array) -> tuple[int, Any]:
-        """`(0, state of the rule)` before the first step of the parameter `x`."""
-        return 0, init(self.rule, x)
-
-    def apply(self, state: tuple[int, Any], x: Array, dx: Array) -> tuple[tuple[int, Any], Any]:
-        """`((t, new state), dx)`; `t` stays where the rule passes nothing on."""
-        t, inner = state
-        inner, step = apply(_at(self.rule, self.schedules, t), inner, x, dx)
-        return (t + (step is not None), inner), step
-
-    def _advance(self, state: tuple[int, Any], x: Array, dx: Array) -> tuple[tuple[int, Any], Array | None]:
-        """As `apply`, of a rule that steps a copy: the new parameter instead of `dx`."""
-        t, inner = state
-        inner, new = _at(self.rule, self.schedules, t)._advance(inner, x, dx)
-        return (t + (new is not None), inner), new
 
 
 def _at(rule: Rule, schedules: tuple[tuple[str, Setting], ...], t: int) -> Rule:

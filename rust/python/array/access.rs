@@ -176,8 +176,6 @@ pub enum Role {
     Parameter,
     /// Its gradient.
     Gradient,
-    /// What a rule in Python has made of the parameter.
-    Result,
 }
 
 impl Role {
@@ -185,7 +183,6 @@ impl Role {
         match self {
             Self::Parameter => "parameter at",
             Self::Gradient => "gradient at",
-            Self::Result => "the rule's result at",
         }
     }
 }

@@ -136,7 +136,8 @@ impl Draft {
             let leaf = leaf.bind(py).cast_exact::<Leaf>()?;
             let mut text = owned(outline.places.get(first))?;
             let guard = leaf.get().reading()?;
-            if let Moments::Compiled { program, slots, counts } = &guard.get().moments {
+            let Moments { program, slots, counts, .. } = &guard.get().moments;
+            if program.owns == 0 {
                 let mut arrays = inventory.try_borrow_mut(py)?;
                 self.compiled(leaf, (program, slots, counts), &program.form, &mut text, &mut arrays, &mut nodes)?;
                 continue;
