@@ -14,7 +14,9 @@ import pytest
 import reference
 from numpy.typing import NDArray
 from problems import DTYPES, DecayDescent, Skip, bits, draw, generator, recipe
+from test_checkpoint_resume import LAYOUTS
 from test_compiled import both, data, network
+from test_hostile import Late
 from test_landing import flat, stepped
 
 import optirs
@@ -548,6 +550,29 @@ def test_a_skipped_step_is_told_of(update: Any, caplog: pytest.LogCaptureFixture
 
 
 @UPDATES
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_index_is_that_of_the_element_in_the_parameter(
+    layout: str, update: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = LAYOUTS[layout](np.ones((4, 3, 5)))
+    for of_gradient in LAYOUTS.values():
+        g = of_gradient(np.ones((4, 3, 5)))
+        g[2, 1, 3] = np.nan
+        for many in (SkipNonFinite(0), OptimiserChain(Momentum(), SkipNonFinite(0))):
+            with pytest.raises(FloatingPointError, match=r"element \(2, 1, 3\) .* at w$"):
+                stepped(many, {"w": x}, [{"w": g}], update)
+        caplog.clear()
+        stepped(SkipNonFinite(), {"w": x}, [{"w": g}], update)
+        assert "element (2, 1, 3) of the gradient at w " in caplog.text
+    W = LAYOUTS[layout](np.ones((4, 3)))
+    g = np.ones((3, 4))
+    g[1, 2] = np.inf
+    state = optirs.setup(SkipNonFinite(0), {"w": W, "t": W.T})
+    with pytest.raises(FloatingPointError, match=r"element \(2, 1\) .* at w$"):
+        update(state, {"w": W, "t": W.T}, {"t": g})
+
+
+@UPDATES
 def test_the_log_comes_after_the_step(update: Any) -> None:
     model = {"a": np.ones(2), "b": np.ones(2), "c": np.ones(2)}
     state = optirs.setup(lambda path, _: Descent(1.0) if path == ("c",) else SkipNonFinite(), model)
@@ -768,6 +793,22 @@ def test_after_loading_leafs_that_are_not_frozen_count_first(tmp_path: Path) -> 
     optirs.thaw_(found)
     found, _ = optirs.update(found, model, {"c": [4.0]})
     assert metrics(found) == {"ClipGlobalNorm.norm": 4.0}
+
+
+def test_metrics_and_averages_are_never_those_of_half_a_step() -> None:
+    model = {"a": np.zeros(4), "b": np.zeros(4)}
+    state = optirs.setup(OptimiserChain(ClipGlobalNorm(), Descent(), Ema()), model)
+    refused: list[str] = []
+
+    def ask() -> None:
+        for question in (lambda: metrics(state), lambda: optirs.averaged(state, model)):
+            with pytest.raises(RuntimeError, match="in use by another update") as caught:
+                question()
+            refused.append(str(caught.value))
+
+    optirs.update_(state, model, {"a": np.ones(4), "b": Late(np.ones(4), ask)})
+    assert len(refused) == 2
+    assert metrics(state) == {"ClipGlobalNorm.norm": math.sqrt(8)}
 
 
 def test_two_groups_of_one_name() -> None:

@@ -156,9 +156,9 @@ def main():
         index.append(f"| [`{name}`]({name}.md) | {inspect.getdoc(cls).splitlines()[0]} |")
     index += [
         "",
-        "Every rule, where it does best among a grid of `eta`; those that only transform a gradient are chained",
+        "Every rule, where it does best among a grid of `eta`; those that only transform a gradient, or see where a",
     ]
-    index += ["with `Descent`. Grey: all the others."]
+    index += ["step has led, are chained with `Descent`. Grey: all the others."]
     for number, title in enumerate(PROBLEMS):
         overview(title, drawn, f"rules/overview-{number}.svg")
         index += ["", f"## {title}", "", f"![The loss of every rule, {title}](overview-{number}.svg)"]

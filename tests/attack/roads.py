@@ -294,6 +294,8 @@ ROADS: dict[str, Road] = {
     "adjust_": Road(optirs.adjust_, lambda w: (w.state, 0.5), in_place=True),
     "adjust a rule": Road(optirs.adjust, lambda w: (w.rule, w.rng.choice(NONSENSE))),
     "freeze_": Road(lambda s: (optirs.freeze_(s), optirs.thaw_(s)), lambda w: (w.state,), in_place=True),
+    "metrics": Road(optirs.metrics, lambda w: (w.state,)),
+    "averaged": Road(optirs.averaged, lambda w: (w.state, w.model)),
     "digest": Road(optirs.digest, lambda w: (w.state, w.model)),
     "files": Road(_files, lambda w: (w.state, w.model, w)),
     "pickle": Road(lambda *both: pickle.loads(pickle.dumps(both)), lambda w: (w.state, w.model), by_numpy=True),

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 import optirs
-from optirs import schedules
+from optirs import rules, schedules
 
 Pair = namedtuple("Pair", "a b")
 DTYPES = ["f4"] * 6 + ["f8"] * 3 + ["f2", "c8", "c16", ">f4", ">f8", ">c8", ml_dtypes.bfloat16]
@@ -59,6 +59,16 @@ class Own(optirs.Rule):
 
     def apply(self, state: Any, x: Any, dx: Any) -> Any:
         return {"sum": state["sum"] + dx, "t": state["t"] + 1}, dx * self.eta
+
+
+def _chain(some: list[Any]) -> Any:
+    """Some rules in a chain, those last that must be, without what may not stand there."""
+    some.sort(key=lambda rule: any(map(rules.lands, rules.flattened(rule))))
+    while True:
+        try:
+            return optirs.OptimiserChain(*some)
+        except ValueError:
+            some.pop()
 
 
 class World:
@@ -181,7 +191,7 @@ class World:
         elif kind < 0.58:
             rule = optirs.AccumGrad(rng.choice([1, 2, 3]))
         elif kind < 0.8:
-            rule = optirs.OptimiserChain(*(self.rule(depth + 1) for _ in range(rng.choice([0, 1, 2, 2, 3]))))
+            rule = _chain([self.rule(depth + 1) for _ in range(rng.choice([0, 1, 2, 2, 3]))])
         elif kind < 0.9:
             inner = optirs.Adam(0.1) if rng.random() < 0.5 else optirs.OptimiserChain(optirs.ClipNorm(), optirs.Lion())
             schedule = self.schedule()
