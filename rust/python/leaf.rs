@@ -301,7 +301,9 @@ impl Leaf {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         // A copy: an update may come before the arrays are read.
-        let args = self.with_rule(py, self.rule(py)?)?._parts(py)?;
+        let copy = Bound::new(py, self.with_rule(py, self.rule(py)?)?)?;
+        let args =
+            copy.get()._parts(py)?.as_sequence().concat(tuple(py, [stamps(&copy)?])?.as_sequence())?.to_tuple()?;
         Ok(tuple(py, [py.import("optirs._core")?.getattr("restore")?, args.into_any()])?.into_any())
     }
 
@@ -313,7 +315,8 @@ impl Leaf {
             state = copy(state.unbind())?;
         }
         let (rule, frozen) = (copy(self.rule(py)?)?.unbind(), self.frozen()?);
-        Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
+        let copy = restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen);
+        Ok(self.with_stamps_of(copy)?)
     }
 
     /// What `restore` makes it of again; the arrays are views.
@@ -364,7 +367,25 @@ impl Leaf {
     fn with_rule(&self, py: Python<'_>, rule: Py<PyAny>) -> PyResult<Self> {
         let _guard = self.reading()?;
         let (state, frozen) = (self.state(py)?, self.frozen()?);
-        Ok(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
+        self.with_stamps_of(restored(py, rule, self.dtype, self.layout.clone(), &state)?.with_frozen(frozen))
+    }
+
+    /// A copy of this leaf with its stamps, which `state` does not show.
+    fn with_stamps_of(&self, mut copy: Self) -> PyResult<Self> {
+        let guard = self.reading()?;
+        let Moments { program, counts, .. } = &guard.get().moments;
+        copy.stamp(program.stamps(counts));
+        Ok(copy)
+    }
+
+    /// Sets the stamps; for those of another number of rules they stay as they are.
+    pub fn stamp(&mut self, stamps: impl Iterator<Item = u64>) {
+        let Moments { program, counts, .. } = &mut self.inner_mut().moments;
+        let places: SmallVec<[usize; 4]> = program.stamp_places().collect();
+        let stamps: SmallVec<[u64; 4]> = stamps.collect();
+        if places.len() == stamps.len() {
+            places.into_iter().zip(stamps).for_each(|(at, stamp)| counts[at] = stamp);
+        }
     }
 
     /// The state of a leaf with these moments, as Python sees it.

@@ -160,6 +160,8 @@ impl Leaf {
 
 /// A leaf with this state, copied: what pickle calls.
 #[pyfunction]
+#[pyo3(signature = (rule, shape, strides, dtype, state, frozen, stamps=None))]
+#[expect(clippy::too_many_arguments, reason = "what a leaf is made of")]
 pub fn restore(
     py: Python<'_>,
     rule: Py<PyAny>,
@@ -168,9 +170,12 @@ pub fn restore(
     dtype: &str,
     state: &Bound<'_, PyAny>,
     frozen: bool,
+    stamps: Option<Items<u64>>,
 ) -> PyResult<Leaf> {
     let (dtype, layout) = parameter(shape, strides, dtype)?;
-    Ok(restored(py, rule, dtype, layout, state)?.with_frozen(frozen))
+    let mut leaf = restored(py, rule, dtype, layout, state)?.with_frozen(frozen);
+    leaf.stamp(stamps.into_iter().flat_map(|stamps| stamps.0));
+    Ok(leaf)
 }
 
 /// What [`restore`] takes, without the state: rule, shape, strides, type, and whether frozen.

@@ -188,7 +188,7 @@ impl<'a> Parameter<'a> for Opened<'_, 'a> {
         self.step.leaf.dtype
     }
 
-    fn len(&self) -> usize {
+    fn elements(&self) -> usize {
         self.step.len()
     }
 

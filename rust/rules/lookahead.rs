@@ -13,16 +13,14 @@ impl Elementwise for Lookahead {
     type State<T: Element> = (T,);
 
     fn prepare(&self, At { t, .. }: At, r: Rounding) -> Scalars {
-        r.scalars([toward(self.alpha), f64::from(u8::from(t.is_multiple_of(self.k)))])
+        // All the way back is no average: 0 stands for all the way on.
+        let back = if self.alpha == 0.0 { 2.0 } else { 1.0 };
+        r.scalars([toward(self.alpha), if t.is_multiple_of(self.k) { back } else { 0.0 }])
     }
 
     #[inline(always)]
     fn element<T: Element>([w, meets, ..]: [T::Real; SCALARS], _dx: T, x: T, (slow,): (T,)) -> (T, (T,)) {
-        if meets == T::Real::ONE {
-            let slow = slow.average(x, w).without_subnormal();
-            (slow, (slow,))
-        } else {
-            (x, (slow,))
-        }
+        let slow = if meets == T::Real::ONE { slow.average(x, w).without_subnormal() } else { slow };
+        (if meets == T::Real::ZERO { x } else { slow }, (slow,))
     }
 }

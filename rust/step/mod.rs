@@ -43,7 +43,7 @@ pub trait Parameter<'a>: Copy {
     /// The type of its elements.
     fn dtype(&self) -> DType;
     /// How many there are.
-    fn len(&self) -> usize;
+    fn elements(&self) -> usize;
     /// Its gradient; `None` where there is no step.
     fn gradient(&self) -> Option<Source>;
     /// The old values.

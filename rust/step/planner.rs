@@ -296,7 +296,7 @@ impl<'a> Planner<'a> {
     fn carry_x<P: Parameter<'a>>(&mut self, p: &P) -> Result<(), OutOfMemory> {
         match (p.x(), p.goal()) {
             (from, Goal::Parameter(to)) if from != to => {
-                self.copies.put(Copy { from, to, bytes: p.len() * p.dtype().size() })
+                self.copies.put(Copy { from, to, bytes: p.elements() * p.dtype().size() })
             }
             _ => Ok(()),
         }
@@ -308,7 +308,7 @@ impl<'a> Planner<'a> {
         for i in slots {
             let State { from, to, size } = p.slot(i);
             if from != to {
-                self.copies.put(Copy { from, to, bytes: p.len() * size })?;
+                self.copies.put(Copy { from, to, bytes: p.elements() * size })?;
             }
         }
         Ok(())
@@ -353,7 +353,7 @@ impl<'a> Planner<'a> {
             links: &program.links[links],
             scalars,
             states: first..self.states.len(),
-            n: p.len(),
+            n: p.elements(),
             compute,
             gradient,
             x: p.old(),
@@ -381,7 +381,8 @@ impl<'a> Planner<'a> {
         // SAFETY: the caller's promise: gradients and scratch, which nothing writes now.
         unsafe { self.measure(parameter)? };
         let mut walkers = std::mem::take(&mut self.walkers);
-        (self.phase.0.clear(), self.phase.1.clear());
+        self.phase.0.clear();
+        self.phase.1.clear();
         for walker in walkers.iter_mut().filter(|walker| walker.ready) {
             self.decide(walker, &parameter(walker.parameter))?;
         }
@@ -415,7 +416,7 @@ impl<'a> Planner<'a> {
                     let p = parameter(walker.parameter);
                     walker.measure = Some(measures.len());
                     let compute = groups[walker.group].compute;
-                    measures.put(Measure { norm, of: walker.source, n: p.len(), compute })?;
+                    measures.put(Measure { norm, of: walker.source, n: p.elements(), compute })?;
                 }
             }
             any |= walker.ready;
@@ -470,7 +471,9 @@ impl<'a> Planner<'a> {
             }
             let element = match question.asks {
                 // SAFETY: the caller's promise.
-                Asks::GroupFinite => unsafe { first_not_finite(walker.source, p.len(), groups[walker.group].compute) },
+                Asks::GroupFinite => unsafe {
+                    first_not_finite(walker.source, p.elements(), groups[walker.group].compute)
+                },
                 _ => Some(0),
             };
             wholes[whole].culprit = element.map(|element| (walker.parameter, element));
@@ -612,7 +615,7 @@ impl<'a> Planner<'a> {
         let streams = walker.streams.get_or_insert_with(|| p.streams());
         let scratch = match walker.scratch {
             Some(scratch) => scratch,
-            None => self.scratch.array(p.len() * compute.dtype().size(), streams)?,
+            None => self.scratch.array(p.elements() * compute.dtype().size(), streams)?,
         };
         walker.scratch = Some(scratch);
         let (jobs, states) = &mut self.phase;
@@ -622,7 +625,7 @@ impl<'a> Planner<'a> {
             for slot in program.links[link].slots.clone() {
                 let mut state = p.slot(slot);
                 if state.from == state.to {
-                    let bytes = p.len() * state.size;
+                    let bytes = p.elements() * state.size;
                     let new = self.scratch.array(bytes, streams)?;
                     let copy = Copy { from: new, to: state.to, bytes };
                     self.staged.put(Staged { parameter: walker.parameter, collects, copy })?;
@@ -636,7 +639,7 @@ impl<'a> Planner<'a> {
             links: &program.links[links],
             scalars,
             states: first..states.len(),
-            n: p.len(),
+            n: p.elements(),
             compute,
             gradient: walker.source,
             x: p.old(),

@@ -126,7 +126,10 @@ class BuiltIn(Checked, Compiled):
         base = parent(self)
         assert base is not None
         values = {name: getattr(self, name) for name in self._parameters}
-        return base.__name__, {name: -1 if value is None else value for name, value in values.items()}
+        optional = {name for name, parameter in self._parameters.items() if getattr(parameter, "optional", False)}
+        return base.__name__, {
+            name: -1 if value is None and name in optional else value for name, value in values.items()
+        }
 
     def _adjustable(self) -> list[str]:
         fixed = {name for name, parameter in self._parameters.items() if parameter.fixed}
