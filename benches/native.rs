@@ -4,16 +4,15 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use optirs::affine::{self, Gradient, Shape};
 use optirs::buffer::Buffer;
-use optirs::drive::Plan;
-use optirs::dtype::{Compute, DType};
-use optirs::job::{Job, Sink, Source, State, Tables, fill};
-use optirs::measure::{Measure, Norms};
+use optirs::dtype::DType;
+use optirs::job::{Source, State, fill};
+use optirs::placement::Streams;
 use optirs::pool;
-use optirs::rule::{Entry, Kernel, Rounding, Scalars, Value};
+use optirs::program::{Program, Spec, Start};
+use optirs::rule::{Entry, Hyper, Kind, Value};
 use optirs::rules::RULES;
-use std::collections::HashMap;
+use optirs::step::{Goal, Parameter, Planner};
 use std::hint::black_box;
-use std::ops::Range;
 use std::time::Duration;
 
 const IN_CACHE: usize = 1 << 16;
@@ -21,102 +20,123 @@ const IN_MEMORY: usize = 33_000_000;
 const MANY: usize = 1000;
 const SMALL: usize = 1000;
 
-/// The rule with some hyper-parameters: for each field the first kind of value that it takes.
-fn build(entry: &Entry) -> Box<dyn Kernel> {
-    let kinds = [Value::Float(0.5), Value::Pair([0.9, 0.999]), Value::Flag(false), Value::Count(1)];
-    let mut chosen: HashMap<&str, usize> = HashMap::new();
-    loop {
-        let look_up = |field: &'static str| match field {
-            "p" => Some(Value::Float(2.0)), // other norms are made of powers, and slow
-            _ => Some(kinds[chosen.get(field).copied().unwrap_or(0)]),
+/// The rule with some hyper-parameters.
+fn program(entry: &Entry) -> Program {
+    let value = |&(field, kind): &(&'static str, Kind)| {
+        let value = match kind {
+            Kind::Float if field == "p" => Value::Float(2.0), // other norms are made of powers, and slow
+            Kind::Float => Value::Float(0.5),
+            Kind::Pair => Value::Pair([0.9, 0.999]),
+            Kind::Flag => Value::Flag(false),
+            Kind::Count => Value::Count(1),
         };
-        match (entry.build)(&look_up) {
-            Ok(kernel) => return kernel,
-            Err(field) => *chosen.entry(field).or_insert(0) += 1,
-        }
-    }
+        (field.to_owned(), value)
+    };
+    let spec = Spec::Rule(entry.name.into(), entry.fields.iter().map(value).collect(), String::new());
+    Program::new(&spec).expect("a rule of the registry")
 }
 
-/// A rule with the arrays that it steps.
+/// Parameters with one rule.
 struct Problem {
-    links: Vec<Box<dyn Kernel>>,
-    scalars: Vec<Scalars>,
+    program: Program,
     arrays: Vec<Arrays>,
     n: usize,
 }
 
-/// A parameter, its gradient and its states.
+/// A parameter, its gradient and its state.
 struct Arrays {
     x: Buffer,
     g: Buffer,
     states: Vec<Buffer>,
+    counts: Vec<u64>,
+}
+
+/// A parameter that is stepped in place.
+#[derive(Clone, Copy)]
+struct InPlace<'a> {
+    program: &'a Program,
+    arrays: &'a Arrays,
+    n: usize,
+}
+
+impl<'a> Parameter<'a> for InPlace<'a> {
+    fn program(&self) -> &'a Program {
+        self.program
+    }
+
+    fn given(&self) -> Option<&'a [Hyper]> {
+        None
+    }
+
+    fn counts(&self) -> &[u64] {
+        &self.arrays.counts
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn elements(&self) -> usize {
+        self.n
+    }
+
+    fn gradient(&self) -> Option<Source> {
+        Some(Source { ptr: self.arrays.g.ptr(), dtype: DType::F32 })
+    }
+
+    fn x(&self) -> *mut u8 {
+        self.arrays.x.ptr()
+    }
+
+    fn goal(&self) -> Goal {
+        Goal::Parameter(self.arrays.x.ptr())
+    }
+
+    fn slot(&self, i: usize) -> State {
+        let ptr = self.arrays.states[i].ptr();
+        State { from: ptr, to: ptr, size: 4 }
+    }
+
+    fn streams(&self) -> Streams {
+        Streams::of(self.arrays.x.ptr() as usize)
+    }
 }
 
 impl Problem {
     fn new(entry: &Entry, arrays: usize, n: usize) -> Self {
-        let kernel = build(entry);
+        let program = program(entry);
         let filled = |value: f64| {
             let buffer = Buffer::new(4 * n).expect("memory");
             // SAFETY: the buffer has room for `n` float32 and is nobody else's.
             unsafe { fill(buffer.ptr(), DType::F32, n, value) };
             buffer
         };
-        let initial = kernel.initial();
+        let start = |(_, start)| if let Start::Value(value) = start { value } else { 0.5 };
         let one = || Arrays {
             x: filled(0.5),
             g: filled(1e-3),
-            states: initial[..kernel.slots().len()].iter().map(|&value| filled(value)).collect(),
+            states: program.slots(DType::F32).into_iter().map(|slot| filled(start(slot))).collect(),
+            counts: vec![0; program.counters()],
         };
         let arrays = (0..arrays).map(|_| one()).collect();
-        let scalars = vec![kernel.prepare(1, Rounding::of(Compute::F32))];
-        Self { links: vec![kernel], scalars, arrays, n }
+        Self { program, arrays, n }
     }
 
     /// Bytes read and written in a step, without those of a norm.
     fn bytes(&self) -> u64 {
-        let streams = 3 + 2 * self.links[0].slots().len();
+        let streams = 3 + 2 * self.program.slots(DType::F32).len();
         (4 * streams * self.n * self.arrays.len()) as u64
     }
 
-    /// The step of one array.
-    fn job(&self, a: &Arrays, states: Range<usize>) -> Job<'_> {
-        Job {
-            links: &self.links,
-            scalars: 0,
-            states,
-            n: self.n,
-            compute: Compute::F32,
-            gradient: Source { ptr: a.g.ptr(), dtype: DType::F32 },
-            x: Source { ptr: a.x.ptr(), dtype: DType::F32 },
-            y: Some(Sink { ptr: a.x.ptr(), dtype: DType::F32 }),
-            rounded: None,
-            dx: None,
-        }
-    }
-
-    /// One step, as `update_` does it: a norm if the rule needs one, a plan, and its run.
-    fn step(&mut self) {
-        if let Some(reduction) = self.links[0].reduction() {
-            let norm = |a: &Arrays| Measure {
-                norm: reduction.norm(),
-                of: Source { ptr: a.g.ptr(), dtype: DType::F32 },
-                n: self.n,
-                compute: Compute::F32,
-            };
-            let measures: Vec<Measure> = self.arrays.iter().map(norm).collect();
-            // SAFETY: the arrays hold `n` float32 and nobody writes to them.
-            let norm = unsafe { Norms::default().measure(&measures).unwrap()[0] };
-            self.scalars[0] = reduction.scalars(norm, Rounding::of(Compute::F32));
-        }
-        let in_place = |b: &Buffer| State { from: b.ptr(), to: b.ptr(), size: 4 };
-        let states: Vec<State> = self.arrays.iter().flat_map(|a| a.states.iter().map(in_place)).collect();
-        let slots = self.links[0].slots().len();
-        let jobs = self.arrays.iter().enumerate().map(|(i, a)| self.job(a, i * slots..(i + 1) * slots));
-        let jobs: Vec<Job> = jobs.collect();
-        let tables = Tables { scalars: &self.scalars, states: &states };
-        let plan = Plan::new(&jobs, tables, &[]);
+    /// One step, as `update_` takes it.
+    fn step(&self) {
+        let mut planner = Planner::default();
+        let parameter = |i: usize| InPlace { program: &self.program, arrays: &self.arrays[i], n: self.n };
         // SAFETY: every array is a buffer of its own with room for `n` float32.
-        unsafe { plan.run() };
+        unsafe {
+            planner.plan(self.arrays.len(), parameter).expect("a step");
+            planner.run();
+        }
     }
 }
 

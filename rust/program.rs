@@ -275,6 +275,12 @@ impl Program {
         self.landing < self.links.len()
     }
 
+    /// Whether the state of a link says which of its group's steps was its last one.
+    #[must_use]
+    pub fn is_stamped(&self) -> bool {
+        self.stamp_places().next().is_some()
+    }
+
     /// Whether a link must know whole gradients.
     #[must_use]
     pub fn asks(&self) -> bool {
@@ -389,10 +395,7 @@ impl Program {
 
     /// Which of the counts those are.
     pub fn stamp_places(&self) -> impl Iterator<Item = usize> + '_ {
-        self.links.iter().flat_map(|link| {
-            let numbers = link.kernel.shape().numbers.iter().zip(link.numbers.clone());
-            numbers.filter(|(number, _)| number.name.is_empty()).map(|(_, at)| at)
-        })
+        self.links.iter().filter_map(|link| Some(link.numbers.start + link.stamp()?))
     }
 
     /// How many links a step reaches at these counts, and whether it reaches the parameter.
@@ -461,6 +464,18 @@ impl Link {
     #[must_use]
     pub fn asks(&self) -> bool {
         self.kernel.asks(&self.hyper) != crate::rule::Asks::Nothing
+    }
+
+    /// Which of its numbers says which of its group's steps was the last one.
+    #[must_use]
+    pub fn stamp(&self) -> Option<usize> {
+        self.kernel.shape().numbers.iter().position(|number| number.name.is_empty())
+    }
+
+    /// Whether it has such a number.
+    #[must_use]
+    pub fn is_stamped(&self) -> bool {
+        self.stamp().is_some()
     }
 
     /// Its name and, if the user gave it one, that: `ClipGlobalNorm[decoder]`.

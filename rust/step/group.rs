@@ -48,24 +48,22 @@ pub(super) struct StepGroup<'a> {
     pub rounding: Rounding,
     /// The links that must know whole gradients.
     pub questions: SmallVec<[Question<'a>; 2]>,
+    /// The groups of all links that are stamped, also of those that the step does not reach.
+    pub stamped: SmallVec<[(usize, usize); 2]>,
+    /// Why the step cannot use a hyper-parameter, if it cannot.
+    pub refusal: Option<String>,
 }
 
 impl<'a> StepGroup<'a> {
     /// That of a parameter; `scalars` gets those of its links.
     pub fn new<P: Parameter<'a>>(
-        i: usize,
         p: &P,
         scalars: &mut SmallVec<[Scalars; 4]>,
         wholes: &mut Vec<Whole<'a>>,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, OutOfMemory> {
         let (program, counts, dtype) = (p.program(), p.counts(), p.dtype());
         let compute = program.working(dtype).compute();
-        if program.is_scheduled()
-            && p.given().is_none()
-            && let Some(reason) = program.refusal(compute, Some(counts))
-        {
-            return Err(Refused::by(i, Reason::Value(reason)));
-        }
+        let is_scheduled = program.is_scheduled() && p.given().is_none();
         let (reach, steps) = program.reach(counts);
         let mut group = Self {
             program,
@@ -79,7 +77,15 @@ impl<'a> StepGroup<'a> {
             compute,
             rounding: Rounding::of(compute).storing(dtype),
             questions: SmallVec::new(),
+            stamped: SmallVec::new(),
+            refusal: if is_scheduled { program.refusal(compute, Some(counts)) } else { None },
         };
+        if program.is_stamped() {
+            for (link, of) in program.links.iter().enumerate().filter(|(_, of)| of.is_stamped()) {
+                let whole = Whole::find(wholes, of, &group.hyper(p, link))?;
+                group.stamped.put((link, whole))?;
+            }
+        }
         for link in 0..reach {
             let hyper = group.hyper(p, link);
             scalars.put(program.scalars(link, &hyper, counts, group.rounding))?;
@@ -140,6 +146,8 @@ pub(super) struct Whole<'a> {
     pub arrived: usize,
     /// What is known of them.
     pub facts: Facts,
+    /// The greatest stamp of all parameters whose rules have the link, members or not.
+    pub stamp: u64,
     /// The greatest of their norms.
     greatest: f64,
     /// The sum of the squares of their norms, each over that power of two.
@@ -162,6 +170,7 @@ impl<'a> Whole<'a> {
             members: 0,
             arrived: 0,
             facts: Facts::NONE,
+            stamp: 0,
             greatest: 0.0,
             sum: 0.0,
             culprit: None,
@@ -194,6 +203,9 @@ impl<'a> Whole<'a> {
 
     /// The norm of all gradients together, once all are added.
     pub fn close(&mut self) {
+        if let Some(at) = self.of.stamp() {
+            self.facts.greatest[at] = self.stamp;
+        }
         self.facts.norm = match self.greatest {
             greatest if !greatest.is_finite() || greatest == 0.0 => greatest,
             _ => libm::ldexp(self.sum.sqrt(), self.exponent()),

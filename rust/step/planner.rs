@@ -240,12 +240,18 @@ impl<'a> Planner<'a> {
     #[inline]
     fn add<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<(), Refused> {
         let program = p.program();
+        if program.is_stamped() {
+            self.note_stamps(i, p)?;
+        }
         let Some(source) = p.gradient() else {
             self.outcomes.push(Outcome::default());
             self.carry_x(p)?;
             return Ok(self.carry(p, 0..program.slots_of(&(0..program.links.len())).end)?);
         };
         let group = self.group(i, p)?;
+        if let Some(reason) = &self.groups[group].refusal {
+            return Err(Refused::by(i, Reason::Value(reason.clone())));
+        }
         let StepGroup { reach, steps, ref slots, scalars, .. } = self.groups[group];
         let (slots, asks) = (slots.clone(), !self.groups[group].questions.is_empty());
         self.outcomes.push(Outcome { reach: Some(reach), steps, skipped: None });
@@ -281,15 +287,26 @@ impl<'a> Planner<'a> {
 
     /// The group of a parameter.
     #[inline]
-    fn group<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<usize, Refused> {
+    fn group<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<usize, OutOfMemory> {
         let near = self.groups.len().saturating_sub(NEAR);
         if let Some(known) = self.groups[near..].iter().rposition(|group| group.has(p)) {
             return Ok(near + known);
         }
-        let new = StepGroup::new(i, p, &mut self.scalars, &mut self.wholes)?;
+        let new = StepGroup::new(p, &mut self.scalars, &mut self.wholes)?;
         self.groups.put(new)?;
         self.firsts.put(i)?;
         Ok(self.groups.len() - 1)
+    }
+
+    /// Takes note of which steps of groups a parameter has taken part in, whether or not it does now.
+    fn note_stamps<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<(), OutOfMemory> {
+        let group = self.group(i, p)?;
+        let Self { groups, wholes, .. } = self;
+        for &(link, whole) in &groups[group].stamped {
+            let stamp = p.program().links[link].stamp().map_or(0, |at| p.program().at(link, p.counts()).numbers[at]);
+            wholes[whole].stamp = wholes[whole].stamp.max(stamp);
+        }
+        Ok(())
     }
 
     /// When pure, copies a parameter that is not stepped.
