@@ -157,13 +157,13 @@ impl From<Refused> for End {
 }
 
 /// A training at work.
-pub struct Fit<'a> {
+pub struct Fit<'a, 'p> {
     /// The model's layers.
     pub network: &'a Network,
     /// Where its arrays start in each of the two sets: what [`Arrays::starts`] finds.
     pub starts: Starts,
     /// Steps its parameters.
-    pub stepper: Stepper<'a>,
+    pub stepper: Stepper<'p>,
     /// Gradients that are added to another one, since their parameters are one: from, to, length.
     pub ties: &'a [(*const f32, *mut f32, usize)],
     /// Memory for the arrays of the network.
@@ -177,7 +177,7 @@ pub struct Fit<'a> {
 }
 
 // SAFETY: the pointers are to memory that only `Fit::run` uses while it runs, which asks its caller for that.
-unsafe impl Send for Fit<'_> {}
+unsafe impl Send for Fit<'_, '_> {}
 
 /// Looks at the clock now and then: not so often that it costs, not so rarely that a pause comes late.
 struct Clock {
@@ -211,7 +211,7 @@ impl Clock {
     }
 }
 
-impl Fit<'_> {
+impl Fit<'_, '_> {
     /// Goes on until `epochs` epochs are complete or the `time` is up.
     ///
     /// # Safety

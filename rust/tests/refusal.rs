@@ -116,7 +116,8 @@ fn clip() -> Spec {
 /// A plan of many arrays, shared out to threads.
 fn drive(threads: usize) {
     let program = Program::new(&descent()).unwrap();
-    let scalars = [program.links[0].prepare(1, Rounding::of(Compute::F32))];
+    let scalars =
+        [program.scalars(0, &program.links[0].hyper, &vec![0; program.counters()], Rounding::of(Compute::F32))];
     let (n, len) = (40, 100_000);
     let step = || {
         let refused = REFUSED.swap(0, Ordering::SeqCst);
@@ -127,6 +128,7 @@ fn drive(threads: usize) {
             let at = x.as_mut_ptr().cast::<u8>();
             Job {
                 links: &program.links,
+                lands: 0,
                 scalars: 0,
                 states: 0..0,
                 n: len,
