@@ -109,6 +109,10 @@ pub struct Link {
     pub slots: Range<usize>,
     /// Which of the counts are its own numbers, beside its step count.
     numbers: Range<usize>,
+    /// Whether all that it ever does to its counts is to count one more step.
+    is_plain: bool,
+    /// Whether it must know whole gradients. What it asks for may follow a schedule, but not whether it does.
+    asks: bool,
 }
 
 /// A hyper-parameter that follows a schedule.
@@ -140,6 +144,10 @@ pub struct Program {
     setters: Vec<Setter>,
     /// How many links are rules of the user's own.
     pub owns: usize,
+    /// Whether some link collects gradients, so that not every step reaches all links.
+    collects: bool,
+    /// Whether the state of some link says which of its group's steps was its last one.
+    pub is_stamped: bool,
     /// How many state arrays there are, the master included.
     arrays: usize,
     /// How many counts there are.
@@ -158,6 +166,8 @@ impl Program {
             link.slots = arrays..arrays + shape.slots.len();
             link.numbers = counters..counters + shape.numbers.len();
             (arrays, counters) = (link.slots.end, link.numbers.end);
+            program.collects |= shape.collects;
+            program.is_stamped |= link.stamp().is_some();
         }
         (program.arrays, program.counters) = (arrays, counters);
         let lands = |link: &Link| link.kernel.shape().lands;
@@ -181,6 +191,8 @@ impl Program {
             timers: Vec::new(),
             setters: Vec::new(),
             owns: 0,
+            collects: false,
+            is_stamped: false,
             arrays: 0,
             counters: 0,
         }
@@ -221,7 +233,10 @@ impl Program {
 
     fn link(&mut self, entry: &'static Entry, hyper: Hyper, label: String, own: Option<usize>) -> Form {
         let kernel = (entry.kernel)(&hyper);
-        self.links.push(Link { entry, kernel, hyper, label, own, slots: 0..0, numbers: 0..0 });
+        let shape = kernel.shape();
+        let is_plain = !shape.collects && shape.numbers.is_empty();
+        let asks = kernel.asks(&hyper) != Asks::Nothing;
+        self.links.push(Link { entry, kernel, hyper, label, own, slots: 0..0, numbers: 0..0, is_plain, asks });
         Form::Link(self.links.len() - 1)
     }
 
@@ -273,12 +288,6 @@ impl Program {
     #[must_use]
     pub fn lands(&self) -> bool {
         self.landing < self.links.len()
-    }
-
-    /// Whether the state of a link says which of its group's steps was its last one.
-    #[must_use]
-    pub fn is_stamped(&self) -> bool {
-        self.stamp_places().next().is_some()
     }
 
     /// Whether a link must know whole gradients.
@@ -401,6 +410,9 @@ impl Program {
     /// How many links a step reaches at these counts, and whether it reaches the parameter.
     #[must_use]
     pub fn reach(&self, counts: &[u64]) -> (usize, bool) {
+        if !self.collects {
+            return (self.links.len(), true);
+        }
         let holds = |(i, link): (usize, &Link)| !link.kernel.emits(&self.hyper_at(i, counts), counts[i] + 1);
         match self.links.iter().enumerate().position(holds) {
             Some(i) => (i + 1, false),
@@ -443,7 +455,12 @@ impl Program {
     }
 
     /// The step counts of a link after a step.
+    #[inline]
     pub fn advance_link(&self, counts: &mut [u64], i: usize, facts: Option<&Facts>) {
+        if self.links[i].is_plain {
+            counts[i] = counts[i].saturating_add(1);
+            return;
+        }
         let at = self.at(i, counts);
         let at = self.links[i].kernel.advance(&self.hyper_at(i, counts), at, facts.unwrap_or(&Facts::NONE));
         counts[i] = at.t;
@@ -460,22 +477,16 @@ impl Program {
 }
 
 impl Link {
-    /// Whether it must know whole gradients. What it asks for may follow a schedule, but not whether it does.
+    /// Whether it must know whole gradients.
     #[must_use]
     pub fn asks(&self) -> bool {
-        self.kernel.asks(&self.hyper) != crate::rule::Asks::Nothing
+        self.asks
     }
 
     /// Which of its numbers says which of its group's steps was the last one.
     #[must_use]
     pub fn stamp(&self) -> Option<usize> {
         self.kernel.shape().numbers.iter().position(|number| number.name.is_empty())
-    }
-
-    /// Whether it has such a number.
-    #[must_use]
-    pub fn is_stamped(&self) -> bool {
-        self.stamp().is_some()
     }
 
     /// Its name and, if the user gave it one, that: `ClipGlobalNorm[decoder]`.

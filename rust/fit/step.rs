@@ -124,7 +124,8 @@ impl<'a> Stepper<'a> {
         let Self { parameters, planners, loops, .. } = self;
         let (planner, loops) = (&mut planners[from], &mut loops[from]);
         let between = |i: usize| Between { parameter: &parameters[i], from };
-        if !planner.renew(between)? {
+        // Where steps do not differ, the plan of the last one from this set is that of this one.
+        if (self.differ || planner.outcomes.is_empty()) && !planner.renew(between)? {
             // SAFETY: the caller's promise.
             unsafe {
                 // What is made elsewhere has no place in this loop: `plain` in `python/trained.rs` sees to that.

@@ -71,10 +71,10 @@ pub fn apply<'py>(
         place = placed(py, layout.len * compute.size(), { streams }.choose(None))?;
         Targets::Direction(&place)
     };
-    let Done { mut reached, own, skips } =
+    let Done { outcomes, counts, own, skips } =
         Call { entries: &entries, gradients: &gradients, to }.run(py, &arena, &names)?;
-    let (reached, skipped) = (reached.remove(0), Skipped::all(py, &entries, &skips, &names)?);
-    let stepped = reached.0.steps;
+    let (outcome, after) = (outcomes[0], counts.into_iter().next());
+    let skipped = Skipped::all(py, &entries, &skips, &names)?;
     let (state, result) = match to {
         Targets::Direction(place) => {
             drop(entries);
@@ -82,16 +82,16 @@ pub fn apply<'py>(
                 && let Some(inner) = guard.get_mut()
             {
                 own.into_iter().for_each(|new| inner.moments.own[new.own] = new.state);
-                advance(&program, &mut inner.moments.counts, reached);
+                advance(&program, &mut inner.moments.counts, outcome, after);
             }
             (leaf.getattr(intern!(py, "state"))?, array(py, place, &descriptor(py, compute)?, compute.size(), &layout)?)
         }
         _ => {
-            let (leaf, new) = hand_out(py, entry, &results[0], own, reached)?;
+            let (leaf, new) = hand_out(py, entry, &results[0], own, (outcome, after))?;
             (leaf.getattr(intern!(py, "state"))?, new)
         }
     };
-    let mut dx = stepped.then_some(result);
+    let mut dx = outcome.steps.then_some(result);
     if let Some(new) = dx.take_if(|_| program.master.is_some() || program.lands()) {
         // What was made is where x lands.
         dx = Some(py.import(intern!(py, "optirs._rounding"))?.call_method1(intern!(py, "difference"), (x, new))?);

@@ -12,6 +12,7 @@ use crate::dtype::DType;
 use crate::job::{Source, State};
 use crate::placement::Streams;
 use crate::program::Program;
+use crate::reserve::Reserve;
 use crate::rule::Hyper;
 use crate::step::{Goal, Outcome, Parameter, Planner, Progress, Refused};
 use crate::transfer::Transfer;
@@ -34,8 +35,6 @@ pub struct Step<'a> {
     pub target: Target<'a>,
     /// What the step was, once it is done.
     pub outcome: Outcome,
-    /// The counts after it, where some rule of the update has asked about gradients: else they follow from the outcome.
-    pub counts: Option<Counts>,
 }
 
 /// A gradient of an open step.
@@ -237,8 +236,9 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Begins to take `steps`, or goes on with that where `plan` has come to rules of the user's own: their calls, whose answers
-/// are given to it in between. Once it is ready, all steps are taken.
+/// Begins to take `steps`, or goes on with that where `planner` has come to rules of the user's own, if there are `answers` of
+/// theirs. Once the plan is ready, all steps are taken; `counts` gets those of all steps then, where they do not follow from
+/// the outcomes.
 ///
 /// # Safety
 /// `arrays` are those that the steps name, and open; the guards that the steps come from are held, as writers' where results
@@ -247,45 +247,44 @@ pub unsafe fn go_on<'a>(
     steps: &mut [Step<'a>],
     answers: &mut Vec<(usize, Option<Source>)>,
     arrays: Pointers<'_>,
-    plan: &mut Option<Planner<'a>>,
+    planner: &mut Planner<'a>,
+    counts: &mut Vec<Counts>,
 ) -> Result<Progress, Refused> {
     let all = &*steps;
     let open = |i: usize| all[i].opened(arrays);
     // SAFETY: all arrays are open: aligned, gapless, of these lengths, writable, disjoint, and kept alive by whoever has
     // opened them, whose guards keep other updates out. Gradients that shared memory with them were copied.
-    let (planner, progress) = unsafe {
-        match plan {
-            None => {
-                all.iter().for_each(|step| step.gather(arrays));
-                let planner = plan.insert(Planner::default());
-                let progress = planner.plan(all.len(), open)?;
-                (planner, progress)
+    let progress = unsafe {
+        if answers.is_empty() {
+            all.iter().for_each(|step| step.gather(arrays));
+            planner.plan(all.len(), open)?
+        } else {
+            for (i, answer) in answers.drain(..) {
+                planner.answer(i, &open(i), answer)?;
             }
-            Some(planner) => {
-                for (i, answer) in answers.drain(..) {
-                    planner.answer(i, &open(i), answer)?;
-                }
-                let progress = planner.go_on(open)?;
-                (planner, progress)
-            }
+            planner.go_on(open)?
         }
     };
     if progress == Progress::Elsewhere {
         return Ok(progress);
     }
+    if planner.has_asked() {
+        counts.make_room(steps.len())?; // what is written by now is not seen by anybody
+    }
     // SAFETY: as above.
     unsafe { planner.run() };
-    let asked = planner.has_asked();
     let mut moves = false;
-    for (i, step) in steps.iter_mut().enumerate() {
+    for (step, &outcome) in steps.iter_mut().zip(&planner.outcomes) {
         moves |= step.through.is_some();
-        step.outcome = planner.outcomes[i];
-        if asked {
+        step.outcome = outcome;
+    }
+    if planner.has_asked() {
+        counts.extend(steps.iter().enumerate().map(|(i, step)| {
             let opened = step.opened(arrays);
             let mut counts = Counts::from_slice(opened.counts());
             planner.advance(i, &opened, &mut counts);
-            step.counts = Some(counts);
-        }
+            counts
+        }));
     }
     if moves {
         // SAFETY: the caller's promise.

@@ -64,31 +64,33 @@ fn update_in<'py>(
     touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
     let results = if in_place { Vec::new() } else { results(arena, py, &entries, &gradients)? };
     let to = if in_place { Targets::Places } else { Targets::Fresh(&results) };
-    let Done { reached, own, skips } = Call { entries: &entries, gradients: &gradients, to }.run(py, arena, &names)?;
+    let Done { outcomes, counts: after, own, skips } =
+        Call { entries: &entries, gradients: &gradients, to }.run(py, arena, &names)?;
     let skipped = Skipped::all(py, &entries, &skips, &names)?;
-    let mut own = own.into_iter().peekable();
+    let (mut own, mut after) = (own.into_iter().peekable(), after.into_iter());
     if in_place {
         let mut old = Vec::new();
         old.make_room(own.len())?; // before anything is committed
-        for (i, (entry, reached)) in entries.iter_mut().zip(reached).enumerate() {
+        for (i, (entry, outcome)) in entries.iter_mut().zip(outcomes).enumerate() {
+            let after = after.next();
             let Some(inner) = entry.guard.get_mut() else { continue };
             while let Some(new) = own.next_if(|new| new.entry == i) {
                 old.push(std::mem::replace(&mut inner.moments.own[new.own], new.state));
             }
             let Moments { program, counts, .. } = &mut inner.moments;
-            advance(program, counts, reached);
+            advance(program, counts, outcome, after);
         }
         drop((entries, old)); // the guards first: dropping a state may run Python code
         skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = list_in(entries.len(), arena)?;
-    for (i, ((entry, result), reached)) in entries.iter().zip(&results).zip(reached).enumerate() {
+    for (i, ((entry, result), outcome)) in entries.iter().zip(&results).zip(outcomes).enumerate() {
         let mut states = Vec::new();
         while let Some(new) = own.next_if(|new| new.entry == i) {
             states.put(new)?;
         }
-        fresh.push(hand_out(py, entry, result, states, reached)?);
+        fresh.push(hand_out(py, entry, result, states, (outcome, after.next()))?);
     }
     drop(entries);
     skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
@@ -125,9 +127,6 @@ pub enum Targets<'c> {
     Direction(&'c Part),
 }
 
-/// What a step was, and the counts after it where they do not follow from that.
-pub type Reached = (Outcome, Option<Counts>);
-
 /// The new state of a rule of the user's own.
 pub struct OwnDone {
     /// The number of the entry.
@@ -140,8 +139,10 @@ pub struct OwnDone {
 
 /// What has become of a call.
 pub struct Done<'b> {
-    /// For each entry.
-    pub reached: List<'b, Reached>,
+    /// What the step was to each entry.
+    pub outcomes: List<'b, Outcome>,
+    /// The counts of all entries after it, where they do not follow from that; else none.
+    pub counts: Vec<Counts>,
     /// The new states of the user's own rules, in the order of the entries.
     pub own: Vec<OwnDone>,
     /// The steps that rules have skipped.
@@ -159,16 +160,17 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             steps.push(self.step(i, entry, gradient.as_ref())?);
             load = load.with_step(entry.leaf().layout.len * entry.leaf().dtype.size());
         }
-        let (mut planner, mut answers, mut own, mut calls) = (None, Vec::new(), Vec::new(), Vec::new());
+        let (mut planner, mut counts) = (Planner::default(), Vec::new());
+        let (mut answers, mut own, mut calls) = (Vec::new(), Vec::new(), Vec::new());
         let mut rules = OwnRules::default();
         loop {
-            let (all, given, plan) = (&mut steps[..], Answers(&mut answers), &mut planner);
+            let (all, given, plan, counts) = (&mut steps[..], Answers(&mut answers), &mut planner, &mut counts);
             let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
             let wanted = Wanted::new(arena, 2 * n, load, names, looks);
             // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are
             // written are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets, copies
             // and answers are new.
-            let progress = run(py, &wanted, |arrays| unsafe { steps::go_on(all, given.all(), arrays, plan) })?;
+            let progress = run(py, &wanted, |arrays| unsafe { steps::go_on(all, given.all(), arrays, plan, counts) })?;
             match progress {
                 Ok(Progress::Ready) => break,
                 Ok(Progress::Elsewhere) => {}
@@ -177,7 +179,7 @@ impl<'c, 'py> Call<'c, '_, 'py> {
                 }
             }
             calls.clear();
-            for call in planner.iter().flat_map(Planner::calls) {
+            for call in planner.calls() {
                 calls.put(call)?;
             }
             for &(i, link, source) in &calls {
@@ -187,11 +189,10 @@ impl<'c, 'py> Call<'c, '_, 'py> {
                 rules.kept.extend(made.dx.map(|(place, _)| place));
             }
         }
-        reached.extend(steps.into_iter().map(|step: Step<'_>| (step.outcome, step.counts)));
-        own.retain(|new: &OwnDone| reached[new.entry].0.skipped.is_none());
+        reached.extend(steps.iter().map(|step| step.outcome));
+        own.retain(|new: &OwnDone| reached[new.entry].skipped.is_none());
         own.sort_by_key(|new| new.entry);
-        let skips = planner.map(|mut planner| std::mem::take(&mut planner.skips)).unwrap_or_default();
-        Ok(Done { reached, own, skips })
+        Ok(Done { outcomes: reached, counts, own, skips: std::mem::take(&mut planner.skips) })
     }
 
     /// What a rule of the user's own makes of what comes to it: `None` as source where that is the gradient itself.
@@ -299,7 +300,6 @@ impl<'c, 'py> Call<'c, '_, 'py> {
                 Targets::Direction(part) => Target::Direction(part),
             },
             outcome: Outcome::default(),
-            counts: None,
         })
     }
 }
@@ -487,8 +487,19 @@ pub fn results(
     Ok(results)
 }
 
+/// The states of the user's own rules after a step: new ones, or copies.
+#[cold]
+fn own_states(py: Python<'_>, own: &[OwnState], new: Vec<OwnDone>) -> PyResult<Vec<OwnState>> {
+    let mut new = new.into_iter().peekable();
+    collected(own.iter().enumerate().map(|(k, old)| match new.next_if(|new| new.own == k) {
+        Some(new) => Ok(new.state),
+        None => Ok(OwnState(copied(py, &old.0)?)),
+    }))
+}
+
 /// Brings counts to where they are after a step.
-pub fn advance(program: &Program, counts: &mut Counts, (outcome, after): Reached) {
+#[inline]
+pub fn advance(program: &Program, counts: &mut Counts, outcome: Outcome, after: Option<Counts>) {
     match (after, outcome.reach) {
         (Some(after), _) => *counts = after,
         (None, Some(reach)) => program.advance(counts, reach, outcome.steps, |_| None),
@@ -502,7 +513,7 @@ pub fn hand_out<'py>(
     entry: &Entry<'_, 'py>,
     result: &Fresh,
     new: Vec<OwnDone>,
-    reached: Reached,
+    (outcome, after): (Outcome, Option<Counts>),
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let old = entry.guard.get();
     let (dtype, layout) = (entry.leaf().dtype, &entry.leaf().layout);
@@ -512,14 +523,8 @@ pub fn hand_out<'py>(
     let Moments { program, slots, counts, own } = &old.moments;
     let fresh = slots.iter().zip(&result.slots).map(|(old, part)| Slot { place: part.share(py), dtype: old.dtype });
     let mut counts = counts.clone();
-    advance(program, &mut counts, reached);
-    let (mut states, mut new) = (Vec::new(), new.into_iter().peekable());
-    for (k, old) in own.iter().enumerate() {
-        states.push(match new.next_if(|new| new.own == k) {
-            Some(new) => new.state,
-            None => OwnState(copied(py, &old.0)?),
-        });
-    }
+    advance(program, &mut counts, outcome, after);
+    let states = if own.is_empty() { Vec::new() } else { own_states(py, own, new)? };
     let moments = Moments { program: program.clone(), slots: fresh.collect(), counts, own: states };
     let inner = Inner { rule: old.rule.clone_ref(py), moments, frozen: old.frozen };
     let leaf = Leaf::new(dtype, layout.clone(), inner).into_object(py)?;

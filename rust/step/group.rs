@@ -10,7 +10,7 @@ use crate::reserve::{OutOfMemory, Put};
 use crate::rule::{Asks, Facts, Hyper, Rounding, Scalars};
 
 /// The step counts of a rule; those of most chains need no memory of their own.
-type Counts = SmallVec<[u64; 8]>;
+type Counts = SmallVec<[u64; 4]>;
 
 /// A link that must know whole gradients, at one step.
 #[derive(Clone, Copy)]
@@ -42,16 +42,43 @@ pub(super) struct StepGroup<'a> {
     pub slots: Range<usize>,
     /// Where the scalars of the links start.
     pub scalars: usize,
+    /// The end of all state arrays.
+    pub arrays: usize,
+    /// The type in which the parameter is stepped.
+    pub working: DType,
     /// The type in which the links compute.
     pub compute: Compute,
     /// How scalars are rounded.
     pub rounding: Rounding,
-    /// The links that must know whole gradients.
-    pub questions: SmallVec<[Question<'a>; 2]>,
-    /// The groups of all links that are stamped, also of those that the step does not reach.
-    pub stamped: SmallVec<[(usize, usize); 2]>,
-    /// Why the step cannot use a hyper-parameter, if it cannot.
-    pub refusal: Option<String>,
+    /// The links that must know whole gradients: a part of [`Asked::questions`].
+    pub questions: Range<usize>,
+    /// The links that are stamped, also those that the step does not reach: a part of [`Asked::stamped`].
+    pub stamped: Range<usize>,
+    /// Whether the step is known to be able to use all hyper-parameters.
+    pub is_checked: bool,
+}
+
+/// What the rules of all groups ask.
+#[derive(Default)]
+pub(super) struct Asked<'a> {
+    pub questions: Vec<Question<'a>>,
+    /// Links that are stamped, and the number of the [`Whole`] of each.
+    pub stamped: Vec<(usize, usize)>,
+    pub wholes: Vec<Whole<'a>>,
+}
+
+impl<'a> Asked<'a> {
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.questions.clear();
+        self.stamped.clear();
+        self.wholes.clear();
+    }
+
+    /// What a link asks, if it does.
+    pub fn question(&self, group: &StepGroup<'a>, link: usize) -> Option<&Question<'a>> {
+        self.questions[group.questions.clone()].iter().find(|question| question.link == link)
+    }
 }
 
 impl<'a> StepGroup<'a> {
@@ -59,11 +86,11 @@ impl<'a> StepGroup<'a> {
     pub fn new<P: Parameter<'a>>(
         p: &P,
         scalars: &mut SmallVec<[Scalars; 4]>,
-        wholes: &mut Vec<Whole<'a>>,
+        asked: &mut Asked<'a>,
     ) -> Result<Self, OutOfMemory> {
         let (program, counts, dtype) = (p.program(), p.counts(), p.dtype());
-        let compute = program.working(dtype).compute();
-        let is_scheduled = program.is_scheduled() && p.given().is_none();
+        let working = program.working(dtype);
+        let compute = working.compute();
         let (reach, steps) = program.reach(counts);
         let mut group = Self {
             program,
@@ -74,28 +101,31 @@ impl<'a> StepGroup<'a> {
             steps,
             slots: program.slots_of(&(0..reach)),
             scalars: scalars.len(),
+            arrays: program.slots_of(&(0..program.links.len())).end,
+            working,
             compute,
             rounding: Rounding::of(compute).storing(dtype),
-            questions: SmallVec::new(),
-            stamped: SmallVec::new(),
-            refusal: if is_scheduled { program.refusal(compute, Some(counts)) } else { None },
+            questions: asked.questions.len()..0,
+            stamped: asked.stamped.len()..0,
+            is_checked: !program.is_scheduled() || p.given().is_some(),
         };
-        if program.is_stamped() {
-            for (link, of) in program.links.iter().enumerate().filter(|(_, of)| of.is_stamped()) {
-                let whole = Whole::find(wholes, of, &group.hyper(p, link))?;
-                group.stamped.put((link, whole))?;
+        if program.is_stamped {
+            for (link, of) in program.links.iter().enumerate().filter(|(_, of)| of.stamp().is_some()) {
+                let whole = Whole::find(&mut asked.wholes, of, &group.hyper(p, link))?;
+                asked.stamped.put((link, whole))?;
             }
         }
         for link in 0..reach {
             let hyper = group.hyper(p, link);
             scalars.put(program.scalars(link, &hyper, counts, group.rounding))?;
             let of = &program.links[link];
-            let asks = of.kernel.asks(&hyper);
-            if asks != Asks::Nothing {
-                let whole = if asks.of_group() { Some(Whole::find(wholes, of, &hyper)?) } else { None };
-                group.questions.put(Question { link, of, hyper, asks, whole })?;
+            if of.asks() {
+                let asks = of.kernel.asks(&hyper);
+                let whole = if asks.of_group() { Some(Whole::find(&mut asked.wholes, of, &hyper)?) } else { None };
+                asked.questions.put(Question { link, of, hyper, asks, whole })?;
             }
         }
+        (group.questions.end, group.stamped.end) = (asked.questions.len(), asked.stamped.len());
         Ok(group)
     }
 
@@ -125,14 +155,16 @@ impl<'a> StepGroup<'a> {
     #[inline]
     pub fn has<P: Parameter<'a>>(&self, p: &P) -> bool {
         std::ptr::eq(self.program, p.program())
-            && self.counts[..] == *p.counts()
+            && self.counts.iter().eq(p.counts()) // a few numbers: no call
             && self.dtype == p.dtype()
             && p.given().map_or(std::ptr::null(), <[Hyper]>::as_ptr) == self.given
     }
 
-    /// What the link asks, if it does.
-    pub fn question(&self, link: usize) -> Option<&Question<'a>> {
-        self.questions.iter().find(|question| question.link == link)
+    /// Why the step of a parameter of the group cannot use a hyper-parameter, if it cannot.
+    #[cold]
+    pub fn check<P: Parameter<'a>>(&mut self, p: &P) -> Option<String> {
+        self.is_checked = true;
+        self.program.refusal(self.compute, Some(p.counts()))
     }
 }
 

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 use std::ops::Range;
 
-use super::group::{Question, StepGroup, Whole};
+use super::group::{Asked, Question, StepGroup, Whole};
 use super::scratch::Scratch;
 use super::{Goal, Outcome, Parameter, Reason, Refused, Skip};
 use crate::drive::{Copy, Plan, traffic};
@@ -47,7 +47,7 @@ struct Walker {
     is_made: bool,
     /// Memory for a gradient between two segments.
     scratch: Option<*mut u8>,
-    streams: Option<Streams>,
+    streams: Option<Box<Streams>>,
 }
 
 /// A new state array that is not yet where it belongs.
@@ -74,9 +74,9 @@ pub struct Planner<'a> {
     pub skips: Vec<Skip>,
     /// Bytes read and written by the last phase.
     traffic: usize,
-    wholes: Vec<Whole<'a>>,
+    asked: Asked<'a>,
     walkers: Vec<Walker>,
-    /// What is known of gradients whose rules have asked: by parameter and link.
+    /// What is known of gradients whose rules have asked, where it goes into their states: by parameter and link.
     facts: Vec<(usize, usize, Facts)>,
     staged: Vec<Staged>,
     /// The loops of a phase that is not the last one, and their state arrays.
@@ -130,7 +130,7 @@ impl<'a> Planner<'a> {
     /// What the plan waits for: parameters, links, and what comes to these; `None` where that is the gradient itself.
     pub fn calls(&self) -> impl Iterator<Item = (usize, usize, Option<Source>)> {
         let waits = |walker: &&Walker| {
-            let question = self.groups[walker.group].question(walker.at);
+            let question = self.asked.question(&self.groups[walker.group], walker.at);
             !walker.answered && question.is_some_and(|question| question.asks == Asks::Elsewhere)
         };
         let is_scratch = |walker: &Walker| walker.scratch.is_some_and(|at| std::ptr::eq(at, walker.source.ptr));
@@ -229,7 +229,7 @@ impl<'a> Planner<'a> {
         self.firsts.clear();
         self.outcomes.clear();
         self.skips.clear();
-        self.wholes.clear();
+        self.asked.clear();
         self.walkers.clear();
         self.facts.clear();
         self.staged.clear();
@@ -240,7 +240,7 @@ impl<'a> Planner<'a> {
     #[inline]
     fn add<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<(), Refused> {
         let program = p.program();
-        if program.is_stamped() {
+        if program.is_stamped {
             self.note_stamps(i, p)?;
         }
         let Some(source) = p.gradient() else {
@@ -249,23 +249,26 @@ impl<'a> Planner<'a> {
             return Ok(self.carry(p, 0..program.slots_of(&(0..program.links.len())).end)?);
         };
         let group = self.group(i, p)?;
-        if let Some(reason) = &self.groups[group].refusal {
-            return Err(Refused::by(i, Reason::Value(reason.clone())));
+        if !self.groups[group].is_checked
+            && let Some(reason) = self.groups[group].check(p)
+        {
+            return Err(Refused::by(i, Reason::Value(reason)));
         }
-        let StepGroup { reach, steps, ref slots, scalars, .. } = self.groups[group];
+        let StepGroup { reach, steps, ref slots, scalars, arrays, .. } = self.groups[group];
         let (slots, asks) = (slots.clone(), !self.groups[group].questions.is_empty());
         self.outcomes.push(Outcome { reach: Some(reach), steps, skipped: None });
-        self.carry(p, slots.end..program.slots_of(&(0..program.links.len())).end)?;
+        self.carry(p, slots.end..arrays)?;
         if !steps {
             self.carry_x(p)?;
             self.carry(p, 0..slots.start)?;
         }
         if !asks {
-            return Ok(self.last(p, 0..reach, slots, source, scalars, steps)?);
+            return Ok(self.last(p, group, 0..reach, slots, source, scalars)?);
         }
-        for question in &self.groups[group].questions {
+        let Asked { questions, wholes, .. } = &mut self.asked;
+        for question in &questions[self.groups[group].questions.clone()] {
             if let Some(whole) = question.whole {
-                self.wholes[whole].members += 1;
+                wholes[whole].members += 1;
             }
         }
         let mut walker = Walker {
@@ -292,7 +295,7 @@ impl<'a> Planner<'a> {
         if let Some(known) = self.groups[near..].iter().rposition(|group| group.has(p)) {
             return Ok(near + known);
         }
-        let new = StepGroup::new(p, &mut self.scalars, &mut self.wholes)?;
+        let new = StepGroup::new(p, &mut self.scalars, &mut self.asked)?;
         self.groups.put(new)?;
         self.firsts.put(i)?;
         Ok(self.groups.len() - 1)
@@ -301,8 +304,8 @@ impl<'a> Planner<'a> {
     /// Takes note of which steps of groups a parameter has taken part in, whether or not it does now.
     fn note_stamps<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<(), OutOfMemory> {
         let group = self.group(i, p)?;
-        let Self { groups, wholes, .. } = self;
-        for &(link, whole) in &groups[group].stamped {
+        let Asked { stamped, wholes, .. } = &mut self.asked;
+        for &(link, whole) in &stamped[self.groups[group].stamped.clone()] {
             let stamp = p.program().links[link].stamp().map_or(0, |at| p.program().at(link, p.counts()).numbers[at]);
             wholes[whole].stamp = wholes[whole].stamp.max(stamp);
         }
@@ -336,19 +339,18 @@ impl<'a> Planner<'a> {
     fn last<P: Parameter<'a>>(
         &mut self,
         p: &P,
+        group: usize,
         links: Range<usize>,
         slots: Range<usize>,
         gradient: Source,
         scalars: usize,
-        steps: bool,
     ) -> Result<(), OutOfMemory> {
         let program = p.program();
+        let StepGroup { steps, working, compute, .. } = self.groups[group];
         let first = self.states.len();
         for i in slots {
             self.states.put(p.slot(i))?;
         }
-        let working = p.working();
-        let compute = working.compute();
         let (mut y, mut rounded, mut dx) = (None, None, None);
         match p.goal() {
             _ if !steps => {}
@@ -373,7 +375,10 @@ impl<'a> Planner<'a> {
             n: p.elements(),
             compute,
             gradient,
-            x: p.old(),
+            x: match program.master {
+                Some(_) => Source { ptr: p.slot(0).from, dtype: working },
+                None => Source { ptr: p.x(), dtype: working },
+            },
             y,
             rounded,
             dx,
@@ -382,9 +387,9 @@ impl<'a> Planner<'a> {
 
     /// Notes that a walker has come to its next link.
     fn arrive(&mut self, walker: &mut Walker) {
-        let question = self.groups[walker.group].question(walker.at);
+        let question = self.asked.question(&self.groups[walker.group], walker.at);
         if let Some(whole) = question.and_then(|question| question.whole) {
-            self.wholes[whole].arrived += 1;
+            self.asked.wholes[whole].arrived += 1;
         }
     }
 
@@ -416,18 +421,18 @@ impl<'a> Planner<'a> {
     /// Finds the walkers that go on in the next phase, and what of them must be measured; whether there are any. If not, some
     /// wait for what is made elsewhere.
     fn find_ready<P: Parameter<'a>>(&mut self, parameter: &impl Fn(usize) -> P) -> Result<bool, Refused> {
-        let Self { walkers, groups, wholes, measures, .. } = self;
+        let Self { walkers, groups, asked, measures, .. } = self;
         measures.clear();
         let (mut any, mut elsewhere) = (false, false);
         for walker in &mut *walkers {
             (walker.ready, walker.measure) = (true, None);
-            if let Some(question) = groups[walker.group].question(walker.at) {
+            if let Some(question) = asked.question(&groups[walker.group], walker.at) {
                 if question.asks == Asks::Elsewhere {
                     walker.ready = walker.answered;
                     (any, elsewhere) = (any || walker.ready, elsewhere || !walker.ready);
                     continue;
                 }
-                walker.ready = question.whole.is_none_or(|whole| wholes[whole].is_complete());
+                walker.ready = question.whole.is_none_or(|whole| asked.wholes[whole].is_complete());
                 let norm = if let Asks::Norm(norm) = question.asks { norm } else { Norm::Euclid };
                 if walker.ready && (norm != Norm::Euclid || walker.norm.is_none()) {
                     let p = parameter(walker.parameter);
@@ -444,14 +449,14 @@ impl<'a> Planner<'a> {
     /// The refusal of groups that wait for each other.
     #[cold]
     fn disorder(&self) -> Refused {
-        let waits = |walker: &Walker| self.groups[walker.group].question(walker.at).copied();
+        let waits = |walker: &Walker| self.asked.question(&self.groups[walker.group], walker.at).copied();
         let (first, other) = self
             .walkers
             .iter()
             .find_map(|walker| {
                 let whole = waits(walker)?.whole;
                 let later = |other: &&Walker| {
-                    let questions = &self.groups[other.group].questions;
+                    let questions = &self.asked.questions[self.groups[other.group].questions.clone()];
                     questions.iter().any(|question| question.whole == whole && question.link > other.at)
                 };
                 self.walkers.iter().find(later).map(|other| (walker, other))
@@ -471,9 +476,9 @@ impl<'a> Planner<'a> {
         self.found.clear();
         self.found.make_room(found.len())?;
         self.found.extend_from_slice(found);
-        let Self { walkers, groups, wholes, found, .. } = self;
+        let Self { walkers, groups, asked, found, .. } = self;
         for walker in walkers.iter_mut().filter(|walker| walker.ready) {
-            let Some(question) = groups[walker.group].question(walker.at) else { continue };
+            let Some(question) = asked.question(&groups[walker.group], walker.at) else { continue };
             if let (Some(i), Asks::GroupNorm | Asks::GroupFinite | Asks::Norm(Norm::Euclid)) =
                 (walker.measure, question.asks)
             {
@@ -481,43 +486,46 @@ impl<'a> Planner<'a> {
             }
             let (Some(whole), Some(norm)) = (question.whole, walker.norm) else { continue };
             let p = parameter(walker.parameter);
-            let greatest = p.program().at(walker.at, p.counts()).numbers;
-            wholes[whole].note(norm, &Facts { norm, greatest });
-            if norm.is_finite() || wholes[whole].culprit.is_some() {
+            let (asks, greatest) = (question.asks, p.program().at(walker.at, p.counts()).numbers);
+            let whole = &mut asked.wholes[whole];
+            whole.note(norm, &Facts { norm, greatest });
+            if norm.is_finite() || whole.culprit.is_some() {
                 continue;
             }
-            let element = match question.asks {
+            let element = match asks {
                 // SAFETY: the caller's promise.
                 Asks::GroupFinite => unsafe {
                     first_not_finite(walker.source, p.elements(), groups[walker.group].compute)
                 },
                 _ => Some(0),
             };
-            wholes[whole].culprit = element.map(|element| (walker.parameter, element));
+            whole.culprit = element.map(|element| (walker.parameter, element));
         }
         for walker in walkers.iter().filter(|walker| walker.ready) {
-            let question = groups[walker.group].question(walker.at);
+            let question = asked.question(&groups[walker.group], walker.at);
             if let (Some(whole), Some(norm)) = (question.and_then(|question| question.whole), walker.norm) {
-                wholes[whole].add(norm);
+                asked.wholes[whole].add(norm);
             }
         }
-        wholes.iter_mut().filter(|whole| whole.is_complete()).for_each(Whole::close);
+        asked.wholes.iter_mut().filter(|whole| whole.is_complete()).for_each(Whole::close);
         Ok(())
     }
 
     /// What becomes of a walker that is ready: the next loops, or the end of its step.
     fn decide<P: Parameter<'a>>(&mut self, walker: &mut Walker, p: &P) -> Result<(), Refused> {
-        let StepGroup { reach, steps, mut scalars, rounding, .. } = self.groups[walker.group];
+        let StepGroup { reach, mut scalars, rounding, .. } = self.groups[walker.group];
         let links = p.program().segment(walker.at, reach);
         scalars += links.start;
-        let question = self.groups[walker.group].question(walker.at).copied();
+        let question = self.asked.question(&self.groups[walker.group], walker.at).copied();
         if let Some(question) = question.filter(|question| question.asks != Asks::Elsewhere) {
             let facts = self.facts_of(walker, &question);
             match question.of.kernel.decide(&question.hyper, &facts, rounding) {
                 Verdict::Refuse(text) => return Err(self.refusal(walker, &question, text)),
                 Verdict::Skip => return Ok(self.skip(walker, &question, facts, p)?),
                 Verdict::Go(own) => {
-                    self.facts.put((walker.parameter, walker.at, facts))?;
+                    if !question.of.kernel.shape().numbers.is_empty() {
+                        self.facts.put((walker.parameter, walker.at, facts))?;
+                    }
                     if question.whole.is_none() {
                         let first = self.scalars.len();
                         self.scalars.make_room(links.len())?;
@@ -538,7 +546,7 @@ impl<'a> Planner<'a> {
         if end == reach {
             walker.at = DONE;
             let slots = p.program().slots_of(&links);
-            return Ok(self.last(p, links, slots, walker.source, scalars, steps)?);
+            return Ok(self.last(p, walker.group, links, slots, walker.source, scalars)?);
         }
         if !links.is_empty() {
             self.stage(walker, p, links, scalars)?;
@@ -551,7 +559,7 @@ impl<'a> Planner<'a> {
     fn facts_of(&self, walker: &Walker, question: &Question<'a>) -> Facts {
         match question.whole {
             Some(whole) => {
-                let whole = &self.wholes[whole];
+                let whole = &self.asked.wholes[whole];
                 match question.asks {
                     Asks::GroupFinite => {
                         Facts { norm: if whole.culprit.is_some() { f64::NAN } else { 0.0 }, ..whole.facts }
@@ -569,7 +577,7 @@ impl<'a> Planner<'a> {
     /// The refusal of a step by a rule that has asked.
     #[cold]
     fn refusal(&self, walker: &Walker, question: &Question<'a>, text: String) -> Refused {
-        let culprit = question.whole.and_then(|whole| self.wholes[whole].culprit);
+        let culprit = question.whole.and_then(|whole| self.asked.wholes[whole].culprit);
         match (culprit, question.asks) {
             (Some((parameter, element)), Asks::GroupFinite) => Refused::by(parameter, Reason::Element(text, element)),
             (Some((parameter, _)), _) => Refused::by(parameter, Reason::Norm(text)),
@@ -602,7 +610,7 @@ impl<'a> Planner<'a> {
         }
         self.leave_wholes(walker.group, at);
         walker.at = DONE;
-        let Some(whole) = question.whole.map(|whole| &mut self.wholes[whole]) else { return Ok(()) };
+        let Some(whole) = question.whole.map(|whole| &mut self.asked.wholes[whole]) else { return Ok(()) };
         if let Some((parameter, element)) = whole.culprit
             && !std::mem::replace(&mut whole.skipped, true)
         {
@@ -614,8 +622,8 @@ impl<'a> Planner<'a> {
 
     /// Takes a parameter of this group out of what rules behind link `at` ask about.
     fn leave_wholes(&mut self, group: usize, at: usize) {
-        let Self { groups, wholes, .. } = self;
-        let later = groups[group].questions.iter().filter(|question| question.link > at);
+        let Asked { questions, wholes, .. } = &mut self.asked;
+        let later = questions[self.groups[group].questions.clone()].iter().filter(|question| question.link > at);
         later.filter_map(|question| question.whole).for_each(|whole| wholes[whole].members -= 1);
     }
 
@@ -629,7 +637,7 @@ impl<'a> Planner<'a> {
         scalars: usize,
     ) -> Result<(), OutOfMemory> {
         let (program, compute) = (p.program(), self.groups[walker.group].compute);
-        let streams = walker.streams.get_or_insert_with(|| p.streams());
+        let streams = walker.streams.get_or_insert_with(|| Box::new(p.streams()));
         let scratch = match walker.scratch {
             Some(scratch) => scratch,
             None => self.scratch.array(p.elements() * compute.dtype().size(), streams)?,
