@@ -5,13 +5,13 @@ import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import hypothesis
 import pytest
 from libraries import LIBRARIES, PEER, Bridge
+from repository import ROOT
 
 from optirs._compiled import Compiled
 
@@ -63,5 +63,5 @@ def bare_collector() -> Iterator[None]:
 @pytest.fixture
 def benches(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Imports a module of the benchmarks, which are not installed."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(ROOT))
     return lambda name: importlib.import_module(f"benches.{name}")

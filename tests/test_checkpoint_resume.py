@@ -1,7 +1,6 @@
 """Going on from a file gives the same bits as never having stopped."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from problems import DTYPES, RULES, SHAPES, bits, draw, fits, generator
+from problems import DTYPES, LAYOUTS, RULES, SHAPES, bits, draw, fits, generator
 
 import optirs
 
@@ -25,41 +24,6 @@ BREAK = 4
 def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for the disk, hundreds of times, would test nothing here."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-def swapped(x: Array) -> Array:
-    return x.astype(x.dtype.newbyteorder("S"))
-
-
-def unaligned(x: Array) -> Array:
-    memory = np.zeros(x.nbytes + 1, np.uint8)
-    y = memory[1:].view(x.dtype).reshape(x.shape)
-    y[...] = x
-    return y
-
-
-def strided(x: Array) -> Array:
-    if x.ndim == 0:
-        return x
-    y = np.zeros([2 * n for n in x.shape], x.dtype)[(slice(None, None, 2),) * x.ndim]
-    y[...] = x
-    return y
-
-
-def permuted(x: Array) -> Array:
-    """The second axis is the slowest."""
-    return x if x.ndim < 3 else np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, 0)), 0, 1)
-
-
-LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "C": lambda x: x,
-    "Fortran": np.asfortranarray,
-    "permuted": permuted,
-    "reversed": lambda x: x[::-1] if x.ndim else x,
-    "strided": strided,
-    "unaligned": unaligned,
-    "swapped": swapped,
-}
 
 
 def arrays(key: object, dtype: str, layout: str = "C") -> list[Array]:

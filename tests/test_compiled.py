@@ -9,56 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import LOSSES, data, layer, network
 from problems import DTYPES, VARIANTS, make
-from test_layers import layer
-from test_losses import DEFINITIONS as LOSSES
-from test_losses import problem
+from trainings import FALLING, Doubling, bits, both, outcome
 
 import optirs
-from optirs import rules
 
 CASES = [(name, i) for name in VARIANTS for i in range(len(VARIANTS[name]))]
-
-
-def network(dtype: Any = np.float32) -> optirs.Chain:
-    chain = optirs.Chain(layer(4, 6, "tanh"), optirs.Chain(layer(6, 5, "gelu")), layer(5, 3, "identity"))
-    for dense in (chain[0], chain[1][0], chain[2]):
-        dense.W, dense.b = dense.W.astype(dtype), dense.b.astype(dtype)
-    return chain
-
-
-def data(loss: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    x = np.random.default_rng(rows).uniform(-1, 1, (rows, 4)).astype(np.float32)
-    return x, problem(loss, rows, 3)[1]
-
-
-def bits(training: Any) -> Any:
-    """All that a training has come to."""
-    leaves = [leaf.state for _, leaf, _ in optirs.tree.leaves(training.state, whole=True) if leaf is not None]
-    arrays = [array.tobytes() for array in optirs.trainables(training.model)]
-    return repr(leaves), arrays, list(training.history), training.history.logged
-
-
-def outcome(loss: str, *arguments: Any, **options: Any) -> Any:
-    """What `train` comes to, or how it ends."""
-    gradient = optirs.supervised(getattr(optirs, loss))
-    with np.errstate(all="ignore"):
-        try:
-            return bits(optirs.train(gradient, *arguments, **options))
-        except optirs.NonFiniteLossError as error:
-            return bits(error), str(error), error.epoch, error.step, repr(error.loss)
-        except FloatingPointError as error:
-            return str(error)
-
-
-def both(started: list[bool], loss: str, *arguments: Any, compiled: bool = True, **options: Any) -> Any:
-    """The outcome of both loops, which must be one."""
-    fast = outcome(loss, *arguments, **options)
-    assert started.pop() is compiled
-    slow = outcome(loss, *arguments, callbacks=[lambda event: None], **options)
-    assert started.pop() is False
-    assert fast == slow
-    return fast
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
@@ -244,14 +201,6 @@ def test_refusals_within_rules(started: list[bool], rule: optirs.Rule) -> None:
     assert "for the parameter at" in both(started, "mse", model, data("mse", 20), rule, epochs=5)
 
 
-class Doubling(rules.Rule):
-    def init(self, x: Any) -> Any:
-        return None
-
-    def apply(self, state: Any, x: Any, dx: Any) -> Any:
-        return state, 2 * dx
-
-
 def test_what_needs_python_takes_the_other_loop(started: list[bool]) -> None:
     gradient, model, (x, y) = optirs.supervised(optirs.mse), network(), data("mse", 20)
 
@@ -343,7 +292,6 @@ def test_arrays_that_are_resized_between_two_epochs(loss: str, which: str, caplo
         logger.removeHandler(handler)
 
 
-FALLING = optirs.schedules.Exponential(0.05, 0.9, limit=1e-3)
 SCHEDULED = [
     optirs.Scheduled(optirs.Adam(), eta=FALLING),
     optirs.Scheduled(optirs.OptimiserChain(optirs.ClipNorm(0.5), optirs.AdamW(lambda_=0.1)), eta=FALLING),

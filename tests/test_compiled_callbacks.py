@@ -5,30 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_compiled import bits, data, network, outcome
+from networks import data, network
+from trainings import Epochs, bits, outcome, shown
 
 import optirs
-
-
-class Epochs:
-    """A callback that keeps what it is told after epochs, and stops after some of them."""
-
-    def __init__(self, stop: int = 0) -> None:
-        self.events: list[optirs.Event] = []
-        self.seen: list[Any] = []
-        self.stop = stop
-
-    def on_epoch_end(self, event: optirs.Event) -> None:
-        self.events.append(event)
-        self.seen.append(shown(event))
-        if event.epoch == self.stop:
-            event.stop()
-
-
-def shown(event: optirs.Event) -> Any:
-    leaves = [leaf.state for _, leaf, _ in optirs.tree.leaves(event.state, whole=True) if leaf is not None]
-    arrays = [array.tobytes() for array in optirs.trainables(event.model)]
-    return event.epoch, event.step, event.loss, arrays, repr(leaves)
 
 
 @pytest.mark.parametrize(

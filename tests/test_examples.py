@@ -12,10 +12,10 @@ import pkgutil
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import ROOT
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -23,7 +23,6 @@ import optirs
 
 os.environ["MPLBACKEND"] = "Agg"
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 SCRIPTS = sorted(ROOT.glob("examples/*.py"))
 PEERS = ("jax", "torch")

@@ -1,4 +1,4 @@
-"""Models as flat vectors (API.md, section 2)."""
+"""Models as flat vectors."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What is accepted as a gradient, and the errors of what is not (API.md, section 3)."""
+"""What is accepted as a gradient, and the errors of what is not."""
 
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass

@@ -11,27 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changing import STEPS, Late
 
 import optirs
-
-
-class Late:
-    """A gradient that does something when it is converted."""
-
-    def __init__(self, values: Any, act: Callable[[], object]) -> None:
-        self.values, self.act = values, act
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        self.act()
-        return self.values
 
 
 def pair() -> tuple[dict[str, Any], Any]:
     model = {"a": np.ones(4), "b": np.ones((2, 50))}
     return model, optirs.setup(optirs.Momentum(0.1), model)
-
-
-STEPS = pytest.mark.parametrize("step", [optirs.update, optirs.update_])
 
 
 @STEPS

@@ -12,10 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from networks import data, network
 from numpy.typing import NDArray
-from problems import DTYPES, DecayDescent, bits, draw, generator, gradients, recipe
-from test_checkpoint_resume import LAYOUTS
-from test_compiled import both, data, network
+from problems import DTYPES, LAYOUTS, DecayDescent, bits, draw, generator, gradients, recipe
+from steps import flat, stepped
+from trainings import both
 
 import optirs
 from optirs import (
@@ -51,17 +52,6 @@ class Halve(Rule):
 
     def apply(self, state: Any, x: Any, dx: Any) -> Any:
         return {"calls": state["calls"] + 1}, dx / 2
-
-
-def stepped(
-    rule: Any, model: Any, grads: list[Any], update: Callable[..., Any] = optirs.update, state: Any = None
-) -> tuple[Any, Any]:
-    """State and model after the steps."""
-    model = copy.deepcopy(model)
-    state = optirs.setup(rule, model) if state is None else state
-    for grad in grads:
-        state, model = update(state, model, grad)
-    return state, model
 
 
 # --- where they may stand ---------------------------------------------------------------------------------------------
@@ -253,15 +243,6 @@ def test_the_order_is_that_of_the_chain() -> None:
         assert y == landed
         (average,) = [s["average"] for s in flat(state.state) if "average" in s]
         assert average == kept
-
-
-def flat(state: Any) -> Iterator[dict[str, Any]]:
-    """The states of the rules in a chain."""
-    for own in state if isinstance(state, tuple) else [state]:
-        if isinstance(own, dict):
-            yield own
-        elif isinstance(own, tuple):
-            yield from flat(own)
 
 
 def test_where_no_step_is_taken_nothing_lands() -> None:

@@ -9,28 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import ACTIVATIONS as DEFINITIONS
+from networks import layer
 
 import optirs
 from optirs.layers.dense import ACTIVATIONS
 
-Function = Callable[[np.ndarray], np.ndarray]
-
-# name -> the activation in float64
-DEFINITIONS: dict[str, Function] = {
-    "identity": lambda z: z,
-    "relu": lambda z: np.maximum(z, 0),
-    "tanh": np.tanh,
-    "sigmoid": lambda z: 0.5 * (1 + np.tanh(z / 2)),
-    "gelu": lambda z: z / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
-    "softplus": lambda z: np.logaddexp(0, z),
-}
 EPSILON = float(np.finfo(np.float32).eps)
-
-
-def layer(n_in: int, n_out: int, activation: str, seed: int = 0) -> optirs.Dense:
-    rng = np.random.default_rng([n_in, n_out, seed])
-    W, b = (rng.uniform(-1, 1, shape).astype(np.float32) for shape in ((n_out, n_in), (n_out,)))
-    return optirs.Dense(W, b, activation)
 
 
 def rows(batch: int, n: int) -> np.ndarray:

@@ -7,8 +7,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from test_compiled import both, data, network
-from test_losses import DEFINITIONS
+from networks import LOSSES as DEFINITIONS
+from networks import data, network
+from trainings import both
 
 import optirs
 from optirs import _core

@@ -9,41 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import LOSSES as DEFINITIONS
+from networks import problem
 
 import optirs
 
-
-def softmax_log(z: np.ndarray) -> np.ndarray:
-    shifted = z - z.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def huber(d: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(d) <= 1, d**2 / 2, np.abs(d) - 0.5)
-
-
-def binary(z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.logaddexp(0, z) * (1 - y) + np.logaddexp(0, -z) * y
-
-
-# name -> the loss of every sample, for predictions z[batch, n] and targets y[batch, n], in float64.
-DEFINITIONS = {
-    "mse": lambda z, y: ((z - y) ** 2).sum(axis=-1),
-    "mae": lambda z, y: np.abs(z - y).sum(axis=-1),
-    "huber": lambda z, y: huber(z - y).sum(axis=-1),
-    "binary_crossentropy": lambda z, y: binary(z, y).sum(axis=-1),
-    "crossentropy": lambda z, y: -(y * softmax_log(z)).sum(axis=-1),
-}
 POINTWISE = ["mse", "mae", "huber", "binary_crossentropy"]
-
-
-def problem(name: str, batch: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(batch * 1009 + n)
-    z = rng.uniform(-3, 3, (batch, n)).astype(np.float32)
-    if name == "crossentropy":
-        return z, np.eye(n, dtype=np.float32)[rng.integers(n, size=batch)]
-    y = rng.uniform(0, 1, (batch, n)) if name == "binary_crossentropy" else rng.uniform(-3, 3, (batch, n))
-    return z, y.astype(np.float32)
 
 
 def expected_loss(name: str, z: np.ndarray, y: np.ndarray) -> float:

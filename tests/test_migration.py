@@ -1,15 +1,15 @@
 """The tables for those who come from another library: complete, and of names that exist."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 import optirs
 from optirs import schedules
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = ROOT / "docs"
 PEERS = (pytest.mark.peers, pytest.mark.filterwarnings("default"))
 
 JULIA = [

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_hostile import STEPS
+from changing import STEPS
 
 import optirs
 

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_layers import DEFINITIONS as ACTIVATIONS
-from test_layers import layer
-from test_losses import DEFINITIONS as LOSSES
-from test_losses import problem
+from networks import ACTIVATIONS, LOSSES, layer, problem
 
 import optirs
 

@@ -2,16 +2,16 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 import optirs
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -3,20 +3,20 @@
 import dataclasses
 import importlib.metadata
 import inspect
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 from problems import ONE_EACH, recipe
 from problems import RULES as ALL
+from repository import ROOT
 
 import optirs
 from optirs import _core
 from optirs.rules import RULES
 
 COMPOSITES = {"OptimiserChain", "MixedPrecision"}
-SOURCE = Path(__file__).parents[1] / "rust" / "rules"
+SOURCE = ROOT / "rust" / "rules"
 
 
 def test_registries_name_the_same_rules() -> None:

@@ -1,4 +1,4 @@
-"""State trees and Leafs (API.md, section 3)."""
+"""State trees and Leafs."""
 
 import copy
 import pickle

@@ -1,10 +1,10 @@
-"""Structures that try to crash the walk: endless, deep, or with attributes that raise (API.md, section 7)."""
+"""Structures that try to crash the walk: endless, deep, or with attributes that raise."""
 
 import threading
 
 import numpy as np
 import pytest
-from test_threads import run_all
+from at_once import run_all
 
 import optirs
 

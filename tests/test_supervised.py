@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_train import GRADIENT, problem
+from trainings import GRADIENT, problem
 
 import optirs
 

@@ -1,4 +1,4 @@
-"""Threads, forks, and who may use a state at the same time (API.md, section 7)."""
+"""Threads, forks, and who may use a state at the same time."""
 
 import contextlib
 import copy
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from at_once import run_all
 
 import optirs
 
@@ -79,25 +80,6 @@ def test_fork():
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
     assert trained(1).tobytes() == expected.tobytes()
-
-
-def run_all(*functions):
-    errors = []
-
-    def guarded(function):
-        try:
-            function()
-        except BaseException as error:
-            errors.append(error)
-
-    started = [threading.Thread(target=guarded, args=(f,)) for f in functions]
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join(60)
-        assert not thread.is_alive()
-    if errors:
-        raise errors[0]
 
 
 TASKS = Path("/proc/self/task")

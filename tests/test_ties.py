@@ -1,4 +1,4 @@
-"""Ties: two places, one parameter (API.md, section 2)."""
+"""Ties: two places, one parameter."""
 
 import copy
 import pickle

@@ -7,20 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import GRADIENT, problem
 
 import optirs
 
 RATE = 0.1
 RULE = optirs.Descent(RATE)
-GRADIENT = optirs.supervised(optirs.mse)
-
-
-def problem(rows: int = 10) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
-    """A layer, and data from another one."""
-    rng = optirs.Xoshiro(1)
-    truth, model = optirs.Affine.random(3, 2, rng=rng), optirs.Affine.random(3, 2, rng=rng)
-    x = rng.rand(rows, 3)
-    return model, (x, truth(x))
 
 
 def by_hand(model: Any, batches: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, list[float]]:

@@ -1,4 +1,4 @@
-"""Models: what is walked, what is trained, how it is rebuilt (API.md, section 2)."""
+"""Models: what is walked, what is trained, how it is rebuilt."""
 
 import copy
 import pickle

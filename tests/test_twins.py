@@ -1,4 +1,4 @@
-"""What stands at several places of a model as one object does so in all that is rebuilt (API.md, section 2)."""
+"""What stands at several places of a model as one object does so in all that is rebuilt."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""`update` and `update_`: purity, layouts, shared memory, all or nothing (API.md, section 3)."""
+"""`update` and `update_`: purity, layouts, shared memory, all or nothing."""
 
 import copy
 from dataclasses import dataclass

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_compiled import Doubling, data, network
-from test_layers import layer
+from networks import data, layer, network
+from trainings import Doubling
 
 import optirs
 from optirs import _core, rules

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+from changing import Late
+from networks import data, network
 from numpy.typing import NDArray
-from problems import DTYPES, DecayDescent, Skip, bits, draw, generator, recipe
-from test_checkpoint_resume import LAYOUTS
-from test_compiled import both, data, network
-from test_hostile import Late
-from test_landing import flat, stepped
+from problems import DTYPES, LAYOUTS, DecayDescent, Skip, bits, draw, generator, recipe
+from steps import flat, stepped
+from trainings import both
 
 import optirs
 from optirs import (

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import data, layer, network
 from problems import DTYPES
-from test_compiled import FALLING, bits, both, data, network, outcome
-from test_compiled_callbacks import Epochs
-from test_layers import layer
+from trainings import FALLING, Epochs, bits, both, outcome
 
 import optirs
 from optirs import ClipGlobalNorm, SkipNonFinite

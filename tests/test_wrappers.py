@@ -1,4 +1,4 @@
-"""AccumGrad, MixedPrecision and rules of one's own on trees (API.md, sections 1 and 3)."""
+"""AccumGrad, MixedPrecision and rules of one's own on trees."""
 
 from dataclasses import dataclass
 
