@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 import optirs
 from optirs import _archive
 
-FILES = Path(__file__).parent / "files"
+FILES = Path(__file__).parent
 METADATA = {"epoch": 3, "loss": [0.5, float("inf")], "pair": (1, "a"), "key": {1: b"\x00"}, "rule": optirs.Adam(0.5)}
 
 Pair = namedtuple("Pair", "first second")
