@@ -6,12 +6,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
+import optirs
 from attack import acts, hooks, oracle, roads
 from attack.judge import Wrong
 from attack.run import Choice, attack, one_round
 from attack.worlds import LAYOUTS, World, owner
-
-import optirs
 
 ROUNDS = int(os.environ.get("OPTIRS_ATTACK_ROUNDS", "500"))
 MEMORY: dict[str, Any] = {

@@ -244,7 +244,7 @@ def test_multiprocessing(method):
     expected = trained(1)[::1000]
     if method == "spawn":  # what a spawned process can import, however pytest imported this file
         code = (
-            f"import runpy; f = runpy.run_path({__file__!r})['in_a_child']; import sys; "
+            f"import runpy, sys; sys.path[:] = {sys.path!r}; f = runpy.run_path({__file__!r})['in_a_child']; "
             "sys.stdout.buffer.write(f(1).tobytes())"
         )
         context = multiprocessing.get_context("spawn")
