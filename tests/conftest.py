@@ -13,7 +13,7 @@ import pytest
 from libraries import LIBRARIES, PEER, Bridge
 from repository import ROOT
 
-from optirs._compiled import Compiled
+from optirs.training._compiled import Compiled
 
 # Ctrl-C works in the tests, and in the processes that they start, also where the shell has told them to ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

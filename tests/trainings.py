@@ -22,7 +22,7 @@ FALLING = optirs.schedules.Exponential(0.05, 0.9, limit=1e-3)
 
 def bits(training: Any) -> Any:
     """All that a training has come to."""
-    leaves = [leaf.state for _, leaf, _ in optirs.tree.leaves(training.state, whole=True) if leaf is not None]
+    leaves = [leaf.state for _, leaf, _ in optirs.trees.tree.leaves(training.state, whole=True) if leaf is not None]
     arrays = [array.tobytes() for array in optirs.trainables(training.model)]
     return repr(leaves), arrays, list(training.history), training.history.logged
 
@@ -76,6 +76,6 @@ class Epochs:
 
 def shown(event: optirs.Event) -> Any:
     """All that an event tells."""
-    leaves = [leaf.state for _, leaf, _ in optirs.tree.leaves(event.state, whole=True) if leaf is not None]
+    leaves = [leaf.state for _, leaf, _ in optirs.trees.tree.leaves(event.state, whole=True) if leaf is not None]
     arrays = [array.tobytes() for array in optirs.trainables(event.model)]
     return event.epoch, event.step, event.loss, arrays, repr(leaves)

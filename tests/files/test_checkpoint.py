@@ -52,7 +52,7 @@ def tree() -> Any:
 
 
 def arrays(model: Any) -> list[Any]:
-    return [leaf for _, leaf, _ in optirs.tree.leaves(model, whole=True) if isinstance(leaf, np.ndarray)]
+    return [leaf for _, leaf, _ in optirs.trees.tree.leaves(model, whole=True) if isinstance(leaf, np.ndarray)]
 
 
 def saved(path: Path, **what: Any) -> Path:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import optirs
-from optirs import _archive
-from optirs._description import outlined
-from optirs._structure import draft
+from optirs.files import _archive
+from optirs.files._description import outlined
+from optirs.files._structure import draft
 
 KILLS = int(os.environ.get("OPTIRS_KILLS", "25"))
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import optirs
-from optirs import _archive
+from optirs.files import _archive
 
 FILES = Path(__file__).parent
 METADATA = {"epoch": 3, "loss": [0.5, float("inf")], "pair": (1, "a"), "key": {1: b"\x00"}, "rule": optirs.Adam(0.5)}
@@ -73,7 +73,7 @@ def ones(state: Any) -> Any:
     """A gradient of ones for every Leaf, at its first place."""
     seen = set[int]()
     values = []
-    for _, leaf, _ in optirs.tree.leaves(state, whole=True):
+    for _, leaf, _ in optirs.trees.tree.leaves(state, whole=True):
         first = isinstance(leaf, optirs.Leaf) and id(leaf) not in seen
         seen.add(id(leaf))
         values.append(np.ones(leaf.shape, "float32") if first else None)
@@ -81,7 +81,7 @@ def ones(state: Any) -> Any:
 
 
 def arrays(tree: Any) -> list[Any]:
-    return [leaf for _, leaf, _ in optirs.tree.leaves(tree, whole=True) if isinstance(leaf, np.ndarray)]
+    return [leaf for _, leaf, _ in optirs.trees.tree.leaves(tree, whole=True) if isinstance(leaf, np.ndarray)]
 
 
 LIKES = {"tree_1": tree, "layers_1": layers, "state_1": layers}
@@ -96,7 +96,7 @@ def test_files_of_earlier_versions(name: str) -> None:
     found = optirs.load(path, like)
     expected = {}
     for root, tree_ in (("model", found.model), ("state", found.state)):
-        for key, leaf, _ in optirs.tree.leaves(tree_, whole=True) if tree_ is not None else ():
+        for key, leaf, _ in optirs.trees.tree.leaves(tree_, whole=True) if tree_ is not None else ():
             place = str(optirs.KeyPath((root, *key)))
             expected |= dict(flattened(place, leaf.state)) if isinstance(leaf, optirs.Leaf) else {place: leaf}
     seen = 0

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import optirs
-from optirs import _archive, _core
+from optirs import _core
+from optirs.files import _archive
 
 Pair = namedtuple("Pair", "first second")
 MODEL = {"w": np.ones(2)}

@@ -334,7 +334,7 @@ def test_one_call_makes_what_the_general_road_makes(name, rule):
             state = optirs.setup(rule, model)
         except (TypeError, ValueError) as error:
             return type(error), str(error)
-        return [(path, leaf if leaf is None else repr(leaf.state)) for path, leaf, _ in optirs.tree.leaves(state)]
+        return [(path, leaf if leaf is None else repr(leaf.state)) for path, leaf, _ in optirs.trees.tree.leaves(state)]
 
     assert outcome(rule) == outcome(lambda path, x: rule)
     if rule is CHAIN and name != "others":

@@ -28,7 +28,9 @@ def watched(values: list[float] | None = None, **options: Any) -> optirs.EarlySt
 
 
 def snapshot(stopping: optirs.EarlyStopping) -> bytes:
-    arrays = [leaf for _, leaf, _ in optirs.tree.leaves(stopping.model, whole=True) if isinstance(leaf, np.ndarray)]
+    arrays = [
+        leaf for _, leaf, _ in optirs.trees.tree.leaves(stopping.model, whole=True) if isinstance(leaf, np.ndarray)
+    ]
     return b"".join(a.tobytes() for a in arrays) + repr(stopping.state).encode()
 
 
@@ -36,7 +38,7 @@ def arrays(*trees: Any) -> list[np.ndarray]:
     """All arrays of models, and of the Leafs of states."""
     found = []
     for tree in trees:
-        for _, leaf, _ in optirs.tree.leaves(tree, whole=True):
+        for _, leaf, _ in optirs.trees.tree.leaves(tree, whole=True):
             states = leaf.state if isinstance(leaf, optirs.Leaf) else leaf
             found += [a for a in flat(states) if isinstance(a, np.ndarray)]
     return found

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import optirs
-from optirs._compiled import Compiled
-from optirs.progress import Progress
+from optirs.training._compiled import Compiled
+from optirs.training.progress import Progress
 
 FLOOR = 64 << 20
 """So many bytes may be kept at any time."""

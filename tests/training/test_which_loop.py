@@ -11,7 +11,7 @@ from trainings import Doubling
 
 import optirs
 from optirs import _core, rules
-from optirs._compiled import CONVERTED, Compiled
+from optirs.training._compiled import CONVERTED, Compiled
 
 GRADIENT = optirs.supervised(optirs.mse)
 X, Y = data("mse", 20)

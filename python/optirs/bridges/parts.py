@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..tensors import Inside
-from ..ties import Parameter, parameters
-from ..tree import is_bfloat16, is_trained_type
+from ..trees.tensors import Inside
+from ..trees.ties import Parameter, parameters
+from ..trees.tree import is_bfloat16, is_trained_type
 
 Array = NDArray[Any]
 Role = tuple[int, bool]

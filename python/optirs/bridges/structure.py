@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import _core
-from ..tree import attributes
+from ..trees.tree import attributes
 from .parts import Parts, Role
 
 

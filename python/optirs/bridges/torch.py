@@ -11,8 +11,8 @@ import torch
 from numpy.lib.array_utils import byte_bounds
 
 from .. import _core
-from ..tensors import Inside
-from ..tree import is_bfloat16
+from ..trees.tensors import Inside
+from ..trees.tree import is_bfloat16
 from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent, is_numbers
 
 TRAINED = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128))

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from .. import _core
 from .._core import Xoshiro, affine_gradient
 from .._equality import Compared
-from ..affine import affine_forward
-from ..tree import functor
+from ..trees.tree import functor
 from ._base import Float32, check_arrays, check_sizes, generator
+from .forward import affine_forward
 
 
 @functor

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from .. import _core
 from .._equality import Compared
-from ..affine import bridge
-from ..tree import functor
+from ..trees.tree import functor
 from ._base import Layer
 from .affine import Affine
 from .dense import Dense
+from .forward import bridge
 
 
 @functor(children=("layers",))

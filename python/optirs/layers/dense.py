@@ -12,9 +12,9 @@ import numpy.typing as npt
 from .. import _core
 from .._core import Xoshiro
 from .._equality import Compared
-from ..affine import bridge
-from ..tree import functor
+from ..trees.tree import functor
 from ._base import Float32, check_arrays, check_sizes, generator
+from .forward import bridge
 
 ACTIVATIONS = tuple(_core.activations())
 

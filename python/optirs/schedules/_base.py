@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..history import _new_axes
-from ..rules._checked import Checked, checked
-from ..rules._parameters import FINITE, POSITIVE, Count, Number
+from .._checked import Checked, checked
+from .._parameters import FINITE, POSITIVE, Count, Number
+from ..training.history import _new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

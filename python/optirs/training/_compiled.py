@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._core import Fit
+from .._core import Fit
+from ..layers import Affine, Chain, Dense
+from ..layers.gradients import Supervised
+from ..layers.losses import Loss
+from ..state import update
+from ..trees.tree import KeyPath
 from .batches import ArrayBatches
 from .events import called, named
-from .gradients import Supervised
-from .layers import Affine, Chain, Dense
-from .losses import Loss
-from .state import update
-from .tree import KeyPath
 
 if TYPE_CHECKING:
     from .train import _Run

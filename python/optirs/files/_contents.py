@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from . import _core
+from .. import _core
+from .._core import Leaf, Outline
+from ..rules import Rule
 from ._agreement import Kind, Side
 from ._archive import NONSENSE, Array, File, Json, nonsense
-from ._core import Leaf, Outline
 from ._description import leaf_signatures, side
 from ._encoding import NUMBERS, Decoder, finished, signature
 from ._structure import WAY_OUT, NotWritten, Tree
-from .rules import Rule
 
 LeafKind = tuple[Rule, list[int], list[int], str, bool]
 """What Leafs have in common: rule, shape, strides and dtype of the parameter, and whether frozen."""

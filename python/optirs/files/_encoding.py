@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from .. import _core
+from ..rules import Rule
+from ..schedules import Schedule
 from ._archive import CODES, NAMES, Array, Json, dtype_named
-from .rules import Rule
-from .schedules import Schedule
 
 Path = tuple[Any, ...]
 
@@ -188,7 +188,7 @@ def _known(cls: type[Any]) -> bool:
 
 
 def _ours(module: str) -> bool:
-    return module.partition(".")[0] == __package__
+    return module.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _made(cls: type[Any], values: dict[str, Any]) -> Any:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .state import update
-from .ties import tie
-from .tree import leaves
+from .. import _core
+from ..state import update
+from ..trees.ties import tie
+from ..trees.tree import leaves
 
 
 def copied(state: Any, model: Any) -> tuple[Any, Any]:

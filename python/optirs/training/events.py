@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .metrics import metrics
+from ..metrics import metrics
 
 HOOKS = ("on_step_end", "on_epoch_end")
 

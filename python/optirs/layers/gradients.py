@@ -7,8 +7,8 @@ from typing import Any, Never
 
 import numpy.typing as npt
 
-from . import _core
-from .layers import Layer
+from .. import _core
+from ._base import Layer
 from .losses import Loss, check_targets
 
 _MISSING: Any = object()

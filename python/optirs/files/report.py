@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .tree import KeyPath
+from ..trees.tree import KeyPath
 
 _SHOWN = 20
 """So many places of each kind are printed."""

@@ -3,15 +3,15 @@
 import json
 from typing import Any
 
-from . import _core
+from .. import _core
+from .._core import Draft, Inventory, Leaf, Outline
+from ..rules import Rule
+from ..trees.ties import Parameter, check_overlap
+from ..trees.tree import KeyPath, leaves
 from ._agreement import Side, Signature
 from ._archive import Array, Json
-from ._core import Draft, Inventory, Leaf, Outline
 from ._encoding import NUMBERS, Decoder, Encoder, signature
 from ._structure import LAYERS, array_dtype
-from .rules import Rule
-from .ties import Parameter, check_overlap
-from .tree import KeyPath, leaves
 
 
 def outlined(draft: Draft, model: Any, state: Any) -> dict[str, Outline]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from . import _archive, _core
+from .. import _core
+from .._core import Leaf, Outline, no_collections
+from ..trees.tree import KeyPath
+from . import _archive
 from ._agreement import Kind, Match, Side, differing, matched
 from ._contents import Contents
-from ._core import Leaf, Outline, no_collections
 from ._description import (
     Rules,
     arrays_of,
@@ -27,7 +29,6 @@ from ._format1 import Contents1
 from ._renaming import Rename, rename_places
 from ._structure import LAYERS, draft
 from .report import Report
-from .tree import KeyPath
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ._core import Leaf
-from .rules import Rule
-from .state import setup, update
-from .tree import leaves
+from .._core import Leaf
+from ..rules import Rule
+from ..state import setup, update
+from ..trees.tree import leaves
 
 
 def start(rule: Any, model: Any, state: Any) -> tuple[Any, Any]:

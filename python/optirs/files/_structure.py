@@ -6,10 +6,10 @@ Nothing is imported, and no class of the user's is made: a name of one is only p
 from collections import OrderedDict
 from typing import Any
 
-from . import _core
+from .. import _core
+from ..layers import Affine, Chain, Dense
 from ._archive import Array, Json
 from ._encoding import NUMBERS, Decoder, Encoder, class_name
-from .layers import Affine, Chain, Dense
 
 LAYERS: dict[type[Any], str] = {cls: cls.__name__ for cls in (Affine, Chain, Dense)}
 """The layers that are made again, and what files call them."""

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from .._core import Recycling
+from ..metrics import metrics
+from ..state import update
 from ._collected import tell_collected
 from ._compiled import Compiled
-from ._core import Recycling
 from ._start import check_arguments, check_switches, start
 from .batches import Batch, Batches, batches, mean_over
 from .events import HOOKS, Callback, Event, hooked, hooks
 from .history import History
-from .metrics import metrics
 from .progress import Progress
-from .state import update
 
 logger = logging.getLogger("optirs")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import overlapping, refuse_masked, span
+from .._core import overlapping, refuse_masked, span
 from .tensors import Inside, inside
 from .tree import KeyPath, is_trained_type, leaves
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ._core import refuse_masked
+from .._core import refuse_masked
 from .rows import Take, all_rows, count_rows, taker, with_rows
 
 Batch = tuple[Any, ...]

@@ -6,7 +6,7 @@ from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 import numpy as np
 
-from . import _core
+from .. import _core
 from ._printing import print_states
 from .tensors import inside
 

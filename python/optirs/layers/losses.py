@@ -8,7 +8,7 @@ from functools import update_wrapper
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
+from .. import _core
 
 
 class Loss:

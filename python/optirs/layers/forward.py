@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 from numpy import ndarray
 
-from . import _core
+from .. import _core
 
 _TENSORS = {"jax": ("jax", "Array"), "torch": ("torch", "Tensor"), "autograd": ("autograd.tracer", "Box")}
 """For each bridge where its library keeps the type of its tensors. A tracer of JAX is an instance of `jax.Array`."""
@@ -59,7 +59,7 @@ def bridge(*arguments: Any) -> Any:
         # A module that is being imported in another thread may not have its type yet.
         kind = getattr(module, name, None)
         if kind is not None and any(isinstance(a, kind) for a in arguments):
-            return import_module(f"{__package__}.bridges.{library}")
+            return import_module(f"..bridges.{library}", __package__)
     return None
 
 

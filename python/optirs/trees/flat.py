@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from ._rounding import cast, store
-from .rules import Descent
+from .. import _core
+from .._rounding import cast, store
+from ..rules import Descent
 from .tensors import inside
 from .ties import origins, parameters_here
 

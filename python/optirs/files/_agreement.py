@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
 
-from ._core import Outline
-from .tree import KeyPath
+from .._core import Outline
+from ..trees.tree import KeyPath
 
 Kind = tuple[Any, ...]
 """What a node is: see `Outline.containers`."""

@@ -4,10 +4,10 @@ import hashlib
 import json
 from typing import Any
 
-from . import _core
+from .. import _core
+from .._core import Numbers, no_collections
 from ._agreement import Signature
 from ._archive import Json
-from ._core import Numbers, no_collections
 from ._description import Rules, described, outlined
 from ._encoding import signature
 from ._structure import draft

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from ._core import Header, Inventory, Numbers
+from .. import _core
+from .._core import Header, Inventory, Numbers
 
 Array = NDArray[Any]
 

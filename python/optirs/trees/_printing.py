@@ -6,8 +6,8 @@ import reprlib
 from collections.abc import Callable
 from typing import Any
 
-from . import _core
-from ._core import Leaf
+from .. import _core
+from .._core import Leaf
 
 
 def print_states(cls: type) -> None:

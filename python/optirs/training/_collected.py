@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from ._core import Leaf
-from .rules import AccumGrad, Rule, with_states
-from .tree import leaves
+from .._core import Leaf
+from ..rules import AccumGrad, Rule, with_states
+from ..trees.tree import leaves
 
 logger = logging.getLogger("optirs")
 

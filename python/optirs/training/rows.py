@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core import Pinned, as_plain, refuse_masked, refuse_moved, settled
+from .._core import Pinned, as_plain, refuse_masked, refuse_moved, settled
 
 Take = Callable[[Any], Any]
 """Rows at a slice, or at an array of row numbers."""

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from .. import _core
+from .._core import Leaf
+from ..trees.tree import KeyPath
 from ._agreement import Listed, Side, Signature
 from ._archive import CODES, Array, Json
 from ._contents import Contents
-from ._core import Leaf
 from ._encoding import finished, signature
 from ._structure import WAY_OUT
-from .tree import KeyPath
 
 
 class Contents1(Contents):
