@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _core
 from .._checked import Checked, checked
 from .._parameters import FINITE, POSITIVE, Count, Number
-from ..training.history import _new_axes
+from .._plot import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ class Schedule(Checked):
         """
         at = np.arange(Count("").read("plot: steps", steps))
         if ax is None:
-            ax = _new_axes()
+            ax = new_axes()
         ax.plot(at, self(at), label=repr(self))
         ax.set_xlabel("step")
         ax.set_ylabel("value")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .._plot import new_axes
 from ._copy import copied
 from .batches import batches, mean_over
 from .events import Event
-from .history import _new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,7 +162,7 @@ class HeldOut:
             >>> [line.get_label() for line in axes.get_lines()][-1]
             'held out'
         """
-        ax = _new_axes() if ax is None else ax
+        ax = new_axes() if ax is None else ax
         ax.plot([r.step for r in self.results], [r.loss for r in self.results], label="held out")
         ax.set_xlabel("step")
         ax.set_ylabel("loss")

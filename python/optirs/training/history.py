@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from .._plot import new_axes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -90,18 +92,10 @@ class History(Sequence[float]):
             'log'
         """
         if ax is None:
-            ax = _new_axes()
+            ax = new_axes()
         ax.plot(range(1, len(self) + 1), self._losses)
         if self and all(loss > 0 for loss in self):
             ax.set_yscale("log")
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
         return ax
-
-
-def _new_axes() -> Axes:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("plotting needs matplotlib: pip install 'optirs[plot]'") from error
-    return pyplot.subplots()[1]
