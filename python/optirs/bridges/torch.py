@@ -118,7 +118,7 @@ def array(tensor: Any, dtype: np.dtype[Any]) -> Array:
     """A tensor as an array on its memory; `dtype` is what is wanted of bfloat16, for which NumPy has no type itself.
 
     Raises:
-        TypeError, RuntimeError, NotImplementedError: PyTorch cannot, as where the tensor is not on the CPU.
+        TypeError, RuntimeError, NotImplementedError: If PyTorch cannot, as where the tensor is not on the CPU.
     """
     tensor = tensor.detach()
     if tensor.layout is not torch.strided:

@@ -19,9 +19,9 @@ def affine_forward(W: npt.ArrayLike, b: npt.ArrayLike, x: npt.ArrayLike, /) -> A
     """The affine layer on rows, `y = x @ W.T + b`, in float32.
 
     Args:
-        W: weights, `(n_out, n_in)`.
-        b: bias, `(n_out,)`.
-        x: rows, `(batch, n_in)`, or one row, `(n_in,)`.
+        W: Weights, `(n_out, n_in)`.
+        b: Bias, `(n_out,)`.
+        x: Rows, `(batch, n_in)`, or one row, `(n_in,)`.
 
     C-contiguous float32 arrays are read directly, others through a converted copy. The GIL is released; the result
     does not depend on the number of threads. If an argument is a tensor of PyTorch or JAX, or autograd traces it, the
@@ -31,8 +31,8 @@ def affine_forward(W: npt.ArrayLike, b: npt.ArrayLike, x: npt.ArrayLike, /) -> A
         A new array, `(batch, n_out)` or `(n_out,)`.
 
     Raises:
-        ValueError: shapes that do not fit.
-        TypeError: an argument is not an array of real numbers.
+        ValueError: If shapes do not fit.
+        TypeError: If an argument is not an array of real numbers.
 
     Examples:
         >>> import optirs
@@ -67,7 +67,7 @@ def check_shapes(W: tuple[int, ...], b: tuple[int, ...], x: tuple[int, ...]) -> 
     """What `affine_forward` asks of shapes, for libraries that have to know before they call it.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: If shapes do not fit.
     """
     if len(W) != 2:
         raise ValueError(f"affine_forward: W has shape {W}, it must be (n_out, n_in)")

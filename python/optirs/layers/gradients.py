@@ -29,8 +29,8 @@ class Supervised:
         """The loss of `model` on the batch, and its gradient: a tree like the model.
 
         Raises:
-            TypeError: the model has no `pullback`, or the batch is not `x` and `y`.
-            ValueError: shapes that do not fit.
+            TypeError: If the model has no `pullback`, or the batch is not `x` and `y`.
+            ValueError: If shapes do not fit.
         """
         self._check(y, more)
         answer = _core.supervised(self.criterion.__name__, model, x, y) if self._built_in else None
@@ -67,7 +67,7 @@ def supervised(loss: Loss) -> Supervised:
     """The gradient function of `loss(model(x), y)`, for the layers of this library.
 
     Args:
-        loss: one of `mse`, `mae`, `huber`, `binary_crossentropy`, `crossentropy`, or anything callable with their
+        loss: One of `mse`, `mae`, `huber`, `binary_crossentropy`, `crossentropy`, or anything callable with their
             method `pullback(yhat, y) -> (loss, gradient by yhat)`.
 
     Returns:
@@ -77,7 +77,7 @@ def supervised(loss: Loss) -> Supervised:
         library compute in float32: they round it once, where it enters.
 
     Raises:
-        TypeError: the loss has no `pullback`; when called, the model has none.
+        TypeError: If the loss has no `pullback`; when called, if the model has none.
 
     Examples:
         >>> import numpy as np, optirs

@@ -36,11 +36,11 @@ class Loss:
         """The loss, and its gradient by `yhat`, of its shape: float64 where `yhat` and `y` promote to it, else float32.
 
         Args:
-            yhat: predictions, `(batch, n)` or `(n,)`.
-            y: targets, as the loss itself takes them.
+            yhat: Predictions, `(batch, n)` or `(n,)`.
+            y: Targets, as the loss itself takes them.
 
         Raises:
-            ValueError, TypeError: as the loss itself.
+            ValueError, TypeError: As the loss itself.
 
         Examples:
             >>> import numpy as np, optirs
@@ -64,7 +64,7 @@ def check_targets(loss: str, y: object) -> None:
     """Raises where `y` is nothing at all, or text: NumPy makes an array without dimensions of it.
 
     Raises:
-        TypeError: it is.
+        TypeError: If it is nothing, or text.
     """
     if y is None or isinstance(y, str):
         raise TypeError(f"{loss}: y must be an array of real numbers, got {type(y).__name__}")
@@ -75,12 +75,12 @@ def mse(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Squared error: mean over the batch of the sum over outputs of `(yhat - y)**2`.
 
     Args:
-        yhat: predictions, `(batch, n)` or `(n,)`.
-        y: targets of the same shape.
+        yhat: Predictions, `(batch, n)` or `(n,)`.
+        y: Targets of the same shape.
 
     Raises:
-        ValueError: the shapes differ, or are not 1-D or 2-D.
-        TypeError: an argument is not an array of real numbers.
+        ValueError: If the shapes differ, or are not 1-D or 2-D.
+        TypeError: If an argument is not an array of real numbers.
 
     Examples:
         >>> import optirs
@@ -100,12 +100,12 @@ def mae(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Absolute error: mean over the batch of the sum over outputs of `|yhat - y|`; its slope at 0 is 0.
 
     Args:
-        yhat: predictions, `(batch, n)` or `(n,)`.
-        y: targets of the same shape.
+        yhat: Predictions, `(batch, n)` or `(n,)`.
+        y: Targets of the same shape.
 
     Raises:
-        ValueError: the shapes differ, or are not 1-D or 2-D.
-        TypeError: an argument is not an array of real numbers.
+        ValueError: If the shapes differ, or are not 1-D or 2-D.
+        TypeError: If an argument is not an array of real numbers.
 
     Examples:
         >>> import optirs
@@ -124,12 +124,12 @@ def huber(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
         d**2 / 2    where d <= 1,    else    d - 1/2.
 
     Args:
-        yhat: predictions, `(batch, n)` or `(n,)`.
-        y: targets of the same shape.
+        yhat: Predictions, `(batch, n)` or `(n,)`.
+        y: Targets of the same shape.
 
     Raises:
-        ValueError: the shapes differ, or are not 1-D or 2-D.
-        TypeError: an argument is not an array of real numbers.
+        ValueError: If the shapes differ, or are not 1-D or 2-D.
+        TypeError: If an argument is not an array of real numbers.
 
     Examples:
         >>> import optirs
@@ -150,12 +150,12 @@ def binary_crossentropy(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
     which is `-y log s - (1 - y) log(1 - s)` with `s = 1 / (1 + exp(-yhat))`, without overflow for any finite logit.
 
     Args:
-        yhat: logits, `(batch, n)` or `(n,)`.
-        y: targets of the same shape in [0, 1].
+        yhat: Logits, `(batch, n)` or `(n,)`.
+        y: Targets of the same shape in [0, 1].
 
     Raises:
-        ValueError: the shapes differ, or are not 1-D or 2-D, or a target lies outside of [0, 1].
-        TypeError: an argument is not an array of real numbers.
+        ValueError: If the shapes differ, or are not 1-D or 2-D, or a target lies outside of [0, 1].
+        TypeError: If an argument is not an array of real numbers.
 
     Examples:
         >>> import optirs
@@ -176,15 +176,15 @@ def crossentropy(yhat: npt.ArrayLike, y: npt.ArrayLike) -> float:
     computed without overflow; for rows of probabilities `p`, of `-sum over k of p[k] log softmax(yhat)[k]`.
 
     Args:
-        yhat: logits, `(batch, n)` or `(n,)`. A class may be ruled out by `-inf`.
-        y: class numbers from 0 to n - 1 (integers, one a row), or one-hot rows in the shape of `yhat`; softened rows
+        yhat: Logits, `(batch, n)` or `(n,)`. A class may be ruled out by `-inf`.
+        y: Class numbers from 0 to n - 1 (integers, one a row), or one-hot rows in the shape of `yhat`; softened rows
             (probabilities that sum to 1) will do as well. A sum may be off by 0.001; in float16 by 0.004, and 6e-8
             more a class; in bfloat16 by 0.032.
 
     Raises:
-        ValueError: shapes that do not fit, a class number outside of 0 to n - 1, or a row of targets that has entries
+        ValueError: If shapes do not fit, a class number is outside of 0 to n - 1, or a row of targets has entries
             outside of [0, 1] or does not sum to 1.
-        TypeError: class numbers that are not integers, or an argument that is not an array of real numbers.
+        TypeError: If class numbers are not integers, or an argument is not an array of real numbers.
 
     Examples:
         >>> import optirs

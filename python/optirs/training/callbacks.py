@@ -40,25 +40,25 @@ class HeldOut:
     """A callback of `train` that evaluates the model on data that it is not trained on.
 
     Args:
-        loss: the gradient function that `train` was given, or any function `(model, *batch) -> loss`. Of a gradient
+        loss: The gradient function that `train` was given, or any function `(model, *batch) -> loss`. Of a gradient
             function that has a method `loss(model, *batch)`, as `supervised` makes them, that is called.
-        data: as for `train`: a tuple of arrays with the same first dimension, or an iterable of batches.
-        metric: another function `(model, *batch) -> number`, such as the accuracy; by default none.
-        every: an evaluation takes place after every so many epochs or steps.
+        data: As for `train`: a tuple of arrays with the same first dimension, or an iterable of batches.
+        metric: Another function `(model, *batch) -> number`, such as the accuracy; by default none.
+        every: An evaluation takes place after every so many epochs or steps.
         unit: "epoch" or "step". After epochs the loop of `train` may be a compiled one all the same, after steps not.
-        batch_size: rows at a time; by default all of them. Loss and metric are means over the batches, weighted by
+        batch_size: Rows at a time; by default all of them. Loss and metric are means over the batches, weighted by
             their rows.
 
     Attributes:
-        results: a list of `Evaluation(epoch, step, loss, metric)`, in order. Each is logged as well (logger `optirs`,
+        results: A list of `Evaluation(epoch, step, loss, metric)`, in order. Each is logged as well (logger `optirs`,
             level INFO).
 
     Epochs and steps are those of the call of `train`: a training that is resumed counts from 1 again, and the results
     go on in the same list.
 
     Raises:
-        ValueError: sizes that do not fit, or a unit that there is not.
-        TypeError: arguments of the wrong kind.
+        ValueError: If sizes do not fit, or there is no such unit.
+        TypeError: If an argument is of the wrong kind.
 
     Examples:
         >>> import numpy as np, optirs
@@ -145,13 +145,13 @@ class HeldOut:
         """Draws the held-out loss over the steps, into the axes of `History.plot` if they are given.
 
         Args:
-            ax: matplotlib axes to draw in; by default those of a new `pyplot` figure.
+            ax: Matplotlib axes to draw in; by default those of a new `pyplot` figure.
 
         Returns:
             The axes.
 
         Raises:
-            ImportError: matplotlib is missing; it comes with the extra `plot`.
+            ImportError: If matplotlib is missing; it comes with the extra `plot`.
 
         Examples:
             >>> import numpy as np, optirs
@@ -178,31 +178,31 @@ class EarlyStopping:
     `mode="max"`), if it is finite: this one is kept as the best, whatever `min_delta` says.
 
     Args:
-        held_out: the `HeldOut` whose results are watched, whenever it makes one. It need not be among the callbacks
+        held_out: The `HeldOut` whose results are watched, whenever it makes one. It need not be among the callbacks
             too, but may be, in any order. By default the training loss is watched: after every epoch, the mean over
             its steps.
-        patience: how many values without an improvement end the training; None for no number of them. By default 3, or
+        patience: How many values without an improvement end the training; None for no number of them. By default 3, or
             None with a threshold.
-        min_delta: by how much a value has to improve on the best one to count; >= 0.
+        min_delta: By how much a value has to improve on the best one to count; >= 0.
         monitor: "loss", "metric" for the metric of `held_out`, or a name in `optirs.metrics(state)`, such as
             "ClipGlobalNorm.norm": that is looked up after every epoch, or whenever `held_out` makes a result.
         mode: "min" if small values are good, "max" if great ones are; by default "max" for "metric", else "min".
-        threshold: what ends the training at once when it is reached; by default nothing does.
+        threshold: What ends the training at once when it is reached; by default nothing does.
 
     Attributes:
-        best: the best value; None before the first one.
-        epoch, step: where it was found.
-        model, state: copies of the model that has it, and of the state that belongs to it. `train` itself returns the
+        best: The best value; None before the first one.
+        epoch, step: Where it was found.
+        model, state: Copies of the model that has it, and of the state that belongs to it. `train` itself returns the
             last model: go on with `stopping.model` for the best one. Arrays that cannot be written are not copied.
-        waited: how many values there have been since.
-        stopped: whether the training was ended by this callback.
+        waited: How many values there have been since.
+        stopped: Whether the training was ended by this callback.
 
     One object belongs to one training; in a call of `train` that resumes it, it goes on.
 
     Raises:
-        ValueError: a number out of range, a mode that there is not, or a metric that `held_out` has not; in `train`, at
-            the first event, a monitor that there is not.
-        TypeError: arguments of the wrong kind.
+        ValueError: If a number is out of range, there is no such mode, or `held_out` has no metric; in `train`, at the
+            first event, if there is no such monitor.
+        TypeError: If an argument is of the wrong kind.
 
     Examples:
         >>> import numpy as np, optirs

@@ -16,14 +16,14 @@ class Event:
     """What a callback of `train` is called with, after every step or epoch.
 
     Attributes:
-        epoch: number of the epoch, from 1.
-        step: number of the step over all epochs, from 1.
-        loss: loss of this step's batch, before its update; after an epoch, the mean of its steps' losses.
-        model: the updated model. The training does not change it later, so it may be kept as it is; the last one is
+        epoch: Number of the epoch, from 1.
+        step: Number of the step over all epochs, from 1.
+        loss: Loss of this step's batch, before its update; after an epoch, the mean of its steps' losses.
+        model: The updated model. The training does not change it later, so it may be kept as it is; the last one is
             the model that `train` returns.
-        state: the optimiser state that belongs to it. The training goes on with what a callback changes in either:
+        state: The optimiser state that belongs to it. The training goes on with what a callback changes in either:
             `optirs.adjust_(event.state, 0.01)`.
-        metrics: what rules in the state have to tell, such as `"ClipGlobalNorm.norm"`: `optirs.metrics(event.state)`,
+        metrics: What rules in the state have to tell, such as `"ClipGlobalNorm.norm"`: `optirs.metrics(event.state)`,
             computed whenever it is asked for.
 
     An attribute that is set or deleted is an AttributeError: the training would not see it.
@@ -86,7 +86,7 @@ def hooked(callbacks: Iterable[Callback]) -> list[Callback]:
     """The callbacks that `train` was given.
 
     Raises:
-        TypeError: it is no sequence of callbacks.
+        TypeError: If it is no sequence of callbacks.
     """
     if type(callbacks) is tuple and not callbacks:
         return []  # as nearly always: to ask all that follows takes as long as some epochs of a small training

@@ -19,7 +19,7 @@ class History(Sequence[float]):
     """The losses of a training, one a step, in order: `len`, indexing, slices, iteration and `numpy.asarray` work.
 
     Attributes:
-        logged: pairs `(epoch, loss)` of the updated model, as `train(log_every=...)` logs them.
+        logged: Pairs `(epoch, loss)` of the updated model, as `train(log_every=...)` logs them.
 
     Examples:
         >>> import numpy as np, optirs
@@ -76,13 +76,13 @@ class History(Sequence[float]):
         """Draws the loss over the steps, logarithmically where all losses are positive.
 
         Args:
-            ax: matplotlib axes to draw in; by default those of a new `pyplot` figure.
+            ax: Matplotlib axes to draw in; by default those of a new `pyplot` figure.
 
         Returns:
             The axes.
 
         Raises:
-            ImportError: matplotlib is missing; it comes with the extra `plot`.
+            ImportError: If matplotlib is missing; it comes with the extra `plot`.
 
         Examples:
             >>> import optirs

@@ -18,8 +18,8 @@ def with_rows(name: str, data: Any) -> Any:
     """What rows are taken of: `data` itself where it has a shape, else NumPy's array of it. Errors call it `name`.
 
     Raises:
-        TypeError: it is none, and NumPy makes none of it, or it is a masked array that hides elements.
-        ValueError: it has no first dimension.
+        TypeError: If it is none, and NumPy makes none of it, or it is a masked array that hides elements.
+        ValueError: If it has no first dimension.
     """
     refuse_masked(name, data)
     has_shape = hasattr(data, "shape") and not isinstance(data, (type, memoryview))
@@ -42,7 +42,7 @@ def count_rows(name: str, array: Any) -> int:
     """The rows of what `with_rows` returned.
 
     Raises:
-        TypeError: it does not know their number.
+        TypeError: If it does not know their number.
     """
     try:
         return index(array.shape[0])
@@ -54,7 +54,7 @@ def taker(name: str, array: Any, rows: int, shuffled: bool) -> Take:
     """What takes rows of `array` in its own type: at slices and, where they are `shuffled`, at row numbers.
 
     Raises:
-        TypeError: its rows cannot be chosen so.
+        TypeError: If its rows cannot be chosen so.
     """
     if isinstance(array, np.ndarray):
 

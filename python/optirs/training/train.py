@@ -29,13 +29,13 @@ class Training:
     """What `train` returns.
 
     Attributes:
-        model: the trained model; shares no trainable array with the one given to `train`.
-        state: the optimiser state that belongs to it: `train(..., state=training.state)` goes on.
-        history: the losses, a `History`.
-        interrupted: whether Ctrl-C ended the training early.
-        reason: why the loop, or from some epoch on the rest of it, ran in Python; "" if all of it was compiled. Of a
+        model: The trained model; shares no trainable array with the one given to `train`.
+        state: The optimiser state that belongs to it: `train(..., state=training.state)` goes on.
+        history: The losses, a `History`.
+        interrupted: Whether Ctrl-C ended the training early.
+        reason: Why the loop, or from some epoch on the rest of it, ran in Python; "" if all of it was compiled. Of a
             training without a step, which of both it would have been.
-        compiled: whether all of it was: `reason` is "".
+        compiled: Whether all of it was: `reason` is "".
     """
 
     model: Any
@@ -54,10 +54,10 @@ class NonFiniteLossError(FloatingPointError):
     """The loss of a training became infinite or NaN.
 
     Attributes:
-        model, state: the last model whose loss was finite (or the one training began with), and its state.
-        history: the losses up to there.
-        epoch, step: where it happened, from 1.
-        loss: the offending value.
+        model, state: The last model whose loss was finite (or the one training began with), and its state.
+        history: The losses up to there.
+        epoch, step: Where it happened, from 1.
+        loss: The offending value.
     """
 
     model: Any
@@ -100,34 +100,34 @@ def train(
     Neither `model` nor `state` is changed. Ctrl-C ends the training and returns what has been trained so far.
 
     Args:
-        gradient: gradient function `(model, *batch) -> (loss, gradient)`, e.g. `supervised(mse)`. For the log its
+        gradient: Gradient function `(model, *batch) -> (loss, gradient)`, e.g. `supervised(mse)`. For the log its
             method `loss(model, *batch)` is called, if it has one.
-        model: the model to begin with.
-        data: a tuple of arrays with the same first dimension, or an iterable of batches, read anew each epoch. An array
+        model: The model to begin with.
+        data: A tuple of arrays with the same first dimension, or an iterable of batches, read anew each epoch. An array
             is whatever gives rows by position: of pandas, SciPy's sparse ones and others, too. `gradient` gets rows of
             the array's own type.
-        rule: a rule, or a function of key path and array, as `setup` takes it.
-        epochs: how many times the data is gone through.
-        batch_size: rows a step; by default all of them. The last batch of an epoch is what is left.
-        shuffle: whether the rows are permuted in every epoch.
-        rng: generator for the shuffling; by default a new one.
-        state: optimiser state to resume from; `rule` may then be left out, and must be equal to the state's if given.
-        log_every: after every so many epochs the loss of the updated model on the data is logged (logger `optirs`,
+        rule: A rule, or a function of key path and array, as `setup` takes it.
+        epochs: How many times the data is gone through.
+        batch_size: Rows a step; by default all of them. The last batch of an epoch is what is left.
+        shuffle: Whether the rows are permuted in every epoch.
+        rng: Generator for the shuffling; by default a new one.
+        state: Optimiser state to resume from; `rule` may then be left out, and must be equal to the state's if given.
+        log_every: After every so many epochs the loss of the updated model on the data is logged (logger `optirs`,
             level INFO) and kept in `history.logged`. The loss is the mean over the rows. The log has the `metrics` of
             the state, too.
-        callbacks: functions called after every step with an `Event`; `event.stop()` ends the training. What they
+        callbacks: Functions called after every step with an `Event`; `event.stop()` ends the training. What they
             return is ignored. An object is called by its methods `on_step_end(event)` and `on_epoch_end(event)`, as
             far as it has them: `HeldOut` and `EarlyStopping` are two.
-        progress: whether a bar is drawn on standard error, by `rich` (extra `progress`). Where that is no terminal,
+        progress: Whether a bar is drawn on standard error, by `rich` (extra `progress`). Where that is no terminal,
             nothing is drawn, and `rich` is not needed.
 
     Raises:
-        FloatingPointError: the loss is not finite. The exception has the last good `model` and `state`, the `history`,
-            `epoch` and `step`.
-        ValueError: sizes that do not fit, data without a batch, an iterator that would have to be read more than once,
-            or a rule other than the state's.
-        TypeError: arguments of the wrong kind.
-        ImportError: a bar is to be drawn, and `rich` is missing.
+        FloatingPointError: If the loss is not finite. The exception has the last good `model` and `state`, the
+            `history`, `epoch` and `step`.
+        ValueError: If sizes do not fit, the data has no batch, it is an iterator that would have to be read more than
+            once, or `rule` is not the state's.
+        TypeError: If an argument is of the wrong kind.
+        ImportError: If a bar is to be drawn, and `rich` is missing.
 
     Examples:
         >>> import numpy as np, optirs
