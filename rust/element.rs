@@ -247,7 +247,7 @@ where
 }
 
 /// As float32; a number between two of those becomes the one with an odd last bit, which is no tie of a narrower type.
-fn round_to_odd(x: f64) -> f32 {
+pub fn round_to_odd(x: f64) -> f32 {
     let near = x as f32;
     let back = f64::from(near);
     let towards_zero = near.to_bits() - u32::from(back.abs() > x.abs());

@@ -4,7 +4,7 @@
 //! arrays, the types, the instruction sets and the threads are elsewhere, once for all rules.
 
 use crate::dtype::{Compute, DType};
-use crate::element::{Element, Real};
+use crate::element::{Element, Real, round_to_odd};
 use crate::kernel::{Call, Columns};
 use crate::reduce::Norm;
 use crate::simd::Level;
@@ -165,8 +165,9 @@ impl Rounding {
     #[must_use]
     pub fn stored(self, x: f64) -> f64 {
         match self.parameter {
-            DType::F16 => half::f16::from_f64(x).to_f64(),
-            DType::BF16 => half::bf16::from_f64(x).to_f64(),
+            // By way of a number that is no tie of the narrower type, as what is stored.
+            DType::F16 => half::f16::from_f32(round_to_odd(x)).to_f64(),
+            DType::BF16 => half::bf16::from_f32(round_to_odd(x)).to_f64(),
             _ => self.round(x),
         }
     }
@@ -232,7 +233,7 @@ pub trait Elementwise: Fields {
     /// Whether complex parameters make sense.
     const COMPLEX: bool = true;
     /// Whether it decides where the parameter lands: what it gets is not a gradient but the new parameter, and what it returns
-    /// is the parameter then; instead of the parameter it gets what was subtracted from it.
+    /// is the parameter then. Instead of the parameter it gets numbers that mean nothing.
     const LANDS: bool = false;
     /// Whether its numbers are rounded to the type of the parameter, which must hold them.
     const STORES: bool = false;

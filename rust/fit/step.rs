@@ -102,6 +102,8 @@ pub struct Stepper<'a> {
     planners: [Planner<'a>; 2],
     /// The loops of each once more where each is short, so that what comes before it shows; else none.
     loops: [Vec<Lone>; 2],
+    /// Whether there is a plan of each: none after an error.
+    is_planned: [bool; 2],
     /// Whether steps differ: some rule counts them, or asks about gradients.
     differ: bool,
 }
@@ -112,7 +114,7 @@ impl<'a> Stepper<'a> {
     pub fn new(parameters: Vec<Parameter<'a>>) -> Self {
         let differ = parameters.iter().any(|p| p.program.has_steps() || p.program.asks());
         let (planners, loops) = Default::default();
-        Self { parameters, skips: Vec::new(), planners, loops, differ }
+        Self { parameters, skips: Vec::new(), planners, loops, is_planned: [false; 2], differ }
     }
 
     /// One step of all parameters from set `from` to the other one. If it is refused, the counts are as they were.
@@ -125,7 +127,8 @@ impl<'a> Stepper<'a> {
         let (planner, loops) = (&mut planners[from], &mut loops[from]);
         let between = |i: usize| Between { parameter: &parameters[i], from };
         // Where steps do not differ, the plan of the last one from this set is that of this one.
-        if (self.differ || planner.outcomes.is_empty()) && !planner.renew(between)? {
+        let is_new = !std::mem::replace(&mut self.is_planned[from], false);
+        if is_new || self.differ && !planner.renew(between)? {
             // SAFETY: the caller's promise.
             unsafe {
                 // What is made elsewhere has no place in this loop: `plain` in `python/trained.rs` sees to that.
@@ -135,6 +138,7 @@ impl<'a> Stepper<'a> {
             }
         }
         self.skips.make_room(planner.skips.len())?; // before anything is written
+        self.is_planned[from] = true;
         // SAFETY: the caller's promise.
         unsafe {
             if loops.is_empty() {

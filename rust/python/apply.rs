@@ -14,7 +14,7 @@ use super::gradient::Gradient;
 use super::lists::Items;
 use super::make::{held, make_leaves, restored};
 use super::schedules::schedule;
-use super::update::{Call, Done, Skipped, Targets, advance, hand_out, results};
+use super::update::{Call, Done, Targets, advance, hand_out, results};
 use super::walk::Place;
 use crate::dtype::DType;
 use crate::rules::RULES;
@@ -71,10 +71,9 @@ pub fn apply<'py>(
         place = placed(py, layout.len * compute.size(), { streams }.choose(None))?;
         Targets::Direction(&place)
     };
-    let Done { outcomes, counts, own, skips } =
+    let Done { outcomes, counts, own, skipped, .. } =
         Call { entries: &entries, gradients: &gradients, to }.run(py, &arena, &names)?;
     let (outcome, after) = (outcomes[0], counts.into_iter().next());
-    let skipped = Skipped::all(py, &entries, &skips, &names)?;
     let (state, result) = match to {
         Targets::Direction(place) => {
             drop(entries);
@@ -96,6 +95,6 @@ pub fn apply<'py>(
         // What was made is where x lands.
         dx = Some(py.import(intern!(py, "optirs._rounding"))?.call_method1(intern!(py, "difference"), (x, new))?);
     }
-    skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
+    skipped.iter().for_each(|skipped| skipped.tell(py));
     Ok((state, dx))
 }

@@ -324,7 +324,7 @@ impl Fit {
         for skip in skips {
             let (place, leaf) = held.place(py, skip.parameter)?;
             let rule = programs[skip.rule.0].links[skip.rule.1].name();
-            Skipped::of(py, rule, place, leaf, &skip)?.tell(py)?;
+            Skipped::of(py, rule, place, leaf, &skip)?.tell(py);
         }
         Ok(end)
     }

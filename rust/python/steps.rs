@@ -14,7 +14,7 @@ use crate::placement::Streams;
 use crate::program::Program;
 use crate::reserve::Reserve;
 use crate::rule::Hyper;
-use crate::step::{Goal, Outcome, Parameter, Planner, Progress, Refused};
+use crate::step::{Elsewhere, Goal, Outcome, Parameter, Planner, Progress, Refused};
 use crate::transfer::Transfer;
 
 /// One parameter's step, as plain data.
@@ -237,18 +237,19 @@ impl<'a> Step<'a> {
 }
 
 /// Begins to take `steps`, or goes on with that where `planner` has come to rules of the user's own, if there are `answers` of
-/// theirs. Once the plan is ready, all steps are taken; `counts` gets those of all steps then, where they do not follow from
-/// the outcomes.
+/// theirs. Once the plan is ready, all steps are taken, as [`finish`] does, unless there is something to be said of them first:
+/// `waits`, or steps that were skipped.
 ///
 /// # Safety
 /// `arrays` are those that the steps name, and open; the guards that the steps come from are held, as writers' where results
 /// go to their place; the memory of the targets, copies and answers is nobody else's.
 pub unsafe fn go_on<'a>(
     steps: &mut [Step<'a>],
-    answers: &mut Vec<(usize, Option<Source>)>,
+    answers: &mut Vec<(Elsewhere, Option<Source>)>,
     arrays: Pointers<'_>,
     planner: &mut Planner<'a>,
     counts: &mut Vec<Counts>,
+    waits: bool,
 ) -> Result<Progress, Refused> {
     let all = &*steps;
     let open = |i: usize| all[i].opened(arrays);
@@ -259,19 +260,34 @@ pub unsafe fn go_on<'a>(
             all.iter().for_each(|step| step.gather(arrays));
             planner.plan(all.len(), open)?
         } else {
-            for (i, answer) in answers.drain(..) {
-                planner.answer(i, &open(i), answer)?;
+            for (call, answer) in answers.drain(..) {
+                planner.answer(&call, &open(call.parameter), answer)?;
             }
             planner.go_on(open)?
         }
     };
-    if progress == Progress::Elsewhere {
-        return Ok(progress);
+    if progress == Progress::Ready && !waits && planner.skips.is_empty() {
+        // SAFETY: the caller's promise.
+        unsafe { finish(steps, arrays, planner, counts)? };
     }
+    Ok(progress)
+}
+
+/// Takes all steps of a plan that is ready. `counts` gets those of all steps after them, where they do not follow from the
+/// outcomes.
+///
+/// # Safety
+/// As for [`go_on`].
+pub unsafe fn finish<'a>(
+    steps: &mut [Step<'a>],
+    arrays: Pointers<'_>,
+    planner: &mut Planner<'a>,
+    counts: &mut Vec<Counts>,
+) -> Result<(), Refused> {
     if planner.has_asked() {
         counts.make_room(steps.len())?; // what is written by now is not seen by anybody
     }
-    // SAFETY: as above.
+    // SAFETY: the caller's promise.
     unsafe { planner.run() };
     let mut moves = false;
     for (step, &outcome) in steps.iter_mut().zip(&planner.outcomes) {
@@ -291,5 +307,5 @@ pub unsafe fn go_on<'a>(
         // SAFETY: the caller's promise.
         steps.iter().for_each(|step| unsafe { step.land(arrays) });
     }
-    Ok(progress)
+    Ok(())
 }

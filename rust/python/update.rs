@@ -5,6 +5,7 @@ use pyo3::exceptions::{PyFloatingPointError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use std::collections::hash_map;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ use crate::job::Source;
 use crate::placement::Streams;
 use crate::program::Program;
 use crate::reserve::{Put, Reserve, check, collected, list};
-use crate::step::{Outcome, Planner, Progress, Reason, Refused, Skip};
+use crate::step::{Elsewhere, Outcome, Planner, Progress, Reason, Refused, Skip};
 
 /// One step of `state` and `model`; new trees, or in place the same ones.
 #[pyfunction]
@@ -64,13 +65,10 @@ fn update_in<'py>(
     touched.separate(py, arena, &mut gradients, &mut elsewhere)?;
     let results = if in_place { Vec::new() } else { results(arena, py, &entries, &gradients)? };
     let to = if in_place { Targets::Places } else { Targets::Fresh(&results) };
-    let Done { outcomes, counts: after, own, skips } =
+    let Done { outcomes, counts: after, own, mut old, skipped } =
         Call { entries: &entries, gradients: &gradients, to }.run(py, arena, &names)?;
-    let skipped = Skipped::all(py, &entries, &skips, &names)?;
     let (mut own, mut after) = (own.into_iter().peekable(), after.into_iter());
     if in_place {
-        let mut old = Vec::new();
-        old.make_room(own.len())?; // before anything is committed
         for (i, (entry, outcome)) in entries.iter_mut().zip(outcomes).enumerate() {
             let after = after.next();
             let Some(inner) = entry.guard.get_mut() else { continue };
@@ -81,7 +79,7 @@ fn update_in<'py>(
             advance(program, counts, outcome, after);
         }
         drop((entries, old)); // the guards first: dropping a state may run Python code
-        skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
+        skipped.iter().for_each(|skipped| skipped.tell(py));
         return Ok((state.clone(), model.clone()));
     }
     let mut fresh = list_in(entries.len(), arena)?;
@@ -92,8 +90,8 @@ fn update_in<'py>(
         }
         fresh.push(hand_out(py, entry, result, states, (outcome, after.next()))?);
     }
-    drop(entries);
-    skipped.iter().try_for_each(|skipped| skipped.tell(py))?;
+    drop((entries, old));
+    skipped.iter().for_each(|skipped| skipped.tell(py));
     let mut fresh = Pairs { pairs: fresh, transposes: FxHashMap::default() };
     let elsewhere = elsewhere.into_iter().map(|(i, origin)| {
         let new = fresh.at(py, origin)?.1;
@@ -145,8 +143,10 @@ pub struct Done<'b> {
     pub counts: Vec<Counts>,
     /// The new states of the user's own rules, in the order of the entries.
     pub own: Vec<OwnDone>,
-    /// The steps that rules have skipped.
-    pub skips: Vec<Skip>,
+    /// Those of steps that were skipped later on, with room for the old ones of all others: to drop one may run Python code.
+    pub old: Vec<OwnState>,
+    /// What is to be said of the steps that rules have skipped.
+    pub skipped: Vec<Skipped>,
 }
 
 impl<'c, 'py> Call<'c, '_, 'py> {
@@ -162,37 +162,62 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         }
         let (mut planner, mut counts) = (Planner::default(), Vec::new());
         let (mut answers, mut own, mut calls) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rules = OwnRules::default();
+        let (mut rules, mut old, mut skipped) = (OwnRules::default(), Vec::new(), Vec::new());
         loop {
             let (all, given, plan, counts) = (&mut steps[..], Answers(&mut answers), &mut planner, &mut counts);
             let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
             let wanted = Wanted::new(arena, 2 * n, load, names, looks);
+            let waits = !own.is_empty();
             // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are
             // written are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets, copies
             // and answers are new.
-            let progress = run(py, &wanted, |arrays| unsafe { steps::go_on(all, given.all(), arrays, plan, counts) })?;
-            match progress {
-                Ok(Progress::Ready) => break,
-                Ok(Progress::Elsewhere) => {}
-                Err(why) => {
-                    return Err(refusal(py, why, |i| Ok((names.of(self.entries[i].place)?, self.entries[i].leaf())))?);
-                }
+            let progress =
+                run(py, &wanted, |arrays| unsafe { steps::go_on(all, given.all(), arrays, plan, counts, waits) })?;
+            if progress.map_err(|why| self.refusal(py, why, names))? == Progress::Ready {
+                break;
             }
             calls.clear();
             for call in planner.calls() {
                 calls.put(call)?;
             }
-            for &(i, link, source) in &calls {
-                let made = self.own_step(py, &mut rules, (i, link, source), names)?;
-                own.put(OwnDone { entry: i, own: made.own, state: made.state })?;
-                answers.put((i, made.dx.as_ref().map(|(_, source)| *source)))?;
-                rules.kept.extend(made.dx.map(|(place, _)| place));
+            for call in &calls {
+                let made = self.own_step(py, &mut rules, call, names)?;
+                own.put(OwnDone { entry: call.parameter, own: made.own, state: made.state })?;
+                answers.put((*call, made.dx.as_ref().map(|(_, source)| *source)))?;
+                if let Some((place, _)) = made.dx {
+                    rules.kept.put(place)?;
+                }
             }
         }
+        if !own.is_empty() || !planner.skips.is_empty() {
+            // All that may fail or run Python code comes before anything is written that others see.
+            skipped = Skipped::all(py, self.entries, &planner.skips, names)?;
+            old.make_room(own.len())?;
+            let mut kept = list(own.len())?;
+            for new in own {
+                if planner.outcomes[new.entry].skipped.is_none() {
+                    kept.push(new);
+                } else {
+                    old.push(new.state);
+                }
+            }
+            own = kept;
+            own.sort_unstable_by_key(|new: &OwnDone| (new.entry, new.own));
+            let (all, plan, counts) = (&mut steps[..], &mut planner, &mut counts);
+            let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
+            let wanted = Wanted::new(arena, 2 * n, load, names, looks);
+            // SAFETY: as above.
+            let done = run(py, &wanted, |arrays| unsafe { steps::finish(all, arrays, plan, counts) })?;
+            done.map_err(|why| self.refusal(py, why, names))?;
+        }
         reached.extend(steps.iter().map(|step| step.outcome));
-        own.retain(|new: &OwnDone| reached[new.entry].skipped.is_none());
-        own.sort_by_key(|new| new.entry);
-        Ok(Done { outcomes: reached, counts, own, skips: std::mem::take(&mut planner.skips) })
+        Ok(Done { outcomes: reached, counts, own, old, skipped })
+    }
+
+    /// The error of steps that do not take place.
+    fn refusal(&self, py: Python<'_>, why: Refused, names: &Names) -> PyErr {
+        let of = |i: usize| Ok((names.of(self.entries[i].place)?, self.entries[i].leaf()));
+        refusal(py, why, of).unwrap_or_else(|error| error)
     }
 
     /// What a rule of the user's own makes of what comes to it: `None` as source where that is the gradient itself.
@@ -200,7 +225,7 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         &self,
         py: Python<'py>,
         rules: &mut OwnRules<'py>,
-        (i, link, source): (usize, usize, Option<Source>),
+        &Elsewhere { parameter: i, link, source, .. }: &Elsewhere,
         names: &Names,
     ) -> PyResult<OwnMade> {
         let entry = &self.entries[i];
@@ -213,7 +238,7 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             Ok(place) => at(py, moved(py, error, "parameter", &place), &place),
             Err(interrupt) => interrupt,
         };
-        let rule = rules.of(py, i, inner.rule.bind(py), program, counts, k).map_err(fail)?;
+        let rule = rules.of(inner.rule.bind(py), program, counts, k).map_err(fail)?;
         let compute = program.working(leaf.dtype).compute().dtype();
         let bytes = leaf.layout.len * compute.size();
         let streams = || entry.guard.get().streams(entry.address, None).choose(None);
@@ -358,45 +383,54 @@ struct OwnMade {
 /// The user's own rules in the programs of a call's entries, as they are at this step, and what they have made.
 #[derive(Default)]
 struct OwnRules<'py> {
-    /// By entry, where a rule was asked for: those of the last one.
-    last: Option<(usize, Vec<Bound<'py, PyAny>>)>,
+    /// Those that were asked for last, with the rule that they are in and the step counts of its timers.
+    last: SmallVec<[KnownRules<'py>; 4]>,
     kept: Vec<Part>,
 }
 
 impl<'py> OwnRules<'py> {
-    /// The `k`-th own rule in `rule`, the rule of entry `i`.
+    /// The `k`-th own rule in `rule`, at these counts.
     fn of(
         &mut self,
-        py: Python<'py>,
-        i: usize,
         rule: &Bound<'py, PyAny>,
         program: &Program,
         counts: &[u64],
         k: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if self.last.as_ref().is_none_or(|(entry, _)| *entry != i) {
+        let (py, timers) = (rule.py(), program.timers(counts));
+        let known = self.last.iter().position(|known| known.0.is(rule) && known.1[..] == *timers);
+        let at = if let Some(at) = known {
+            at
+        } else {
             let rules = py.import(intern!(py, "optirs.rules"))?;
-            let mut rule = rule.clone();
+            let mut now = rule.clone();
             if program.is_scheduled() {
-                let timers = tuple(py, program.timers(counts).iter().map(|&t| Int(t as i64)))?;
-                rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
+                let timers = tuple(py, timers.iter().map(|&t| Int(t as i64)))?;
+                now = rules.call_method1(intern!(py, "resolved"), (now, timers))?;
             }
-            let own = rules.call_method1(intern!(py, "own_rules"), (rule,))?;
-            self.last = Some((i, own.try_iter()?.collect::<PyResult<_>>()?));
-        }
-        let found = self.last.as_ref().and_then(|(_, own)| own.get(k).cloned());
+            let own = rules.call_method1(intern!(py, "own_rules"), (now,))?.try_iter()?.collect::<PyResult<_>>()?;
+            if self.last.len() == self.last.inline_size() {
+                self.last.remove(0);
+            }
+            self.last.push((rule.clone(), timers.into(), own));
+            self.last.len() - 1
+        };
+        let found = self.last[at].2.get(k).cloned();
         found.ok_or_else(|| PyValueError::new_err("a rule turned into another one"))
     }
 }
 
+/// A rule, the step counts of its timers, and the own rules in it at that step.
+type KnownRules<'py> = (Bound<'py, PyAny>, Counts, Vec<Bound<'py, PyAny>>);
+
 /// What was made elsewhere, for a phase that runs without Python.
-struct Answers<'a>(&'a mut Vec<(usize, Option<Source>)>);
+struct Answers<'a>(&'a mut Vec<(Elsewhere, Option<Source>)>);
 
 // SAFETY: the pointers are to memory that the call keeps alive, and that nobody else has.
 unsafe impl Send for Answers<'_> {}
 
 impl<'a> Answers<'a> {
-    fn all(self) -> &'a mut Vec<(usize, Option<Source>)> {
+    fn all(self) -> &'a mut Vec<(Elsewhere, Option<Source>)> {
         self.0
     }
 }
@@ -553,6 +587,10 @@ pub fn refusal<'l>(
             refused(&place, &format!("{reason}: element {index} of the gradient is not finite"))
         }
         Reason::Value(reason) => unusable(&place()?, &reason),
+        Reason::Order(other, [a, _]) if other == why.parameter => PyValueError::new_err(format!(
+            "the rule at {} has {a} twice at this step, and each looks at the whole step: give one of them another name",
+            place()?
+        )),
         Reason::Order(other, [a, b]) => PyValueError::new_err(format!(
             "{a} at {} waits for the parameter at {}, where {b} comes first: give all parameters these rules in one order, \
              or names that tell groups apart",
@@ -598,11 +636,13 @@ impl Skipped {
         Ok(Self { rule, place, index: index_text(py, &leaf.layout, skip.element), counts: skip.counts })
     }
 
-    /// Says it, now that the step is over.
-    pub fn tell(&self, py: Python<'_>) -> PyResult<()> {
+    /// Says it, now that the step is over. An error of whoever listens is no error of the step, which stands.
+    pub fn tell(&self, py: Python<'_>) {
         let (Self { rule, place, index, .. }, [all, row]) = (self, self.counts);
-        let log = py.import(intern!(py, "optirs._skipped"))?.getattr(intern!(py, "tell"))?;
-        log.call1((rule, place, index, all, row)).map(drop)
+        let log = py.import(intern!(py, "optirs._skipped")).and_then(|module| module.getattr(intern!(py, "tell")));
+        if let Err(error) = log.and_then(|tell| tell.call1((rule, place, index, all, row))) {
+            error.write_unraisable(py, None);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ impl Elementwise for Box {
     }
 
     #[inline(always)]
-    fn element<T: Element>([lower, upper, ..]: [T::Real; SCALARS], _dx: T, x: T, (): ()) -> (T, ()) {
+    fn element<T: Element>([lower, upper, ..]: [T::Real; SCALARS], _: T, x: T, (): ()) -> (T, ()) {
         // Not `at_least`: what is not a number is in no box, and stays what it is.
         let at = x.re();
         let at = if at < lower { lower } else { at };

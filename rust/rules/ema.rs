@@ -19,7 +19,7 @@ impl Elementwise for Ema {
     }
 
     #[inline(always)]
-    fn element<T: Element>([w, ..]: [T::Real; SCALARS], _dx: T, x: T, (average,): (T,)) -> (T, (T,)) {
+    fn element<T: Element>([w, ..]: [T::Real; SCALARS], _: T, x: T, (average,): (T,)) -> (T, (T,)) {
         (x, (average.average(x, w),))
     }
 }

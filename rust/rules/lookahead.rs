@@ -19,7 +19,7 @@ impl Elementwise for Lookahead {
     }
 
     #[inline(always)]
-    fn element<T: Element>([w, meets, ..]: [T::Real; SCALARS], _dx: T, x: T, (slow,): (T,)) -> (T, (T,)) {
+    fn element<T: Element>([w, meets, ..]: [T::Real; SCALARS], _: T, x: T, (slow,): (T,)) -> (T, (T,)) {
         let slow = if meets == T::Real::ONE { slow.average(x, w).without_subnormal() } else { slow };
         (if meets == T::Real::ZERO { x } else { slow }, (slow,))
     }

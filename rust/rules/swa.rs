@@ -33,7 +33,7 @@ impl Elementwise for Swa {
     }
 
     #[inline(always)]
-    fn element<T: Element>([w, what, ..]: [T::Real; SCALARS], _dx: T, x: T, (average,): (T,)) -> (T, (T,)) {
+    fn element<T: Element>([w, what, ..]: [T::Real; SCALARS], _: T, x: T, (average,): (T,)) -> (T, (T,)) {
         let mean = if what > T::Real::ONE { x } else { average.average(x, w) };
         (x, (if what > T::Real::ZERO { mean } else { average },))
     }

@@ -1,16 +1,15 @@
 //! What parameters of a step have in common: those of one rule at one count, and those that a rule looks at together.
 
+use rustc_hash::{FxHashMap, FxHasher};
 use smallvec::SmallVec;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use super::{Parameter, Reason, Refused};
 use crate::dtype::{Compute, DType};
 use crate::program::{Link, Program};
-use crate::reserve::{OutOfMemory, Put};
+use crate::reserve::{OutOfMemory, Put, Reserve};
 use crate::rule::{Asks, Facts, Hyper, Rounding, Scalars};
-
-/// The step counts of a rule; those of most chains need no memory of their own.
-type Counts = SmallVec<[u64; 4]>;
 
 /// A link that must know whole gradients, at one step.
 #[derive(Clone, Copy)]
@@ -31,7 +30,8 @@ pub(super) struct Question<'a> {
 pub(super) struct StepGroup<'a> {
     program: &'a Program,
     given: *const Hyper,
-    counts: Counts,
+    /// A part of [`Asked::counts`].
+    counts: Range<usize>,
     /// The type of the parameter.
     dtype: DType,
     /// How many links the step reaches.
@@ -52,8 +52,6 @@ pub(super) struct StepGroup<'a> {
     pub rounding: Rounding,
     /// The links that must know whole gradients: a part of [`Asked::questions`].
     pub questions: Range<usize>,
-    /// The links that are stamped, also those that the step does not reach: a part of [`Asked::stamped`].
-    pub stamped: Range<usize>,
     /// Whether the step is known to be able to use all hyper-parameters.
     pub is_checked: bool,
 }
@@ -62,17 +60,42 @@ pub(super) struct StepGroup<'a> {
 #[derive(Default)]
 pub(super) struct Asked<'a> {
     pub questions: Vec<Question<'a>>,
-    /// Links that are stamped, and the number of the [`Whole`] of each.
-    pub stamped: Vec<(usize, usize)>,
     pub wholes: Vec<Whole<'a>>,
+    /// Numbers of wholes by what they are looked up by.
+    index: FxHashMap<u64, usize>,
+    /// The step counts of all groups.
+    pub counts: Vec<u64>,
+    /// The greatest stamp in the states of all parameters.
+    pub stamp: u64,
 }
 
 impl<'a> Asked<'a> {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.questions.clear();
-        self.stamped.clear();
         self.wholes.clear();
+        self.index.clear();
+        self.counts.clear();
+        self.stamp = 0;
+    }
+
+    /// The number of the whole with this link; a new one, if there is none.
+    fn whole(&mut self, of: &'a Link, hyper: &Hyper) -> Result<usize, OutOfMemory> {
+        let Self { wholes, index, .. } = self;
+        let mut hasher = FxHasher::default();
+        (of.entry.name, &of.label, hyper).hash(&mut hasher);
+        let key = hasher.finish();
+        if let Some(&i) = index.get(&key) {
+            let found =
+                if wholes[i].is_of(of, hyper) { Some(i) } else { wholes.iter().position(|w| w.is_of(of, hyper)) };
+            if let Some(i) = found {
+                return Ok(i);
+            }
+        }
+        index.make_room(1)?;
+        wholes.put(Whole::new(of, hyper))?;
+        index.insert(key, wholes.len() - 1);
+        Ok(wholes.len() - 1)
     }
 
     /// What a link asks, if it does.
@@ -95,7 +118,7 @@ impl<'a> StepGroup<'a> {
         let mut group = Self {
             program,
             given: p.given().map_or(std::ptr::null(), <[Hyper]>::as_ptr),
-            counts: counts.into(),
+            counts: asked.counts.len()..asked.counts.len() + counts.len(),
             dtype,
             reach,
             steps,
@@ -106,43 +129,45 @@ impl<'a> StepGroup<'a> {
             compute,
             rounding: Rounding::of(compute).storing(dtype),
             questions: asked.questions.len()..0,
-            stamped: asked.stamped.len()..0,
             is_checked: !program.is_scheduled() || p.given().is_some(),
         };
-        if program.is_stamped {
-            for (link, of) in program.links.iter().enumerate().filter(|(_, of)| of.stamp().is_some()) {
-                let whole = Whole::find(&mut asked.wholes, of, &group.hyper(p, link))?;
-                asked.stamped.put((link, whole))?;
-            }
-        }
+        asked.counts.make_room(counts.len())?;
+        asked.counts.extend_from_slice(counts);
         for link in 0..reach {
             let hyper = group.hyper(p, link);
             scalars.put(program.scalars(link, &hyper, counts, group.rounding))?;
             let of = &program.links[link];
             if of.asks() {
                 let asks = of.kernel.asks(&hyper);
-                let whole = if asks.of_group() { Some(Whole::find(&mut asked.wholes, of, &hyper)?) } else { None };
+                let whole = if asks.of_group() { Some(asked.whole(of, &hyper)?) } else { None };
                 asked.questions.put(Question { link, of, hyper, asks, whole })?;
             }
         }
-        (group.questions.end, group.stamped.end) = (asked.questions.len(), asked.stamped.len());
+        group.questions.end = asked.questions.len();
         Ok(group)
     }
 
     /// Works the scalars out anew for the counts that a parameter of the group has now; whether the step reaches as far as
     /// before.
-    pub fn renew<P: Parameter<'a>>(&mut self, i: usize, p: &P, scalars: &mut [Scalars]) -> Result<bool, Refused> {
-        self.counts.copy_from_slice(p.counts());
-        if (self.reach, self.steps) != self.program.reach(&self.counts) {
+    pub fn renew<P: Parameter<'a>>(
+        &self,
+        i: usize,
+        p: &P,
+        counts: &mut [u64],
+        scalars: &mut [Scalars],
+    ) -> Result<bool, Refused> {
+        let counts = &mut counts[self.counts.clone()];
+        counts.copy_from_slice(p.counts());
+        if (self.reach, self.steps) != self.program.reach(counts) {
             return Ok(false);
         }
         if self.program.is_scheduled()
-            && let Some(reason) = self.program.refusal(self.dtype, Some(&self.counts))
+            && let Some(reason) = self.program.refusal(self.dtype, Some(counts))
         {
             return Err(Refused::by(i, Reason::Value(reason)));
         }
         for (link, to) in scalars[self.scalars..][..self.reach].iter_mut().enumerate() {
-            *to = self.program.scalars(link, &self.hyper(p, link), &self.counts, self.rounding);
+            *to = self.program.scalars(link, &self.hyper(p, link), counts, self.rounding);
         }
         Ok(true)
     }
@@ -153,9 +178,9 @@ impl<'a> StepGroup<'a> {
 
     /// Whether it is that of this parameter.
     #[inline]
-    pub fn has<P: Parameter<'a>>(&self, p: &P) -> bool {
+    pub fn has<P: Parameter<'a>>(&self, p: &P, counts: &[u64]) -> bool {
         std::ptr::eq(self.program, p.program())
-            && self.counts.iter().eq(p.counts()) // a few numbers: no call
+            && counts[self.counts.clone()].iter().eq(p.counts()) // a few numbers: no call
             && self.dtype == p.dtype()
             && p.given().map_or(std::ptr::null(), <[Hyper]>::as_ptr) == self.given
     }
@@ -178,8 +203,6 @@ pub(super) struct Whole<'a> {
     pub arrived: usize,
     /// What is known of them.
     pub facts: Facts,
-    /// The greatest stamp of all parameters whose rules have the link, members or not.
-    pub stamp: u64,
     /// The greatest of their norms.
     greatest: f64,
     /// What brings the greatest norm near 1: a power of two.
@@ -193,25 +216,24 @@ pub(super) struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
-    /// The number of the one with this link; a new one, if there is none.
-    fn find(wholes: &mut Vec<Self>, of: &'a Link, hyper: &Hyper) -> Result<usize, OutOfMemory> {
-        if let Some(i) = wholes.iter().position(|whole| whole.of.equals(&whole.hyper, of, hyper)) {
-            return Ok(i);
-        }
-        wholes.put(Self {
+    /// One of parameters whose rules have this link.
+    fn new(of: &'a Link, hyper: &Hyper) -> Self {
+        Self {
             of,
             hyper: *hyper,
             members: 0,
             arrived: 0,
             facts: Facts::NONE,
-            stamp: 0,
             greatest: 0.0,
             unit: None,
             sum: 0.0,
             culprit: None,
             skipped: false,
-        })?;
-        Ok(wholes.len() - 1)
+        }
+    }
+
+    fn is_of(&self, of: &Link, hyper: &Hyper) -> bool {
+        self.of.equals(&self.hyper, of, hyper)
     }
 
     /// Whether all of them have come.
@@ -240,9 +262,9 @@ impl<'a> Whole<'a> {
     }
 
     /// The norm of all gradients together, once all are added.
-    pub fn close(&mut self) {
+    pub fn close(&mut self, stamp: u64) {
         if let Some(at) = self.of.stamp() {
-            self.facts.greatest[at] = self.stamp;
+            self.facts.greatest[at] = stamp;
         }
         self.facts.norm = match self.greatest {
             greatest if !greatest.is_finite() || greatest == 0.0 => greatest,
@@ -253,6 +275,6 @@ impl<'a> Whole<'a> {
     /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`, or nearly: norms over `2^e` have squares that neither
     /// over- nor underflow.
     fn exponent(&self) -> i32 {
-        libm::frexp(self.greatest).1.max(-1000)
+        libm::frexp(self.greatest).1.clamp(-1000, 1000)
     }
 }

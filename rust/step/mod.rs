@@ -12,7 +12,7 @@ mod group;
 mod planner;
 mod scratch;
 
-pub use planner::{Planner, Progress};
+pub use planner::{Elsewhere, Planner, Progress};
 
 use crate::dtype::DType;
 use crate::job::{Source, State};

@@ -3,13 +3,12 @@
 use smallvec::SmallVec;
 use std::ops::Range;
 
-use super::group::{Asked, Question, StepGroup, Whole};
+use super::group::{Asked, Question, StepGroup};
 use super::scratch::Scratch;
 use super::{Goal, Outcome, Parameter, Reason, Refused, Skip};
 use crate::drive::{Copy, Plan, traffic};
 use crate::job::{Job, Sink, Source, State, Tables};
 use crate::measure::{Measure, Norms, first_not_finite};
-use crate::placement::Streams;
 use crate::reduce::Norm;
 use crate::reserve::{OutOfMemory, Put, Reserve};
 use crate::rule::{Asks, Facts, Scalars, Verdict};
@@ -24,6 +23,19 @@ pub enum Progress {
     Ready,
     /// It waits for what is made elsewhere: see [`Planner::calls`].
     Elsewhere,
+}
+
+/// What a plan waits for: a link whose work is done elsewhere.
+#[derive(Clone, Copy)]
+pub struct Elsewhere {
+    /// The number of the parameter among those that are on their way.
+    number: usize,
+    /// The parameter.
+    pub parameter: usize,
+    /// The link.
+    pub link: usize,
+    /// What comes to it; `None` where that is the gradient itself.
+    pub source: Option<Source>,
 }
 
 /// A parameter whose rule must know whole gradients, on its way through the links.
@@ -47,7 +59,6 @@ struct Walker {
     is_made: bool,
     /// Memory for a gradient between two segments.
     scratch: Option<*mut u8>,
-    streams: Option<Box<Streams>>,
 }
 
 /// A new state array that is not yet where it belongs.
@@ -115,6 +126,7 @@ impl<'a> Planner<'a> {
     /// As for [`Self::plan`]; the parameters lie where they did.
     #[inline]
     pub unsafe fn go_on<P: Parameter<'a>>(&mut self, parameter: impl Fn(usize) -> P) -> Result<Progress, Refused> {
+        self.walkers.retain(|walker| walker.at != DONE);
         while !self.walkers.is_empty() {
             if !self.find_ready(&parameter)? {
                 return Ok(Progress::Elsewhere);
@@ -127,44 +139,51 @@ impl<'a> Planner<'a> {
         Ok(Progress::Ready)
     }
 
-    /// What the plan waits for: parameters, links, and what comes to these; `None` where that is the gradient itself.
-    pub fn calls(&self) -> impl Iterator<Item = (usize, usize, Option<Source>)> {
-        let waits = |walker: &&Walker| {
+    /// What the plan waits for.
+    pub fn calls(&self) -> impl Iterator<Item = Elsewhere> {
+        let waits = |(_, walker): &(usize, &Walker)| {
             let question = self.asked.question(&self.groups[walker.group], walker.at);
             !walker.answered && question.is_some_and(|question| question.asks == Asks::Elsewhere)
         };
         let is_scratch = |walker: &Walker| walker.scratch.is_some_and(|at| std::ptr::eq(at, walker.source.ptr));
-        let call = move |walker: &Walker| {
-            let is_made = walker.is_made || is_scratch(walker);
-            (walker.parameter, walker.at, is_made.then_some(walker.source))
+        let call = move |(number, walker): (usize, &Walker)| Elsewhere {
+            number,
+            parameter: walker.parameter,
+            link: walker.at,
+            source: (walker.is_made || is_scratch(walker)).then_some(walker.source),
         };
-        self.walkers.iter().filter(waits).map(call)
+        self.walkers.iter().enumerate().filter(waits).map(call)
     }
 
-    /// What was made elsewhere for a parameter that waited for it; `None` where its step ends there.
-    pub fn answer<P: Parameter<'a>>(&mut self, i: usize, p: &P, source: Option<Source>) -> Result<(), OutOfMemory> {
-        let Some(at) = self.walkers.iter().position(|walker| walker.parameter == i) else { return Ok(()) };
+    /// What was made elsewhere for a call; `None` where the step of its parameter ends there.
+    pub fn answer<P: Parameter<'a>>(
+        &mut self,
+        call: &Elsewhere,
+        p: &P,
+        source: Option<Source>,
+    ) -> Result<(), OutOfMemory> {
+        let walker = &mut self.walkers[call.number];
         if let Some(source) = source {
-            let walker = &mut self.walkers[at];
             (walker.source, walker.norm, walker.answered, walker.is_made) = (source, None, true, true);
             return Ok(());
         }
-        let walker = self.walkers.remove(at);
-        let outcome = &mut self.outcomes[i];
-        let reach = outcome.reach.replace(walker.at + 1).unwrap_or(0);
+        let group = walker.group;
+        walker.at = DONE;
+        let outcome = &mut self.outcomes[call.parameter];
+        let reach = outcome.reach.replace(call.link + 1).unwrap_or(0);
         if std::mem::take(&mut outcome.steps) {
             self.carry_x(p)?;
             self.carry(p, 0..p.program().slots_of(&(0..0)).start)?;
         }
-        self.leave_wholes(walker.group, walker.at);
-        self.carry(p, p.program().slots_of(&(walker.at + 1..reach)))
+        self.leave_wholes(group, call.link);
+        self.carry(p, p.program().slots_of(&(call.link + 1..reach)))
     }
 
     /// Gives the plan the scalars of the next step of the same parameters; false if that takes another plan.
     pub fn renew<P: Parameter<'a>>(&mut self, parameter: impl Fn(usize) -> P) -> Result<bool, Refused> {
-        let Self { groups, firsts, scalars, .. } = self;
-        for (group, &i) in groups.iter_mut().zip(&*firsts) {
-            if !group.questions.is_empty() || !group.renew(i, &parameter(i), scalars)? {
+        let Self { groups, firsts, scalars, asked, .. } = self;
+        for (group, &i) in groups.iter().zip(&*firsts) {
+            if !group.questions.is_empty() || !group.renew(i, &parameter(i), &mut asked.counts, scalars)? {
                 return Ok(false);
             }
         }
@@ -242,7 +261,7 @@ impl<'a> Planner<'a> {
     fn add<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<(), Refused> {
         let program = p.program();
         if program.is_stamped {
-            self.note_stamps(i, p)?;
+            self.asked.stamp = program.stamps(p.counts()).fold(self.asked.stamp, u64::max);
         }
         let Some(source) = p.gradient() else {
             self.outcomes.push(Outcome::default());
@@ -283,7 +302,6 @@ impl<'a> Planner<'a> {
             answered: false,
             is_made: false,
             scratch: None,
-            streams: None,
         };
         self.arrive(&mut walker);
         Ok(self.walkers.put(walker)?)
@@ -293,24 +311,13 @@ impl<'a> Planner<'a> {
     #[inline]
     fn group<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<usize, OutOfMemory> {
         let near = self.groups.len().saturating_sub(NEAR);
-        if let Some(known) = self.groups[near..].iter().rposition(|group| group.has(p)) {
+        if let Some(known) = self.groups[near..].iter().rposition(|group| group.has(p, &self.asked.counts)) {
             return Ok(near + known);
         }
         let new = StepGroup::new(p, &mut self.scalars, &mut self.asked)?;
         self.groups.put(new)?;
         self.firsts.put(i)?;
         Ok(self.groups.len() - 1)
-    }
-
-    /// Takes note of which steps of groups a parameter has taken part in, whether or not it does now.
-    fn note_stamps<P: Parameter<'a>>(&mut self, i: usize, p: &P) -> Result<(), OutOfMemory> {
-        let group = self.group(i, p)?;
-        let Asked { stamped, wholes, .. } = &mut self.asked;
-        for &(link, whole) in &stamped[self.groups[group].stamped.clone()] {
-            let stamp = p.program().links[link].stamp().map_or(0, |at| p.program().at(link, p.counts()).numbers[at]);
-            wholes[whole].stamp = wholes[whole].stamp.max(stamp);
-        }
-        Ok(())
     }
 
     /// When pure, copies a parameter that is not stepped.
@@ -509,7 +516,8 @@ impl<'a> Planner<'a> {
                 asked.wholes[whole].add(norm);
             }
         }
-        asked.wholes.iter_mut().filter(|whole| whole.is_complete()).for_each(Whole::close);
+        let stamp = asked.stamp;
+        asked.wholes.iter_mut().filter(|whole| whole.is_complete()).for_each(|whole| whole.close(stamp));
         Ok(())
     }
 
@@ -600,7 +608,6 @@ impl<'a> Planner<'a> {
         p: &P,
     ) -> Result<(), OutOfMemory> {
         let at = walker.at;
-        self.facts.retain(|&(parameter, ..)| parameter != walker.parameter);
         self.facts.put((walker.parameter, at, facts))?;
         let outcome = &mut self.outcomes[walker.parameter];
         outcome.skipped = Some(at);
@@ -642,7 +649,9 @@ impl<'a> Planner<'a> {
         scalars: usize,
     ) -> Result<(), OutOfMemory> {
         let (program, compute) = (p.program(), self.groups[walker.group].compute);
-        let streams = walker.streams.get_or_insert_with(|| Box::new(p.streams()));
+        let mut streams = p.streams();
+        walker.scratch.iter().for_each(|at| streams.add(*at as usize, None));
+        let streams = &mut streams;
         let scratch = match walker.scratch {
             Some(scratch) => scratch,
             None => self.scratch.array(p.elements() * compute.dtype().size(), streams)?,
@@ -687,6 +696,8 @@ impl<'a> Planner<'a> {
         let kept = |s: &&Staged| s.collects || outcomes[s.parameter].skipped.is_none();
         copies.make_room(staged.len())?;
         copies.extend(staged.iter().filter(kept).map(|s| s.copy));
+        // Of a step that was skipped only the skip itself is known.
+        facts.retain(|&(parameter, link, _)| outcomes[parameter].skipped.is_none_or(|at| at == link));
         facts.sort_unstable_by_key(|&(parameter, link, _)| (parameter, link));
         Ok(())
     }
