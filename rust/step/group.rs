@@ -4,10 +4,10 @@ use smallvec::SmallVec;
 use std::ops::Range;
 
 use super::{Parameter, Reason, Refused};
-use crate::dtype::{Compute, DType};
+use crate::loops::dtype::{Compute, DType};
+use crate::memory::reserve::{OutOfMemory, Put};
+use crate::program::contract::{Asks, Facts, Hyper, Rounding, Scalars};
 use crate::program::{Link, Program};
-use crate::reserve::{OutOfMemory, Put};
-use crate::rule::{Asks, Facts, Hyper, Rounding, Scalars};
 
 /// The step counts of a rule; those of most chains need no memory of their own.
 type Counts = SmallVec<[u64; 4]>;

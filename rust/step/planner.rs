@@ -3,16 +3,16 @@
 use smallvec::SmallVec;
 use std::ops::Range;
 
+use super::drive::{Copy, Plan, traffic};
 use super::group::{Asked, Question, StepGroup, Whole};
+use super::job::{Job, Sink, Source, State, Tables};
+use super::norms::{Measure, Norms, first_not_finite};
 use super::scratch::Scratch;
 use super::{Goal, Outcome, Parameter, Reason, Refused, Skip};
-use crate::drive::{Copy, Plan, traffic};
-use crate::job::{Job, Sink, Source, State, Tables};
-use crate::measure::{Measure, Norms, first_not_finite};
-use crate::placement::Streams;
-use crate::reduce::Norm;
-use crate::reserve::{OutOfMemory, Put, Reserve};
-use crate::rule::{Asks, Facts, Scalars, Verdict};
+use crate::loops::norm::Norm;
+use crate::memory::placement::Streams;
+use crate::memory::reserve::{OutOfMemory, Put, Reserve};
+use crate::program::contract::{Asks, Facts, Scalars, Verdict};
 
 /// Among the groups that were met last, a parameter's is looked for: a model has few rules, which may take turns.
 const NEAR: usize = 4;

@@ -1,8 +1,8 @@
 //! Memory for what a step keeps between its phases.
 
-use crate::buffer::Buffer;
-use crate::placement::{LINE, Streams};
-use crate::reserve::{OutOfMemory, Put};
+use crate::memory::buffer::Buffer;
+use crate::memory::placement::{LINE, Streams};
+use crate::memory::reserve::{OutOfMemory, Put};
 
 /// From so many bytes on an array has memory of its own, placed in view of what else the step reads and writes.
 const OWN: usize = 32 << 10;

@@ -2,21 +2,21 @@
 
 #![cfg(not(feature = "python"))] // the module has an allocator of its own, too
 
-use optirs::affine::{self, Shape};
-use optirs::buffer::release;
-use optirs::dtype::DType;
-use optirs::fit::batch::{Data, Gathered};
-use optirs::fit::step::{Parameter, Stepper};
-use optirs::fit::{Arrays, End, Fit, Origin, Progress};
-use optirs::layers::activation::Activation;
-use optirs::layers::dense::Dense;
-use optirs::layers::network::Network;
-use optirs::layers::workspace::Floats;
-use optirs::losses::{Objective, Pointwise, Rows, Target, Values};
-use optirs::pool;
+use optirs::loops::dtype::DType;
+use optirs::memory::recycling::release;
+use optirs::nn::activation::Activation;
+use optirs::nn::affine::{self, Shape};
+use optirs::nn::dense::Dense;
+use optirs::nn::fit::batch::{Data, Gathered};
+use optirs::nn::fit::step::{Parameter, Stepper};
+use optirs::nn::fit::{Arrays, End, Fit, Origin, Progress};
+use optirs::nn::losses::{Objective, Pointwise, Rows, Target, Values};
+use optirs::nn::network::Network;
+use optirs::nn::workspace::Floats;
+use optirs::program::contract::Value;
+use optirs::program::schedules::Schedule;
 use optirs::program::{Program, Spec};
-use optirs::rule::Value;
-use optirs::schedules::Schedule;
+use optirs::threads::pool;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};

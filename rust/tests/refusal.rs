@@ -2,25 +2,25 @@
 
 #![cfg(not(feature = "python"))] // the module has an allocator of its own, too
 
-use optirs::affine::{self, Gradient, Shape};
-use optirs::drive::{Copy, Plan};
-use optirs::dtype::{Compute, DType};
-use optirs::fit::batch::{Data, Gathered};
-use optirs::fit::step::{Parameter, Stepper};
-use optirs::fit::{Arrays, End, Fit, Origin, Progress};
-use optirs::job::{Job, Sink, Source, Tables};
-use optirs::layers::activation::Activation;
-use optirs::layers::dense::Dense;
-use optirs::layers::network::Network;
-use optirs::losses::{Objective, Pointwise, Rows, Target, Values};
-use optirs::measure::{Measure, Norms};
-use optirs::meet;
-use optirs::pool;
+use optirs::loops::dtype::{Compute, DType};
+use optirs::loops::norm::Norm;
+use optirs::memory::meet;
+use optirs::memory::reserve::{OutOfMemory, Put};
+use optirs::memory::strides::Strided;
+use optirs::nn::activation::Activation;
+use optirs::nn::affine::{self, Gradient, Shape};
+use optirs::nn::dense::Dense;
+use optirs::nn::fit::batch::{Data, Gathered};
+use optirs::nn::fit::step::{Parameter, Stepper};
+use optirs::nn::fit::{Arrays, End, Fit, Origin, Progress};
+use optirs::nn::losses::{Objective, Pointwise, Rows, Target, Values};
+use optirs::nn::network::Network;
+use optirs::program::contract::{Rounding, Value};
 use optirs::program::{Program, Spec};
-use optirs::reduce::Norm;
-use optirs::reserve::{OutOfMemory, Put};
-use optirs::rule::{Rounding, Value};
-use optirs::strides::Strided;
+use optirs::step::drive::{Copy, Plan};
+use optirs::step::job::{Job, Sink, Source, Tables};
+use optirs::step::norms::{Measure, Norms};
+use optirs::threads::pool;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -12,14 +12,14 @@ use std::cell::OnceCell;
 use std::marker::PhantomData;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-use super::super::arena::{List, list_in};
 use super::create::Fresh;
 use super::layout::Layout;
 use super::pins::{Load, Pins, Rest};
 use super::view::{Fields, Look, View, moved, shape_text};
-use crate::dtype::DType;
-use crate::element::Real;
-use crate::reserve::{OutOfMemory, Put, collected};
+use crate::loops::dtype::DType;
+use crate::loops::element::Real;
+use crate::memory::reserve::{OutOfMemory, Put, collected};
+use crate::python::memory::arena::{List, list_in};
 
 /// What lives as long as arrays are open.
 pub struct Session(());

@@ -15,8 +15,8 @@ use super::layout::Layout;
 use super::memory::{OWN, Place, own};
 use super::pins::Pinned;
 use super::view::{bfloat16, is_array, numpy};
-use crate::dtype::DType;
-use crate::element::Real;
+use crate::loops::dtype::DType;
+use crate::loops::element::Real;
 
 /// A new array of type `descr` over the memory of `place`.
 pub fn array<'py>(

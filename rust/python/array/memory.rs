@@ -4,9 +4,10 @@ use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::buffer::{self, Buffer};
-use crate::placement::{LINE, PAGE, Streams};
-use crate::reserve::{OutOfMemory, list};
+use crate::memory::buffer::Buffer;
+use crate::memory::placement::{LINE, PAGE, Streams};
+use crate::memory::recycling;
+use crate::memory::reserve::{OutOfMemory, list};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
 #[pyclass(frozen, module = "optirs._core")]
@@ -143,13 +144,13 @@ impl From<OutOfMemory> for PyErr {
 
 /// From when it is made until it is left, memory that is dropped is kept for the next step, as far as it was in use at once.
 #[pyclass(module = "optirs._core")]
-pub struct Recycling(Option<buffer::Recycling>);
+pub struct Recycling(Option<recycling::Recycling>);
 
 #[pymethods]
 impl Recycling {
     #[new]
     fn new() -> Self {
-        Self(Some(buffer::Recycling::begin()))
+        Self(Some(recycling::Recycling::begin()))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

@@ -8,6 +8,7 @@
 pub mod access;
 mod create;
 mod layout;
+pub mod masked;
 mod memory;
 pub mod numbers;
 mod owner;

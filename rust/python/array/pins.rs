@@ -7,7 +7,7 @@ use pyo3::types::{PyFloat, PyInt, PyList, PyTuple};
 
 use super::owner::Owner;
 use super::view::{Fields, is_array, moved};
-use crate::reserve::{OutOfMemory, Put};
+use crate::memory::reserve::{OutOfMemory, Put};
 
 /// How much a kernel reads and writes, or how long it takes as such.
 #[derive(Clone, Copy)]
@@ -273,7 +273,7 @@ fn lend(owner: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
 /// The buffer of an object that was seen to be of one of Python's own classes, lent until it is released; `None` where it has
 /// none any more.
 pub(super) fn borrowed(owner: &Bound<'_, PyAny>) -> Result<Option<Box<ffi::Py_buffer>>, OutOfMemory> {
-    crate::reserve::check::<ffi::Py_buffer>(1)?;
+    crate::memory::reserve::check::<ffi::Py_buffer>(1)?;
     let mut buffer = Box::new(ffi::Py_buffer::new());
     // SAFETY: a live object, and room for what it tells; what is told is released where the pin is dropped.
     if unsafe { ffi::PyObject_GetBuffer(owner.as_ptr(), &raw mut *buffer, ffi::PyBUF_FULL_RO) } == 0 {

@@ -16,8 +16,8 @@ use super::layout::{Layout, elements};
 use super::memory::Memory;
 use super::owner::Owner;
 use super::pins::{Rest, borrowed, release};
-use crate::dtype::DType;
-use crate::strides::Strided;
+use crate::loops::dtype::DType;
+use crate::memory::strides::Strided;
 
 /// The lengths of an array's dimensions, or the distances along them.
 pub type Extents = SmallVec<[isize; 4]>;

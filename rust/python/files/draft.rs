@@ -9,17 +9,17 @@ use rustc_hash::FxHashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::super::array::{Layout, is_array};
-use super::super::leaf::{Leaf, Moments, Slot};
-use super::super::lists::{Int, Items, Text, float, ints, list, text, tuple};
-use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
 use super::inventory::Inventory;
 use super::numbers::Numbers;
 use super::outline::{Outline, by_text, outline_to_write};
-use crate::dtype::DType;
+use crate::loops::dtype::DType;
+use crate::memory::reserve::{Put, Reserve, collected, list as room, listed, owned};
 use crate::program::{Form, Part, Program};
-use crate::reserve::{Put, Reserve, collected, list as room, listed, owned};
+use crate::python::array::{Layout, is_array};
+use crate::python::leaf::{Leaf, Moments, Slot};
+use crate::python::memory::lists::{Int, Items, Text, float, ints, list, text, tuple};
+use crate::python::tree::path::{append, too_deep};
 
 /// Levels of the state of one Leaf, so that every reader can follow.
 const DEEPEST: usize = 200;

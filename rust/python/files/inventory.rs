@@ -14,15 +14,15 @@ use safetensors::Dtype;
 use std::hash::{Hash, Hasher};
 use std::os::raw::c_int;
 
-use super::super::array::access::{bytes, fill_bytes};
-use super::super::array::{Place, View, copy_into, is_exact};
-use super::super::lists::{Items, Text, bytes as new_bytes, dict, ints, list};
 use super::numbers::Numbers;
 use super::outline::Outline;
 use super::texts::Texts;
 use super::type_named;
-use crate::dtype::DType;
-use crate::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
+use crate::loops::dtype::DType;
+use crate::memory::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
+use crate::python::array::access::{bytes, fill_bytes};
+use crate::python::array::{Place, View, copy_into, is_exact};
+use crate::python::memory::lists::{Items, Text, bytes as new_bytes, dict, ints, list};
 
 /// Bytes that are copied, summed and written at a time: they stay in the cache.
 const CHUNK: usize = 1 << 20;

@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 use std::fmt::Write;
 
-use super::super::lists::{ints, text};
-use crate::reserve::{OutOfMemory, Reserve, listed};
+use crate::memory::reserve::{OutOfMemory, Reserve, listed};
+use crate::python::memory::lists::{ints, text};
 
 /// An i64 has at most so many characters, and a comma.
 const LONGEST: usize = 21;

@@ -4,9 +4,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 use rustc_hash::FxHashSet;
 
-use super::super::lists::{Text, list, text};
 use super::wrong;
-use crate::reserve::{OutOfMemory, Reserve, probe};
+use crate::memory::reserve::{OutOfMemory, Reserve, probe};
+use crate::python::memory::lists::{Text, list, text};
 
 /// Texts in one piece of memory; an object, or a piece, for each would take longer to make than all else about it.
 #[derive(Default, PartialEq, Eq)]

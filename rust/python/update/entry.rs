@@ -1,0 +1,252 @@
+//! One parameter of an update: its leaf and its array, checked.
+
+use std::sync::Arc;
+
+use bumpalo::Bump;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use rustc_hash::FxHashMap;
+
+use super::overlap::answer;
+use crate::memory::reserve::{OutOfMemory, Put, Reserve, check};
+use crate::program::contract::Hyper;
+use crate::python::array::access::{Places, Seen};
+use crate::python::array::masked::refuse_other;
+use crate::python::array::{Look, View, is_array, is_exact, numpy, shape_text};
+use crate::python::leaf::create::asked;
+use crate::python::leaf::{Guard, Leaf, busy};
+use crate::python::memory::arena::{List, list_in};
+use crate::python::tree::node::flatten;
+use crate::python::tree::order::a_leaf;
+use crate::python::tree::path::place_text;
+use crate::python::tree::walk::Place;
+
+/// A parameter, once however many places it stands at.
+pub struct Entry<'a, 'py> {
+    /// The first of its places.
+    pub place: usize,
+    /// Leave to use its leaf.
+    pub guard: Guard<'a>,
+    /// Its array at the first place.
+    pub array: &'a Bound<'py, PyAny>,
+    /// Where that lay when it was looked at.
+    pub address: usize,
+    /// How it lay, if it is not stepped where it lies but through a copy.
+    pub strided: Option<Box<View>>,
+    /// The hyper-parameters of its links at this step, where a function in Python has said what they are.
+    pub given: Option<Arc<[Hyper]>>,
+    /// The gradient at the first place that has one.
+    pub gradient: Option<Part<'a, 'py>>,
+    /// Those at its other places.
+    pub others: Vec<Part<'a, 'py>>,
+}
+
+/// A gradient, whether it is that of the transpose, and at which place.
+pub type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool, usize);
+
+/// Where a place's array comes from: an entry, transposed or not.
+#[derive(Clone, Copy)]
+pub struct Origin {
+    /// The index of the entry.
+    pub entry: u32,
+    /// Whether the place has the transpose of the entry's array.
+    pub transposed: bool,
+}
+
+/// Names the places of a state tree, for errors.
+pub struct Names<'a, 'py>(pub &'a Bound<'py, PyAny>);
+
+impl Names<'_, '_> {
+    /// The key path of place `i`.
+    pub fn of(&self, i: usize) -> PyResult<String> {
+        let leaves = asked(self.0.py(), flatten(self.0, true))?.unwrap_or_default();
+        let mut paths = leaves.iter().filter(|l| l.1.is_exact_instance_of::<Leaf>());
+        paths.nth(i).map_or_else(|| Ok("?".into()), |l| place_text(&l.0))
+    }
+}
+
+impl Places for Names<'_, '_> {
+    fn name(&self, i: usize) -> PyResult<String> {
+        self.of(i)
+    }
+}
+
+/// The entries of all places, ties joined, and where each place's array comes from.
+pub fn entries<'b, 'a, 'py>(
+    arena: &'b Bump,
+    py: Python<'py>,
+    places: &'a [Place<'py>],
+    names: &Names,
+    in_place: bool,
+) -> PyResult<(List<'b, Entry<'a, 'py>>, List<'b, Origin>)> {
+    let mut entries = list_in(places.len(), arena)?;
+    let mut origins = list_in(places.len(), arena)?;
+    let mut seen = Known::default();
+    if !in_place {
+        seen.0.make_room(places.len())?;
+    }
+    for (i, place) in places.iter().enumerate() {
+        let look = parameter(py, place, i, names)?;
+        if in_place && !look.writeable {
+            return Err(PyValueError::new_err(format!("parameter at {} is read-only", names.of(i)?)));
+        }
+        let new = u32::try_from(entries.len()).map_err(|_| PyValueError::new_err("too many parameters"))?;
+        // A leaf that can be entered to write is none of those before: they are taken.
+        let guard = if in_place { place.leaf.get().write() } else { None };
+        let entry = if guard.is_some() { None } else { seen.find(place.leaf.get(), &entries)? };
+        let Some(entry) = entry else {
+            let guard = if in_place { guard } else { place.leaf.get().read() };
+            let (guard, strided) = checked(py, place, i, &look, guard, names)?;
+            let gradient = place.gradient.as_ref().map(|g| (g, false, i));
+            let (array, address, others) = (&place.array, look.address, Vec::new());
+            entries.push(Entry { place: i, guard, array, address, strided, given: None, gradient, others });
+            origins.push(Origin { entry: new, transposed: false });
+            continue;
+        };
+        let first: &mut Entry = &mut entries[entry as usize];
+        let tied = View::of(first.array).zip(View::of(&place.array)).and_then(|(a, b)| tied(&a, &b));
+        let Some(transposed) = tied else { return Err(not_tied(&names.of(first.place)?, &names.of(i)?)) };
+        first.add(place, transposed, i)?;
+        origins.push(Origin { entry, transposed });
+    }
+    Ok((entries, origins))
+}
+
+/// The entries by their leaves, as far as somebody asked: in place, that is only where there are ties.
+#[derive(Default)]
+struct Known(FxHashMap<*const Leaf, u32>);
+
+impl Known {
+    /// Which of `entries` has this leaf.
+    fn find(&mut self, leaf: &Leaf, entries: &[Entry]) -> Result<Option<u32>, OutOfMemory> {
+        self.0.make_room(entries.len() - self.0.len())?;
+        for entry in &entries[self.0.len()..] {
+            let i = self.0.len() as u32;
+            self.0.insert(entry.leaf(), i);
+        }
+        Ok(self.0.get(&std::ptr::from_ref(leaf)).copied())
+    }
+}
+
+/// Leave to use a leaf met for the first time, and how the array lies if it is not stepped there. `guard`: `None` if somebody
+/// else uses the leaf.
+#[inline]
+fn checked<'a>(
+    py: Python<'_>,
+    place: &'a Place,
+    i: usize,
+    look: &Look,
+    guard: Option<Guard<'a>>,
+    names: &Names,
+) -> PyResult<(Guard<'a>, Option<Box<View>>)> {
+    if !look.fits {
+        return Err(wrong_shape(py, place, &names.of(i)?));
+    }
+    let guard = guard.ok_or_else(busy)?;
+    if look.laid {
+        return Ok((guard, None));
+    }
+    // Nothing has run since the first look that could have made it something else than an array.
+    let Some(view) = View::of(&place.array) else {
+        return Err(PyTypeError::new_err(format!("no array at {}", names.of(i)?)));
+    };
+    if guard.writes()
+        && let Some(lies) = view.strided()
+        && answer(py, lies.overlaps_itself())?
+    {
+        return Err(PyValueError::new_err(format!("parameter at {} shares elements with itself", names.of(i)?)));
+    }
+    check::<View>(1)?; // one for each such parameter
+    Ok((guard, Some(Box::new(view))))
+}
+
+impl<'a, 'py> Entry<'a, 'py> {
+    /// Adds the gradient at another place.
+    fn add(&mut self, place: &'a Place<'py>, transposed: bool, i: usize) -> Result<(), OutOfMemory> {
+        let Some(g) = &place.gradient else { return Ok(()) };
+        match self.gradient {
+            None => self.gradient = Some((g, transposed, i)),
+            Some(_) => self.others.put((g, transposed, i))?,
+        }
+        Ok(())
+    }
+
+    /// The leaf.
+    pub fn leaf(&self) -> &'a Leaf {
+        self.guard.leaf()
+    }
+
+    /// The addresses from the parameter's first byte to behind its last one.
+    #[inline]
+    pub fn span(&self) -> (usize, usize) {
+        let gapless = || (self.address, self.address + self.leaf().layout.len * self.leaf().dtype.size());
+        self.strided.as_ref().map_or_else(gapless, |view| view.span())
+    }
+
+    /// How the parameter lay when it was looked at.
+    #[inline]
+    pub fn seen(&self) -> Seen<'_> {
+        let leaf = self.leaf();
+        match &self.strided {
+            None => Seen::Laid { address: self.address, dtype: leaf.dtype, layout: &leaf.layout },
+            Some(view) => Seen::Other(view),
+        }
+    }
+}
+
+/// A look at the model's array at a place; its type must be the leaf's.
+#[inline]
+fn parameter(py: Python<'_>, place: &Place, i: usize, names: &Names) -> PyResult<Look> {
+    let leaf = place.leaf.get();
+    if !is_exact(&place.array) && is_array(&place.array) {
+        refuse_other(&place.array, || Ok(format!("parameter at {}", names.of(i)?)))?;
+    }
+    match Look::at(&place.array, &leaf.layout) {
+        Some(look) if look.dtype == Some(leaf.dtype) => Ok(look),
+        look => Err(no_parameter(py, place, look, &names.of(i)?)?),
+    }
+}
+
+#[cold]
+fn no_parameter(py: Python<'_>, place: &Place, look: Option<Look>, name: &str) -> PyResult<PyErr> {
+    if look.is_some() {
+        let (dtype, expected) = (place.array.getattr(intern!(py, "dtype"))?, place.leaf.get().dtype.name());
+        return Ok(PyTypeError::new_err(format!("parameter at {name} is {dtype}, its Leaf is {expected}")));
+    }
+    if place.array.is_exact_instance_of::<Leaf>() {
+        return Ok(a_leaf("model", name, "second"));
+    }
+    let kind = place.array.get_type().name()?;
+    let scalar = place.array.is_instance(&numpy(py)?.getattr(intern!(py, "generic"))?)?;
+    let hint =
+        if scalar { "; arithmetic with 0-d arrays returns scalars, np.asarray(x) keeps them arrays" } else { "" };
+    Ok(PyTypeError::new_err(format!("model at {name} is {kind}, the state has a Leaf there{hint}")))
+}
+
+fn wrong_shape(py: Python<'_>, place: &Place, name: &str) -> PyErr {
+    let found = View::of(&place.array).map_or_else(String::new, |view| shape_text(py, &view.shape));
+    let expected = shape_text(py, &place.leaf.get().layout.shape);
+    PyValueError::new_err(format!("parameter at {name} has shape {found}, its Leaf has {expected}"))
+}
+
+fn not_tied(first: &str, second: &str) -> PyErr {
+    PyValueError::new_err(format!(
+        "{first} and {second} are one parameter in the state, but different arrays in the model; views such as \
+         transposes are pickled and copied apart: tie them again"
+    ))
+}
+
+/// Whether `b` is the array `a` (`Some(false)`), its full transpose (`Some(true)`), or neither.
+pub fn tied(a: &View, b: &View) -> Option<bool> {
+    if a.address != b.address || a.dtype != b.dtype || a.swapped != b.swapped || a.shape.len() != b.shape.len() {
+        return None;
+    }
+    // The stride of an axis of length 1 leads nowhere, so any will do.
+    let alike = |(x, y): ((&isize, &isize), (&isize, &isize))| x.0 == y.0 && (*x.0 == 1 || x.1 == y.1);
+    let [a, b] = [a, b].map(|v| v.shape.iter().zip(&v.strides));
+    if a.clone().zip(b.clone()).all(alike) {
+        return Some(false);
+    }
+    a.zip(b.rev()).all(alike).then_some(true)
+}
