@@ -56,6 +56,20 @@ macro_rules! functions {
     };
 }
 
+/// `x` to the power `n` by repeated squaring: the same bits on every platform, which `powi` does not promise.
+#[must_use]
+pub fn power(x: f64, n: u64) -> f64 {
+    let (mut result, mut square, mut n) = (1.0, x, n);
+    while n > 0 {
+        if n & 1 == 1 {
+            result *= square;
+        }
+        square *= square;
+        n >>= 1;
+    }
+    result
+}
+
 /// For float32.
 pub mod single {
     functions! {
@@ -109,7 +123,16 @@ pub mod double {
 
 #[cfg(test)]
 mod tests {
-    use super::{double, single};
+    use super::{double, power, single};
+
+    #[test]
+    fn power_is_repeated_multiplication() {
+        for n in 0..20 {
+            assert_eq!(power(2.0, n), f64::from(1_u32 << n));
+        }
+        assert_eq!(power(0.0, 0), 1.0);
+        assert_eq!(power(0.9, u64::MAX), 0.0);
+    }
 
     /// How many units in the last place of float32 `found` is off the float64 `exact`.
     fn ulps(found: f32, exact: f64) -> f64 {

@@ -9,9 +9,8 @@
 //! brought near 1 by a [`Scale`].
 
 use super::element::{Element, Real, power_of_two};
-use super::kernel::per_level;
-use super::simd::Level;
-use crate::program::contract::power;
+use super::math::power;
+use super::simd::{Level, per_level};
 use num_complex::Complex;
 
 /// Elements of a block.

@@ -61,3 +61,47 @@ pub fn levels() -> Vec<Level> {
 pub fn set_level(level: Level) {
     LEVEL.store(level.min(best()) as u8, Ordering::Relaxed);
 }
+
+/// Defines `$name(level, args)`: `$body`, compiled for every [`Level`].
+macro_rules! per_level {
+    (fn $name:ident<$($G:ident: $B:path),* $(,)?>($($arg:ident: $t:ty),* $(,)?) where [$($w:tt)*] $body:block) => {
+        #[inline(always)]
+        #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+        fn $name<$($G: $B),*>(level: Level, $($arg: $t),*) where $($w)* {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn body<$($G: $B),*>($($arg: $t),*) where $($w)* $body
+
+            #[inline(never)]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn baseline<$($G: $B),*>($($arg: $t),*) where $($w)* {
+                body::<$($G),*>($($arg),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn avx2<$($G: $B),*>($($arg: $t),*) where $($w)* {
+                body::<$($G),*>($($arg),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            #[allow(clippy::too_many_arguments, reason = "separate slices are what vectorises")]
+            fn avx512<$($G: $B),*>($($arg: $t),*) where $($w)* {
+                body::<$($G),*>($($arg),*);
+            }
+
+            match level {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `level` never exceeds what the processor has.
+                Level::Avx512 => unsafe { avx512::<$($G),*>($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Level::Avx2 => unsafe { avx2::<$($G),*>($($arg),*) },
+                _ => baseline::<$($G),*>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use per_level;

@@ -1,5 +1,6 @@
 //! Products shared out to threads: over rows and columns of the output, never over the terms of a sum.
 
+use super::multiply;
 use super::product::Product;
 use crate::loops::simd;
 use crate::threads::pool::{self, Border};
@@ -50,7 +51,7 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
     if threads == 1 {
         for product in &products {
             // SAFETY: the caller's promise.
-            unsafe { product.run(level) };
+            unsafe { multiply::run(product, level) };
         }
         return;
     }
@@ -60,6 +61,6 @@ pub unsafe fn run<const P: usize>(products: [Product; P]) {
     pool::run(threads, P * parts, &|task| {
         let (product, index) = (task / parts, task % parts);
         // SAFETY: the caller's promise; the parts write to different elements.
-        unsafe { grids[product].part(&products[product], index).run(level) };
+        unsafe { multiply::run(&grids[product].part(&products[product], index), level) };
     });
 }

@@ -2,9 +2,8 @@
 //!
 //! Both are loops over float32 that vectorise; large arrays are shared out to threads. NaN is never hidden.
 
-use crate::loops::kernel::per_level;
 use crate::loops::math::{single::sigmoid, single::softplus, single::tanh};
-use crate::loops::simd::{self, Level};
+use crate::loops::simd::{self, Level, per_level};
 use crate::threads::parts;
 use crate::threads::pool::{self, Border};
 

@@ -151,7 +151,8 @@ fn input<'a>(x: &'a [f32], before: &'a [Kept], len: usize) -> &'a [f32] {
 mod tests {
     use super::*;
     use crate::nn::activation::Activation;
-    use crate::nn::losses::{Pointwise, Values};
+    use crate::nn::losses::pointwise::Pointwise;
+    use crate::nn::losses::values::Values;
 
     struct Numbers(Vec<(Vec<f32>, Vec<f32>)>);
 

@@ -194,20 +194,6 @@ impl Rounding {
     }
 }
 
-/// `x` to the power `n` by repeated squaring: the same bits on every platform, which `powi` does not promise.
-#[must_use]
-pub fn power(x: f64, n: u64) -> f64 {
-    let (mut result, mut square, mut n) = (1.0, x, n);
-    while n > 0 {
-        if n & 1 == 1 {
-            result *= square;
-        }
-        square *= square;
-        n >>= 1;
-    }
-    result
-}
-
 /// How [`Element::average`] is told of a decay rate: `1 - beta`, or where beta is less than a half `-beta`. Whichever is the
 /// smaller keeps its digits when it is rounded.
 #[must_use]
@@ -546,17 +532,3 @@ macro_rules! rule {
     };
 }
 pub(crate) use rule;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn power_is_repeated_multiplication() {
-        for n in 0..20 {
-            assert_eq!(power(2.0, n), f64::from(1_u32 << n));
-        }
-        assert_eq!(power(0.0, 0), 1.0);
-        assert_eq!(power(0.9, u64::MAX), 0.0);
-    }
-}

@@ -1,6 +1,7 @@
 //! What Python sees: converts, checks and calls; no arithmetic.
 
 mod array;
+mod errors;
 mod files;
 mod leaf;
 mod memory;
@@ -63,7 +64,9 @@ mod _core {
     #[pymodule_export]
     use super::settings::{get_num_threads, release_memory, set_num_threads, set_simd, simd_levels};
     #[pymodule_export]
-    use super::tree::node::{flat_tree, register, registered, unflatten};
+    use super::tree::classes::{register, registered};
+    #[pymodule_export]
+    use super::tree::node::{flat_tree, unflatten};
     #[pymodule_export]
     use super::tree::path::path_text;
     #[pymodule_export]

@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyTuple};
 
-use super::leaf::create::asked;
+use super::errors::asked;
 use super::memory::lists::Items;
 use crate::random::xoshiro::{Uniform, Xoshiro as Core};
 

@@ -3,10 +3,11 @@
 /// What a rule's file needs.
 mod prelude {
     pub(crate) use crate::loops::element::{Element, Real};
+    pub(crate) use crate::loops::math::power;
     pub(crate) use crate::loops::norm::Norm;
     pub(crate) use crate::program::contract::{
-        Asks, At, Elementwise, Facts, Fields, Formula, Number, Rounding, SCALARS, SLOTS, Scalars, Slot, Verdict, power,
-        rule, share, toward,
+        Asks, At, Elementwise, Facts, Fields, Formula, Number, Rounding, SCALARS, SLOTS, Scalars, Slot, Verdict, rule,
+        share, toward,
     };
 }
 

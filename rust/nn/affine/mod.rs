@@ -14,8 +14,7 @@
 
 mod outer;
 
-use crate::loops::kernel::per_level;
-use crate::loops::simd::{self, Level};
+use crate::loops::simd::{self, Level, per_level};
 use crate::matrix::product::{Product, Way};
 use crate::matrix::{narrow, share};
 

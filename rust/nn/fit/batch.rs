@@ -1,7 +1,9 @@
 //! Mini-batches: runs of rows, or rows gathered in another order.
 
 use crate::memory::reserve::{OutOfMemory, Reserve};
-use crate::nn::losses::{Objective, Target, Values};
+use crate::nn::losses::Objective;
+use crate::nn::losses::crossentropy::Target;
+use crate::nn::losses::values::Values;
 use std::ops::Range;
 
 /// What there is to learn from.
@@ -98,7 +100,7 @@ fn gather<T: Copy>(from: &[T], n: usize, order: &[usize], to: &mut Vec<T>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::losses::Pointwise;
+    use crate::nn::losses::pointwise::Pointwise;
 
     #[test]
     fn rows_stay_together() {

@@ -1,10 +1,9 @@
 //! Cross-entropy of rows of logits, in float64.
 
-use super::{Values, is_single};
+use super::values::{Values, is_single};
 use crate::loops::element::Real;
-use crate::loops::kernel::per_level;
 use crate::loops::math::double::exp;
-use crate::loops::simd::{self, Level};
+use crate::loops::simd::{self, Level, per_level};
 use crate::memory::reserve::{OutOfMemory, Reserve};
 use std::cell::Cell;
 use std::ops::Range;

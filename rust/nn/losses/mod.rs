@@ -7,67 +7,25 @@
 //! Between float32 numbers, formulas may count on the digits that float64 has to spare; where a number is float64, they are
 //! written so that nothing cancels, and sums are taken in more steps.
 
-mod crossentropy;
-mod pointwise;
+pub mod crossentropy;
+pub mod pointwise;
+pub mod values;
 
-pub use crossentropy::Target;
-pub use pointwise::Pointwise;
-
-use crate::loops::dtype::Compute;
 use crate::loops::element::Real;
 use crate::memory::reserve::{OutOfMemory, Reserve};
 use crate::threads::parts;
 use crate::threads::pool::{self, Border};
-use crossentropy::ROOM;
+use crossentropy::{ROOM, Target};
+use pointwise::Pointwise;
 use std::cell::Cell;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use values::Values;
 
 /// Elements of a block of rows, as far as rows allow it.
 const BLOCK: usize = 1 << 14;
 /// From so many elements on more than one thread pays.
 const PARALLEL: Border = Border { awake: 1 << 16, asleep: 1 << 18 };
-
-/// The numbers of targets.
-#[derive(Clone, Copy, Debug)]
-pub enum Values<'a> {
-    /// float32.
-    Single(&'a [f32]),
-    /// float64.
-    Double(&'a [f64]),
-}
-
-impl Values<'_> {
-    /// How many there are.
-    #[must_use]
-    pub fn len(self) -> usize {
-        match self {
-            Self::Single(values) => values.len(),
-            Self::Double(values) => values.len(),
-        }
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    /// Those in `range`.
-    #[must_use]
-    pub fn slice(self, range: Range<usize>) -> Self {
-        match self {
-            Self::Single(values) => Self::Single(&values[range]),
-            Self::Double(values) => Self::Double(&values[range]),
-        }
-    }
-}
-
-/// Whether numbers of these types are both float32.
-const fn is_single<A: Real, B: Real>() -> bool {
-    matches!((A::COMPUTE, B::COMPUTE), (Compute::F32, Compute::F32))
-}
 
 /// A loss and what predictions are compared with.
 #[derive(Clone, Copy, Debug)]

@@ -3,11 +3,10 @@
 //! Elements are float32 or float64, the arithmetic is float64, and a block's values are added up in fixed lanes, then the
 //! halves of the lanes.
 
-use super::is_single;
+use super::values::is_single;
 use crate::loops::element::Real;
-use crate::loops::kernel::per_level;
 use crate::loops::math::{double::exp, double::log1p};
-use crate::loops::simd::{self, Level};
+use crate::loops::simd::{self, Level, per_level};
 
 /// Partial sums, each of every so manieth element, so that adding up does not wait for the addition before.
 const LANES: usize = 16;

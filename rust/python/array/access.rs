@@ -13,13 +13,16 @@ use std::marker::PhantomData;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 use super::create::Fresh;
+use super::fields::Fields;
 use super::layout::Layout;
-use super::pins::{Load, Pins, Rest};
-use super::view::{Fields, Look, View, moved, shape_text};
+use super::owner::{is_held, moved};
+use super::pins::{Load, Pins};
+use super::view::{Look, View, shape_text};
 use crate::loops::dtype::DType;
 use crate::loops::element::Real;
 use crate::memory::reserve::{OutOfMemory, Put, collected};
 use crate::python::memory::arena::{List, list_in};
+use crate::python::memory::collector::Rest;
 
 /// What lives as long as arrays are open.
 pub struct Session(());
@@ -97,7 +100,7 @@ impl Seen<'_> {
                 (address, same, look.writeable)
             }
             Self::Other(view) => {
-                let now = View::of(array).filter(|_| Fields::of(array).is_some_and(|f| f.is_held(array.py())))?;
+                let now = View::of(array).filter(|_| Fields::of(array).is_some_and(|f| is_held(&f, array.py())))?;
                 let writeable = now.writeable;
                 (view.address, View { writeable: view.writeable, ..now } == *view, writeable)
             }
@@ -161,7 +164,7 @@ impl<'a> Was<'a> {
             Some(now) if now.strides[..] != *self.strides => {
                 format!("its strides were {} and are {}", text(&self.strides), text(&now.strides))
             }
-            Some(_) if Fields::of(array).is_some_and(|fields| !fields.is_held(array.py())) => return moved(name),
+            Some(_) if Fields::of(array).is_some_and(|fields| !is_held(&fields, array.py())) => return moved(name),
             Some(now) if !now.writeable => "it is read-only".into(),
             _ => "its byte order or alignment is another".into(),
         };
@@ -302,7 +305,7 @@ impl Slice<'_> {
             fields.data as usize == self.address
                 && fields.dtype == Some(self.dtype)
                 && fields.is_plain_and_in_c_order()
-                && fields.is_held(array.py())
+                && is_held(&fields, array.py())
                 && fields.shape.len() == self.shape.len()
                 && fields.shape.iter().zip(self.shape).all(alike)
         });
@@ -388,7 +391,7 @@ pub fn integers<T: Whole, R>(array: &Bound<'_, PyAny>, f: impl for<'a> FnOnce(&'
     let _rest = Rest::begin(array.py());
     let view = View::of(array)?;
     let alike = view.code.1 == T::KIND && view.itemsize == size_of::<T>();
-    let fits = alike && view.is_plain() && view.c_order && Fields::of(array)?.is_held(array.py());
+    let fits = alike && view.is_plain() && view.c_order && is_held(&Fields::of(array)?, array.py());
     // SAFETY: just looked at; `f` holds no Python object.
     fits.then(|| f(unsafe { elements::<T>(array, view.len()) }))
 }
@@ -414,7 +417,7 @@ pub fn fill_bytes(array: &Bound<'_, PyAny>, len: usize, offset: usize, from: &[u
 fn in_c_order(array: &Bound<'_, PyAny>, len: usize) -> Option<()> {
     let view = View::of(array)?;
     let lengths = view.shape.iter().map(|&n| n as usize).try_fold(view.itemsize, usize::checked_mul);
-    let held = Fields::of(array)?.is_held(array.py());
+    let held = is_held(&Fields::of(array)?, array.py());
     (view.c_order && lengths == Some(len) && held).then_some(())
 }
 

@@ -11,10 +11,10 @@ use std::os::raw::{c_char, c_int};
 use std::ptr;
 
 use super::access::read;
+use super::fields::{bfloat16, is_array, numpy};
 use super::layout::Layout;
 use super::memory::{OWN, Place, own};
 use super::pins::Pinned;
-use super::view::{bfloat16, is_array, numpy};
 use crate::loops::dtype::DType;
 use crate::loops::element::Real;
 

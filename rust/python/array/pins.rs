@@ -5,9 +5,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyList, PyTuple};
 
-use super::owner::Owner;
-use super::view::{Fields, is_array, moved};
-use crate::memory::reserve::{OutOfMemory, Put};
+use super::fields::{Fields, is_array};
+use super::owner::{Owner, borrowed, is_held, moved, release};
+use crate::memory::reserve::Put;
+use crate::python::memory::collector::Rest;
 
 /// How much a kernel reads and writes, or how long it takes as such.
 #[derive(Clone, Copy)]
@@ -62,35 +63,6 @@ impl Load {
     #[inline]
     fn keeps_the_lock(self) -> bool {
         self.bytes <= SHORT || self.is_of_small && self.bytes <= SHORT_OF_SMALL
-    }
-}
-
-/// As long as there is one, the collector of cycles rests: it runs code of others, which may change arrays between a look at
-/// them and their opening.
-pub(super) struct Rest {
-    was_enabled: bool,
-}
-
-impl Rest {
-    #[inline]
-    pub(super) fn begin(_: Python<'_>) -> Self {
-        // SAFETY: the lock is held.
-        Self { was_enabled: unsafe { ffi::PyGC_Disable() } != 0 }
-    }
-
-    /// It may run again.
-    #[inline]
-    pub(super) fn end(&mut self) {
-        if std::mem::take(&mut self.was_enabled) {
-            // SAFETY: the lock is held.
-            unsafe { ffi::PyGC_Enable() };
-        }
-    }
-}
-
-impl Drop for Rest {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
@@ -184,7 +156,7 @@ impl Pinned {
         if is_array(x) {
             let _rest = Rest::begin(x.py());
             pin(x, &mut self.pinned)?;
-            let held = Fields::of(x).is_none_or(|fields| fields.is_held(x.py()));
+            let held = Fields::of(x).is_none_or(|fields| is_held(&fields, x.py()));
             return if held { Ok(()) } else { Err(moved(what)) };
         }
         let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
@@ -268,23 +240,4 @@ fn lend(owner: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
         pinned.put(Pin::Lent { _buffer: Lent(buffer) })?;
     }
     Ok(())
-}
-
-/// The buffer of an object that was seen to be of one of Python's own classes, lent until it is released; `None` where it has
-/// none any more.
-pub(super) fn borrowed(owner: &Bound<'_, PyAny>) -> Result<Option<Box<ffi::Py_buffer>>, OutOfMemory> {
-    crate::memory::reserve::check::<ffi::Py_buffer>(1)?;
-    let mut buffer = Box::new(ffi::Py_buffer::new());
-    // SAFETY: a live object, and room for what it tells; what is told is released where the pin is dropped.
-    if unsafe { ffi::PyObject_GetBuffer(owner.as_ptr(), &raw mut *buffer, ffi::PyBUF_FULL_RO) } == 0 {
-        return Ok(Some(buffer));
-    }
-    drop(PyErr::take(owner.py()));
-    Ok(None)
-}
-
-/// Gives a buffer back.
-pub(super) fn release(_: Python<'_>, buffer: &mut ffi::Py_buffer) {
-    // SAFETY: it was lent by `borrowed`, and the lock is held.
-    unsafe { ffi::PyBuffer_Release(buffer) };
 }

@@ -16,8 +16,7 @@ use std::os::raw::c_int;
 
 use super::numbers::Numbers;
 use super::outline::Outline;
-use super::texts::Texts;
-use super::type_named;
+use super::texts::{Texts, wrong};
 use crate::loops::dtype::DType;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
 use crate::python::array::access::{bytes, fill_bytes};
@@ -544,4 +543,9 @@ fn one_nan(bytes: &mut [u8], kind: &Kind) {
         }
         _ => {}
     }
+}
+
+/// The type that safetensors calls `name`.
+fn type_named(name: &str) -> PyResult<Dtype> {
+    serde_json::from_value(name.into()).map_err(wrong)
 }

@@ -10,7 +10,6 @@ mod texts;
 
 use super::memory::lists::{Int, Items, text, tuple};
 use crate::memory::reserve::{OutOfMemory, Put, Reserve, collected, list, listed, owned, probe};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 use safetensors::Dtype;
@@ -23,6 +22,7 @@ pub use inventory::Inventory;
 pub use numbers::Numbers;
 pub use outline::{Outline, outline_of_file, outline_of_tree, place_in_file};
 pub use restore::States;
+use texts::wrong;
 
 /// What stands before the JSON text: its length, so long.
 const LENGTH: usize = 8;
@@ -212,12 +212,4 @@ fn same_entries(found: &[(&str, Dtype, &[usize])], expected: Vec<(Dtype, &[usize
         }
     }
     Ok(())
-}
-
-fn type_named(name: &str) -> PyResult<Dtype> {
-    serde_json::from_value(name.into()).map_err(wrong)
-}
-
-fn wrong(error: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
 }

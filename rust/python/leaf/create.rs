@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyTuple};
@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::program::program;
-use super::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots};
+use super::{Counts, Inner, Leaf, Moments, OwnState, Slot, Slots, copied};
 use crate::loops::dtype::DType;
 use crate::memory::placement::Streams;
 use crate::memory::reserve::{Reserve, collected, list, listed};
@@ -18,9 +18,9 @@ use crate::program::{Form, Part, Program, Start};
 use crate::python::array::access::Seen;
 use crate::python::array::masked::{refuse, refuse_other};
 use crate::python::array::{Layout, PLACED, Place, Request, View, allocate, can_cast, copy_into, is_exact, shape_text};
+use crate::python::errors::{asked, at, placeless};
 use crate::python::memory::lists::Items;
 use crate::python::tree::path::place_text;
-use crate::python::update::{at, copied, placeless};
 use crate::step::job::fill;
 
 /// A rule, an array, and the key path at which it stands, if it does.
@@ -111,6 +111,19 @@ pub fn suits(program: &Program, dtype: DType, place: impl Fn() -> PyResult<Strin
         _ => return Ok(()),
     };
     Err(PyTypeError::new_err(format!("the parameter at {} is {}: {reason}", place()?, dtype.name())))
+}
+
+/// The compiled form of `rule`, if it makes sense for parameters of this type and their step can use its values; `path` is
+/// that of the parameter.
+pub fn suitable(
+    py: Python<'_>,
+    rule: &Bound<'_, PyAny>,
+    dtype: DType,
+    path: Option<&Bound<'_, PyTuple>>,
+) -> PyResult<Arc<Program>> {
+    let program = program(py, rule)?;
+    suits(&program, dtype, || named(path)).and_then(|()| held(py, &program, dtype)).map_err(|e| placed(py, e, path))?;
+    Ok(program)
 }
 
 impl Leaf {
@@ -412,20 +425,6 @@ pub fn possible(program: &Program, i: usize, counts: &[u64]) -> PyResult<()> {
 fn int<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: a live object; a new int, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(value.py(), pyo3::ffi::PyNumber_Index(value.as_ptr())) }
-}
-
-/// What was asked of an object; `None` where that says, by an ordinary error, that it is none. What ends a program does not.
-pub fn asked<T>(py: Python<'_>, answer: PyResult<T>) -> PyResult<Option<T>> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if is_ordinary(py, &error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether an error is about what was asked: neither what ends a program, as Ctrl-C, nor a lack of memory.
-pub fn is_ordinary(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py)
 }
 
 /// A count of steps in a state; `what` names it in errors.

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyTuple};
 use smallvec::{SmallVec, smallvec};
@@ -23,8 +24,7 @@ use crate::loops::dtype::DType;
 use crate::memory::placement::Streams;
 use crate::memory::reserve::collected;
 use crate::program::{Form, Part, Program};
-use create::{placed, restored};
-use refit::suitable;
+use create::{placed, restored, suitable};
 
 /// A state array of a leaf.
 pub struct Slot {
@@ -73,6 +73,11 @@ impl Drop for OwnState {
             }
         });
     }
+}
+
+/// The state of a rule in Python, with arrays of its own.
+pub fn copied(py: Python<'_>, state: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+    Ok(py.import(intern!(py, "copy"))?.call_method1(intern!(py, "deepcopy"), (state,))?.unbind())
 }
 
 /// What a leaf holds.

@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
-use super::create::asked;
 use super::schedules::read as schedule;
 use crate::loops::dtype::DType;
 use crate::program::contract::Value;
 use crate::program::{Followed, Program, Spec};
+use crate::python::errors::asked;
 use crate::python::tree::path::too_deep;
 
 /// The rules compiled last, none of which is kept alive by it. Leaves of one rule share its program, also when they are

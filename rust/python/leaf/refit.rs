@@ -6,26 +6,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::create::{held, named, placed, possible, restored, suits};
-use super::program::program;
+use super::create::{placed, possible, restored, suitable};
 use super::{Inner, Leaf, Moments, watch, writing};
-use crate::loops::dtype::DType;
 use crate::memory::reserve::list;
 use crate::program::Program;
 use crate::python::memory::lists::Items;
-
-/// The compiled form of `rule`, if it makes sense for parameters of this type and their step can use its values; `path` is
-/// that of the parameter.
-pub fn suitable(
-    py: Python<'_>,
-    rule: &Bound<'_, PyAny>,
-    dtype: DType,
-    path: Option<&Bound<'_, PyTuple>>,
-) -> PyResult<Arc<Program>> {
-    let program = program(py, rule)?;
-    suits(&program, dtype, || named(path)).and_then(|()| held(py, &program, dtype)).map_err(|e| placed(py, e, path))?;
-    Ok(program)
-}
 
 /// Replaces the rule of each leaf by one for which its state is fit: all of them or, if one is not or is in use, none. Errors
 /// name the paths.

@@ -1,27 +1,15 @@
-//! Schedules: read from Python, evaluated for Python, and put into the programs of an update.
-
-use std::sync::Arc;
+//! Schedules, read from Python and evaluated for Python.
 
 use pyo3::exceptions::{PyRecursionError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use smallvec::SmallVec;
 
-use super::program::compiled;
-use super::{Counts, Inner, Moments};
-use crate::loops::dtype::Compute;
 use crate::memory::reserve::{collected, listed};
-use crate::program::Program;
-use crate::program::contract::Hyper;
 use crate::program::schedules::Schedule;
 use crate::python::array::access::integers;
 use crate::python::array::of_values;
 use crate::python::memory::lists::Items;
 use crate::python::tree::path::too_deep;
-use crate::python::update::entry::{Entry, Names};
-use crate::python::update::gradient::Gradient;
-use crate::python::update::{at, placeless};
 
 /// The value of a schedule, as its `_spec` describes it, at `step`.
 #[pyfunction]
@@ -99,60 +87,4 @@ pub fn read(described: &Bound<'_, PyAny>, depth: usize) -> PyResult<Schedule> {
 /// There must be one interval more than there are boundaries between them.
 fn one_more(intervals: usize, boundaries: &[u64]) -> PyResult<()> {
     if intervals == boundaries.len() + 1 { Ok(()) } else { Err(PyValueError::new_err("too few or many boundaries")) }
-}
-
-/// Gives each entry that is stepped, and whose rule follows a function in Python, the hyper-parameters of this step. Leaves of
-/// one rule at one step share them, unless many others come between them.
-pub fn schedule<'py>(
-    py: Python<'py>,
-    entries: &mut [Entry<'_, 'py>],
-    gradients: &[Option<Gradient<'_, 'py>>],
-    names: &Names,
-) -> PyResult<()> {
-    const KNOWN: usize = 4;
-    type Known = (Py<PyAny>, Counts, Compute, Arc<[Hyper]>);
-    let mut known: SmallVec<[Known; KNOWN]> = SmallVec::new();
-    for (entry, gradient) in entries.iter_mut().zip(gradients) {
-        let Inner { rule, moments: Moments { program, counts, .. }, .. } = entry.guard.get();
-        if !program.asks_python || gradient.is_none() {
-            continue;
-        }
-        let compute = entry.working().compute();
-        if let Some((.., given)) = known.iter().find(|(r, c, t, _)| r.is(rule) && c == counts && *t == compute) {
-            entry.given = Some(given.clone());
-            continue;
-        }
-        let given = match given(py, rule.bind(py), program, counts, compute) {
-            Ok(given) => given,
-            Err(error) => return Err(at(py, error, &names.of(entry.place)?)),
-        };
-        if known.len() == KNOWN {
-            known.remove(0);
-        }
-        known.push((rule.clone_ref(py), counts.clone(), compute, given.clone()));
-        entry.given = Some(given);
-    }
-    Ok(())
-}
-
-/// The hyper-parameters of the next step, which is in `compute`.
-fn given(
-    py: Python<'_>,
-    rule: &Bound<'_, PyAny>,
-    own: &Program,
-    counts: &[u64],
-    compute: Compute,
-) -> PyResult<Arc<[Hyper]>> {
-    let rules = py.import(intern!(py, "optirs.rules"))?;
-    let timers = PyTuple::new(py, own.timers(counts))?;
-    let rule = rules.call_method1(intern!(py, "resolved"), (rule, timers))?;
-    let names = |program: &Program| -> Vec<_> { program.links.iter().map(|link| link.entry.name).collect() };
-    let made = compiled(py, &rule)?;
-    if names(&made) != names(own) || made.is_scheduled() {
-        return Err(PyValueError::new_err("a rule turned into another one"));
-    }
-    match made.refusal(compute, None) {
-        Some(reason) => Err(placeless(py, reason)),
-        None => Ok(made.links.iter().map(|link| link.hyper).collect()),
-    }
 }

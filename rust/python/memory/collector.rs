@@ -1,4 +1,5 @@
-//! No collection of cycles while very many objects are made at once, none of which is one.
+//! When the collector of cycles rests: while arrays are looked at, and while very many objects are made, none of which is a
+//! cycle.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -41,6 +42,35 @@ impl NoCollections {
             // SAFETY: the lock is held.
             unsafe { ffi::PyGC_Enable() };
         }
+    }
+}
+
+/// As long as there is one, the collector of cycles rests: it runs code of others, which may change arrays between a look at
+/// them and their opening.
+pub struct Rest {
+    was_enabled: bool,
+}
+
+impl Rest {
+    #[inline]
+    pub fn begin(_: Python<'_>) -> Self {
+        // SAFETY: the lock is held.
+        Self { was_enabled: unsafe { ffi::PyGC_Disable() } != 0 }
+    }
+
+    /// It may run again.
+    #[inline]
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.was_enabled) {
+            // SAFETY: the lock is held.
+            unsafe { ffi::PyGC_Enable() };
+        }
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -22,7 +22,7 @@ use crate::python::array::{Load, of_values};
 use crate::python::leaf::{Guard, Leaf, busy};
 use crate::python::memory::lists::text;
 use crate::python::update::entry::Names;
-use crate::python::update::{Skipped, refusal};
+use crate::python::update::refusal::{Skipped, refusal};
 
 /// A training under way, between two equal sets of state and model: every step reads one and writes the other.
 #[pyclass(module = "optirs._core")]

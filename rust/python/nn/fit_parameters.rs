@@ -15,7 +15,7 @@ use crate::program::Program;
 use crate::python::array::access::{Looks, Role, Seen};
 use crate::python::array::numbers::Kept;
 use crate::python::array::{Look, View, span};
-use crate::python::leaf::create::asked;
+use crate::python::errors::asked;
 use crate::python::leaf::{Guard, Leaf, Moments};
 use crate::python::tree::node::flatten;
 use crate::python::tree::path::place_text;

@@ -5,7 +5,10 @@ use pyo3::prelude::*;
 
 use crate::loops::element::Real;
 use crate::memory::reserve::collected;
-use crate::nn::losses::{Objective, Pointwise, Rows, Target, Values};
+use crate::nn::losses::crossentropy::Target;
+use crate::nn::losses::pointwise::Pointwise;
+use crate::nn::losses::values::Values;
+use crate::nn::losses::{Objective, Rows};
 use crate::python::array::access::run;
 use crate::python::array::masked::refuse;
 use crate::python::array::numbers::{Numbers, Precision, Reals, as_array, int64, rows, shape_error, shape_text};

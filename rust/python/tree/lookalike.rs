@@ -9,8 +9,8 @@ use super::order::has_leaf;
 use super::walk::{Object, Walk};
 use crate::memory::reserve::{collected, listed};
 use crate::python::array::is_array;
+use crate::python::errors::asked;
 use crate::python::leaf::Leaf;
-use crate::python::leaf::create::asked;
 
 impl<'py> Walk<'_, 'py> {
     /// The gradient of a named tuple if it is not one by position.

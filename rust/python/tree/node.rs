@@ -3,83 +3,19 @@
 //! Python's `functor` registers classes here; every walk, there or in Rust, asks [`children`] and [`rebuild`].
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 
-use super::classes;
+use super::classes::{Registration, find};
 use super::path::Path;
 use super::twins::Twins;
 use crate::memory::reserve::{self, Put, collected, listed, repeated};
 use crate::python::array::is_array;
+use crate::python::errors::{asked, is_ordinary};
 use crate::python::leaf::Leaf;
-use crate::python::leaf::create::{asked, is_ordinary};
 use crate::python::memory::lists::{self, Int, Items, list};
-
-/// How instances of a class are walked and rebuilt.
-#[pyclass(frozen, module = "optirs._core", weakref)]
-pub struct Registration {
-    /// The attributes that are children.
-    pub children: Vec<Py<PyString>>,
-    /// Attributes outside `__dict__`, copied when an instance is rebuilt.
-    slots: Vec<Py<PyString>>,
-    /// The names of the trainable children, or a function of the instance that returns them; `None`: all.
-    trainable: Option<Py<PyAny>>,
-    others: PyOnceLock<Others>,
-}
-
-/// What instances of a class hold or show beside their children.
-struct Others {
-    /// What the class says they have: fields and slots.
-    declared: Vec<Py<PyString>>,
-    /// What they show where it is not set on them.
-    defaults: Vec<Py<PyString>>,
-}
-
-impl Registration {
-    /// The attributes of `class` that are no children. Asked for late: `dataclass` may come after `functor`.
-    fn others(&self, class: &Bound<'_, PyType>) -> PyResult<&Others> {
-        let py = class.py();
-        self.others.get_or_try_init(py, || {
-            let children = PyTuple::new(py, &self.children)?;
-            let found = py.import("optirs.tree")?.call_method1("others", (class, children))?;
-            let (declared, defaults) = found.extract()?;
-            Ok(Others { declared, defaults })
-        })
-    }
-}
-
-#[pymethods]
-impl Registration {
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.trainable) // no `__clear__`: a cycle leads through the class, which has one
-    }
-
-    /// A class that is pickled whole, as by cloudpickle, is not registered where it arrives: None stands for this there.
-    fn __reduce__<'py>(&self, py: Python<'py>) -> (Bound<'py, PyType>, ()) {
-        (py.None().bind(py).get_type(), ())
-    }
-}
-
-/// Registers `cls` with these children.
-#[pyfunction]
-pub fn register(
-    cls: &Bound<'_, PyType>,
-    children: Vec<Py<PyString>>,
-    slots: Vec<Py<PyString>>,
-    trainable: Option<Py<PyAny>>,
-) -> PyResult<()> {
-    classes::add(cls, Registration { children, slots, trainable, others: PyOnceLock::new() })
-}
-
-/// The registered children of `cls`, or None.
-#[pyfunction]
-pub fn registered(cls: &Bound<'_, PyType>) -> PyResult<Option<Items<Py<PyString>>>> {
-    let names = |class: Bound<'_, Registration>| listed(class.get().children.iter().map(|c| c.clone_ref(cls.py())));
-    Ok(classes::find(cls).map(names).transpose()?.map(Items))
-}
 
 /// What kind of node an object is.
 pub enum Node<'a, 'py> {
@@ -109,7 +45,7 @@ pub fn node<'a, 'py>(object: &'a Bound<'py, PyAny>) -> PyResult<Node<'a, 'py>> {
     if object.is_none() || is_array(object) || object.is_exact_instance_of::<Leaf>() {
         return Ok(Node::Leaf);
     }
-    if let Some(class) = classes::find(&object.get_type()) {
+    if let Some(class) = find(&object.get_type()) {
         return Ok(Node::Object(class));
     }
     if let Ok(dict) = object.cast::<PyDict>() {

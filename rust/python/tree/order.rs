@@ -5,8 +5,8 @@ use pyo3::prelude::*;
 
 use super::node::{children, node};
 use super::path::{Path, too_deep};
+use crate::python::errors::asked;
 use crate::python::leaf::Leaf;
-use crate::python::leaf::create::asked;
 
 const TAKES: &str = "update takes (state, model, gradient)";
 

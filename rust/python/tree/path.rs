@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString, PyTuple};
 
 use crate::memory::reserve::Reserve;
-use crate::python::leaf::create::asked;
+use crate::python::errors::asked;
 use crate::python::memory::lists::{Int, tuple};
 use crate::python::memory::stack::exhausted;
 

@@ -7,14 +7,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use smallvec::SmallVec;
 
-use super::node::{Node, Registration, attribute, node, optional, trained};
+use super::classes::Registration;
+use super::node::{Node, attribute, children, node, optional, trained};
 use super::order::{check_order, has_leaf};
 use super::path::Path;
 use super::twins::may_have_twin;
 use crate::memory::reserve::{Put, listed};
 use crate::python::array::{View, is_array};
+use crate::python::errors::{asked, is_ordinary};
 use crate::python::leaf::Leaf;
-use crate::python::leaf::create::{asked, is_ordinary};
 use crate::python::memory::arena::List;
 use crate::python::memory::lists::Items;
 
@@ -197,7 +198,7 @@ impl<'b, 'py> Walk<'b, 'py> {
             }
             return Ok(self.found.bystanders.put(model.clone())?);
         }
-        let Some(children) = super::node::children(model, &node(model)?, &self.path)? else { return Ok(()) };
+        let Some(children) = children(model, &node(model)?, &self.path)? else { return Ok(()) };
         self.found.twins_beside |= may_have_twin(model);
         for (key, child) in children {
             self.path.push(&key)?;

@@ -10,11 +10,12 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::entry::{Names, entries};
 use super::gradient::Gradient;
-use super::{Call, Done, Skipped, Targets, advance, hand_out, results};
+use super::refusal::Skipped;
+use super::schedules::schedule;
+use super::{Call, Done, Targets, advance, hand_out, results};
 use crate::loops::dtype::DType;
 use crate::python::array::{Layout, View, array, descriptor, placed};
 use crate::python::leaf::create::{held, make_leaves, restored};
-use crate::python::leaf::schedules::schedule;
 use crate::python::memory::lists::Items;
 use crate::python::tree::walk::Place;
 use crate::rules::RULES;

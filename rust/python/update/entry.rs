@@ -8,13 +8,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::overlap::answer;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve, check};
+use crate::memory::strides::Search;
 use crate::program::contract::Hyper;
 use crate::python::array::access::{Places, Seen};
 use crate::python::array::masked::refuse_other;
 use crate::python::array::{Look, View, is_array, is_exact, numpy, shape_text};
-use crate::python::leaf::create::asked;
+use crate::python::errors::asked;
 use crate::python::leaf::{Guard, Leaf, busy};
 use crate::python::memory::arena::{List, list_in};
 use crate::python::tree::node::flatten;
@@ -249,4 +249,19 @@ pub fn tied(a: &View, b: &View) -> Option<bool> {
         return Some(false);
     }
     a.zip(b.rev()).all(alike).then_some(true)
+}
+
+/// Trials of a search that take no time to speak of, and those that take some ten milliseconds.
+const TRIALS: [usize; 2] = [1 << 10, 1 << 20];
+
+/// The answer of a search. One that takes long lets other threads run, and Ctrl-C ends it.
+pub fn answer(py: Python<'_>, mut search: Search) -> PyResult<bool> {
+    let mut answer = search.advance(TRIALS[0]);
+    loop {
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+        py.check_signals()?;
+        answer = py.detach(|| search.advance(TRIALS[1]));
+    }
 }

@@ -6,10 +6,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::entry::{Entry, Names};
-use super::{moved, noted};
 use crate::loops::dtype::DType;
 use crate::python::array::access::Seen;
 use crate::python::array::{Layout, Look, Place, descriptor, is_exact};
+use crate::python::errors::{moved, noted};
 use crate::python::leaf::Leaf;
 use crate::python::tree::order::a_leaf;
 

@@ -4,10 +4,12 @@ pub mod apply;
 pub mod entry;
 pub mod gradient;
 pub mod overlap;
+pub mod refusal;
+pub mod schedules;
 pub mod steps;
 
 use bumpalo::Bump;
-use pyo3::exceptions::{PyFloatingPointError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
@@ -16,12 +18,10 @@ use std::sync::Arc;
 
 use super::array::access::{Looks, Role, Wanted, run};
 use super::array::{
-    Layout, Load, PLACED, Place as Part, Request, allocate, array, copy_into, descriptor, placed, shape_text, swapped,
-    too_large,
+    Layout, Load, PLACED, Place as Part, Request, allocate, array, copy_into, descriptor, placed, swapped, too_large,
 };
-use super::leaf::create::asked;
-use super::leaf::schedules::schedule;
-use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot};
+use super::errors::{at, moved};
+use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, copied};
 use super::memory::arena::{List, list_in, with_arena};
 use super::memory::lists::{Int, Items, tuple};
 use super::tree::rebuild::replace;
@@ -32,10 +32,12 @@ use crate::memory::reserve::{Put, Reserve, check, collected, list};
 use crate::program::Program;
 use crate::step::job::Source;
 use crate::step::planner::{Planner, Progress};
-use crate::step::{Outcome, Reason, Refused, Skip};
+use crate::step::{Outcome, Skip};
 use entry::{Entry, Names, Origin, entries};
 use gradient::Gradient;
 use overlap::Touched;
+use refusal::{Skipped, refusal};
+use schedules::schedule;
 use steps::{Fresh, Incoming, Step, Target, Through};
 
 /// One step of `state` and `model`; new trees, or in place the same ones.
@@ -408,47 +410,6 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// The refusal of an array that lies in memory that was given back, with the place in its text; any other error as it is.
-pub fn moved(py: Python<'_>, error: PyErr, what: &str, place: &str) -> PyErr {
-    let text = error.value(py).to_string();
-    match text.strip_prefix("the ").and_then(|text| text.strip_prefix(what)?.strip_prefix(" was changed")) {
-        Some(rest) if error.is_instance_of::<PyRuntimeError>(py) => {
-            PyRuntimeError::new_err(format!("{what} at {place} was changed{rest}"))
-        }
-        _ => error,
-    }
-}
-
-/// An error of a rule in Python with the place: in its text where it is ours, as a note where it is anybody's.
-pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
-    let value = error.value(py);
-    if error.is_instance_of::<PyFloatingPointError>(py)
-        && let Some((reason, _)) = value.to_string().split_once(PLACE)
-    {
-        return refused(place, reason);
-    }
-    let placeless = match asked(py, value.hasattr(intern!(py, "_placeless"))) {
-        Ok(answer) => answer.unwrap_or(false),
-        Err(interrupt) => return interrupt,
-    };
-    if placeless {
-        // The same error, so that it keeps its traceback and its cause.
-        let text = value.to_string();
-        let reason = text.split_once(PLACE).map_or(&text[..], |(reason, _)| reason);
-        let named = (format!("{reason}{PLACE}{place}"),);
-        if value.setattr(intern!(py, "args"), named).is_ok() {
-            return error;
-        }
-    }
-    noted(py, error, format!("for the parameter at {place}"))
-}
-
-/// An error with a note, unless that cannot be added: that is no reason to hide the error itself.
-pub fn noted(py: Python<'_>, error: PyErr, note: String) -> PyErr {
-    let done = error.value(py).call_method1("add_note", (note,));
-    asked(py, done).map_or_else(|interrupt| interrupt, |_| error)
-}
-
 /// New memory for the results of all entries.
 pub fn results(
     arena: &Bump,
@@ -536,97 +497,4 @@ pub fn hand_out<'py>(
     let inner = Inner { rule: old.rule.clone_ref(py), moments, frozen: old.frozen };
     let leaf = Leaf::new(dtype, layout.clone(), inner).into_object(py)?;
     Ok((leaf.into_any(), x))
-}
-
-const PLACE: &str = ", for the parameter at ";
-
-/// The error of a refused norm.
-pub fn refused(place: &str, reason: &str) -> PyErr {
-    PyFloatingPointError::new_err(format!("{reason}{PLACE}{place}"))
-}
-
-/// The error of a step that does not take place; `of` says where a parameter stands, and its leaf.
-pub fn refusal<'l>(
-    py: Python<'_>,
-    why: Refused,
-    of: impl Fn(usize) -> PyResult<(String, &'l Leaf)>,
-) -> PyResult<PyErr> {
-    let place = || Ok::<_, PyErr>(of(why.parameter)?.0);
-    Ok(match why.reason {
-        Reason::Norm(reason) => refused(&place()?, &reason),
-        Reason::Element(reason, element) => {
-            let (place, leaf) = of(why.parameter)?;
-            let index = index_text(py, &leaf.layout, element);
-            refused(&place, &format!("{reason}: element {index} of the gradient is not finite"))
-        }
-        Reason::Value(reason) => unusable(&place()?, &reason),
-        Reason::Order(other, [a, b]) => PyValueError::new_err(format!(
-            "{a} and {b} wait for each other: {a} comes first at {}, {b} at {}; give all parameters one order, or the rules names",
-            place()?,
-            of(other)?.0
-        )),
-        Reason::OutOfMemory(none) => too_large(none.bytes),
-    })
-}
-
-/// The index of the element that stands at `element` in an array with this layout.
-fn index_text(py: Python<'_>, layout: &Layout, element: usize) -> String {
-    let mut axes: Vec<usize> = (0..layout.shape.len()).filter(|&axis| layout.shape[axis] > 1).collect();
-    axes.sort_by_key(|&axis| std::cmp::Reverse(layout.strides[axis]));
-    let (mut rest, mut index) = (element, vec![0_isize; layout.shape.len()]);
-    for axis in axes {
-        let stride = layout.strides[axis] as usize;
-        (index[axis], rest) = ((rest / stride) as isize, rest % stride);
-    }
-    shape_text(py, &index)
-}
-
-/// What is to be said of a skipped step.
-pub struct Skipped {
-    rule: String,
-    place: String,
-    index: String,
-    counts: [u64; 2],
-}
-
-impl Skipped {
-    /// What is to be said of `skips`, whose parameters are among `entries`.
-    pub fn all(py: Python<'_>, entries: &[Entry], skips: &[Skip], names: &Names) -> PyResult<Vec<Self>> {
-        let rule = |(i, link): (usize, usize)| entries[i].guard.get().moments.program.links[link].name();
-        collected(skips.iter().map(|skip| {
-            let entry = &entries[skip.parameter];
-            Self::of(py, rule(skip.rule), names.of(entry.place)?, entry.leaf(), skip)
-        }))
-    }
-
-    /// The same of a parameter at `place`.
-    pub fn of(py: Python<'_>, rule: String, place: String, leaf: &Leaf, skip: &Skip) -> PyResult<Self> {
-        Ok(Self { rule, place, index: index_text(py, &leaf.layout, skip.element), counts: skip.counts })
-    }
-
-    /// Says it, now that the step is over.
-    pub fn tell(&self, py: Python<'_>) -> PyResult<()> {
-        let (Self { rule, place, index, .. }, [all, row]) = (self, self.counts);
-        let log = py.import(intern!(py, "optirs._skipped"))?.getattr(intern!(py, "tell"))?;
-        log.call1((rule, place, index, all, row)).map(drop)
-    }
-}
-
-/// The error of a hyper-parameter whose value a step cannot use.
-pub fn unusable(place: &str, reason: &str) -> PyErr {
-    PyValueError::new_err(format!("{reason}{PLACE}{place}"))
-}
-
-/// The same where the place is for others to say: [`at`] puts it into the text.
-pub fn placeless(py: Python<'_>, reason: String) -> PyErr {
-    let error = PyValueError::new_err(reason);
-    match error.value(py).setattr(intern!(py, "_placeless"), true) {
-        Ok(()) => error,
-        Err(other) => other,
-    }
-}
-
-/// The state of a rule in Python, with arrays of its own.
-pub fn copied(py: Python<'_>, state: &Py<PyAny>) -> PyResult<Py<PyAny>> {
-    Ok(py.import(intern!(py, "copy"))?.call_method1(intern!(py, "deepcopy"), (state,))?.unbind())
 }

@@ -6,11 +6,10 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::entry::{Entry, Names, Origin, tied};
+use super::entry::{Entry, Names, Origin, answer, tied};
 use super::gradient::Gradient;
 use crate::memory::meet::Arrays;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve, list, listed};
-use crate::memory::strides::Search;
 use crate::python::array::{Memory, Place, View, placed, same_type, span};
 use crate::python::memory::arena::{List, list_in};
 use crate::python::memory::lists::Items;
@@ -235,21 +234,6 @@ pub fn overlapping(
         Err(PyValueError::new_err("an overlap"))
     });
     if pair.is_some() { Ok(pair) } else { answer.map(|()| None) }
-}
-
-/// Trials of a search that take no time to speak of, and those that take some ten milliseconds.
-const TRIALS: [usize; 2] = [1 << 10, 1 << 20];
-
-/// The answer of a search. One that takes long lets other threads run, and Ctrl-C ends it.
-pub fn answer(py: Python<'_>, mut search: Search) -> PyResult<bool> {
-    let mut answer = search.advance(TRIALS[0]);
-    loop {
-        if let Some(answer) = answer {
-            return Ok(answer);
-        }
-        py.check_signals()?;
-        answer = py.detach(|| search.advance(TRIALS[1]));
-    }
 }
 
 /// Gives gradients that share memory with what is written memory of their own, to which the step copies them first: the same

@@ -3,8 +3,8 @@
 use super::{FAR_TILE, Job, State, TILE, Tables, Way};
 use crate::loops::dtype::Compute;
 use crate::loops::element::Element;
-use crate::loops::kernel::{Call, Mode, per_level};
-use crate::loops::simd::Level;
+use crate::loops::kernel::{Call, Mode};
+use crate::loops::simd::{Level, per_level};
 use crate::loops::stream::{ahead, stream};
 use crate::program::contract::{Kernel, SLOTS, Scalars};
 use std::mem::MaybeUninit;
