@@ -224,6 +224,8 @@ pub trait Elementwise: Fields {
     const COLLECTS: bool = false;
     /// Whether it passes every gradient on as it is, so that there is nothing to run. Such a rule has no state arrays.
     const PASSES: bool = false;
+    /// Whether it multiplies every gradient by its first two scalars, one after the other, and does nothing else.
+    const SCALES: bool = false;
     /// One element's state: a tuple of `T` and `T::Real`.
     type State<T: Element>: Columns<T>;
 
@@ -276,6 +278,8 @@ pub struct Shape {
     pub collects: bool,
     /// See [`Elementwise::PASSES`].
     pub passes: bool,
+    /// See [`Elementwise::SCALES`].
+    pub scales: bool,
 }
 
 /// An [`Elementwise`] rule whose type is not known. It holds nothing: its hyper-parameters are lent to it.
@@ -321,6 +325,7 @@ impl<R: Elementwise> Kernel for Of<R> {
                 lands: R::LANDS,
                 collects: R::COLLECTS,
                 passes: R::PASSES,
+                scales: R::SCALES,
             }
         }
     }

@@ -60,7 +60,16 @@ struct Own;
 
 impl Kernel for Own {
     fn shape(&self) -> &'static Shape {
-        &Shape { slots: &[], counter: None, numbers: &[], complex: true, lands: false, collects: false, passes: true }
+        &Shape {
+            slots: &[],
+            counter: None,
+            numbers: &[],
+            complex: true,
+            lands: false,
+            collects: false,
+            passes: true,
+            scales: false,
+        }
     }
     fn initial(&self, _: &Hyper) -> [f64; SLOTS] {
         [0.0; SLOTS]
@@ -112,6 +121,8 @@ pub struct Link {
     numbers: Range<usize>,
     /// Whether all that it ever does to its counts is to count one more step.
     is_plain: bool,
+    /// Whether it multiplies every gradient by its first two scalars, and does nothing else.
+    pub scales: bool,
     /// Whether it must know whole gradients. What it asks for may follow a schedule, but not whether it does.
     asks: bool,
 }
@@ -237,7 +248,18 @@ impl Program {
         let shape = kernel.shape();
         let is_plain = !shape.collects && shape.numbers.is_empty();
         let asks = kernel.asks(&hyper) != Asks::Nothing;
-        self.links.push(Link { entry, kernel, hyper, label, own, slots: 0..0, numbers: 0..0, is_plain, asks });
+        self.links.push(Link {
+            entry,
+            kernel,
+            hyper,
+            label,
+            own,
+            slots: 0..0,
+            numbers: 0..0,
+            is_plain,
+            scales: shape.scales,
+            asks,
+        });
         Form::Link(self.links.len() - 1)
     }
 

@@ -10,6 +10,7 @@ rule! {
 impl Elementwise for ClipGlobalNorm {
     const SLOTS: &'static [Slot] = &[];
     const NUMBERS: &'static [Number] = &[Number::float("norm"), Number::STAMP];
+    const SCALES: bool = true;
     type State<T: Element> = ();
 
     fn prepare(&self, _: At, r: Rounding) -> Scalars {

@@ -8,6 +8,7 @@ rule! {
 
 impl Elementwise for ClipNorm {
     const SLOTS: &'static [Slot] = &[];
+    const SCALES: bool = true;
     type State<T: Element> = ();
 
     fn prepare(&self, _: At, r: Rounding) -> Scalars {

@@ -182,7 +182,9 @@ pub(super) struct Whole<'a> {
     pub stamp: u64,
     /// The greatest of their norms.
     greatest: f64,
-    /// The sum of the squares of their norms, each over that power of two.
+    /// What brings the greatest norm near 1: a power of two.
+    unit: Option<f64>,
+    /// The sum of the squares of their norms, each times that.
     sum: f64,
     /// The first parameter whose gradient is not finite, and the first element of it that is not, where that was asked.
     pub culprit: Option<(usize, usize)>,
@@ -204,6 +206,7 @@ impl<'a> Whole<'a> {
             facts: Facts::NONE,
             stamp: 0,
             greatest: 0.0,
+            unit: None,
             sum: 0.0,
             culprit: None,
             skipped: false,
@@ -229,8 +232,11 @@ impl<'a> Whole<'a> {
 
     /// Adds the norm of a member's gradient, once all are noted.
     pub fn add(&mut self, norm: f64) {
-        let part = libm::ldexp(norm, -self.exponent());
-        self.sum += part * part;
+        let unit = match self.unit {
+            Some(unit) => unit,
+            None => *self.unit.insert(libm::ldexp(1.0, -self.exponent())),
+        };
+        self.sum += (norm * unit) * (norm * unit);
     }
 
     /// The norm of all gradients together, once all are added.
@@ -244,8 +250,9 @@ impl<'a> Whole<'a> {
         };
     }
 
-    /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`: sums of squares neither over- nor underflow then.
+    /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`, or nearly: norms over `2^e` have squares that neither
+    /// over- nor underflow.
     fn exponent(&self) -> i32 {
-        libm::frexp(self.greatest).1
+        libm::frexp(self.greatest).1.max(-1000)
     }
 }

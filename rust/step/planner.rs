@@ -186,13 +186,14 @@ impl<'a> Planner<'a> {
         !self.facts.is_empty()
     }
 
-    /// Brings the counts of a parameter to where they are after the step.
-    pub fn advance<P: Parameter<'a>>(&self, i: usize, p: &P, counts: &mut [u64]) {
+    /// Brings the counts of a parameter to where they are after the step. Parameters come in order; `known`, 0 at first, is where
+    /// among the facts those of the next one stand.
+    pub fn advance<P: Parameter<'a>>(&self, i: usize, p: &P, counts: &mut [u64], known: &mut usize) {
         let outcome = self.outcomes[i];
-        let facts = |link: usize| {
-            let known = self.facts.binary_search_by_key(&(i, link), |&(p, l, _)| (p, l));
-            known.ok().map(|at| &self.facts[at].2)
-        };
+        let start = *known;
+        *known += self.facts[start..].iter().take_while(|&&(parameter, ..)| parameter <= i).count();
+        let own = &self.facts[start..*known];
+        let facts = |link: usize| own.iter().find(|&&(_, at, _)| at == link).map(|(.., facts)| facts);
         let program = p.program();
         match (outcome.skipped, outcome.reach) {
             (Some(skipped), _) => {
@@ -539,8 +540,11 @@ impl<'a> Planner<'a> {
             }
         }
         let end = links.end;
-        // A rule that passes everything on takes no loop.
-        let passes = p.program().links.get(links.start).is_some_and(|link| link.kernel.shape().passes);
+        // What passes everything on takes no loop.
+        let passes =
+            p.program().links.get(links.start).is_some_and(|link| {
+                link.kernel.shape().passes || link.scales && self.scalars[scalars][..2] == [1.0, 1.0]
+            });
         let links = links.start + usize::from(passes)..end;
         scalars += usize::from(passes);
         if end == reach {

@@ -147,10 +147,11 @@ impl<'a> Stepper<'a> {
         }
         self.skips.append(&mut planner.skips);
         if self.differ {
+            let mut known = 0;
             for (i, p) in self.parameters.iter_mut().enumerate() {
                 p.before.copy_from_slice(&p.counts);
                 let mut counts = std::mem::take(&mut p.counts);
-                planner.advance(i, &Between { parameter: p, from }, &mut counts);
+                planner.advance(i, &Between { parameter: p, from }, &mut counts, &mut known);
                 p.counts = counts;
             }
         }

@@ -280,10 +280,11 @@ pub unsafe fn go_on<'a>(
         step.outcome = outcome;
     }
     if planner.has_asked() {
+        let mut known = 0;
         counts.extend(steps.iter().enumerate().map(|(i, step)| {
             let opened = step.opened(arrays);
             let mut counts = Counts::from_slice(opened.counts());
-            planner.advance(i, &opened, &mut counts);
+            planner.advance(i, &opened, &mut counts, &mut known);
             counts
         }));
     }

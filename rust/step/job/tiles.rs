@@ -6,7 +6,7 @@ use crate::loops::element::Element;
 use crate::loops::kernel::{Call, Mode};
 use crate::loops::simd::{Level, per_level};
 use crate::loops::stream::{ahead, stream};
-use crate::program::contract::{Kernel, SLOTS, Scalars};
+use crate::program::contract::{Kernel, SCALARS, SLOTS, Scalars, narrow};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -38,7 +38,14 @@ impl Job<'_> {
         let (d, x) = (&mut scratch.d[..n], &mut scratch.x[..n]);
         // SAFETY: the caller's promise; the scratch tiles overlap nothing.
         unsafe {
-            T::load(self.gradient.dtype, self.gradient.ptr.add(at * self.gradient.dtype.size()), d);
+            let gradient = self.gradient.ptr.add(at * self.gradient.dtype.size());
+            if self.is_scaled::<T>() {
+                // While it is loaded, which saves a pass over the tile.
+                let k = narrow(&tables.scalars[self.scalars]);
+                scale(way.level, k, from_raw_parts(gradient.cast(), n), d);
+            } else {
+                T::load(self.gradient.dtype, gradient, d);
+            }
             if way.far {
                 self.gradient.ask(at + FAR_TILE);
             }
@@ -73,6 +80,11 @@ impl Job<'_> {
         }
     }
 
+    /// Whether the first link does nothing but to scale a gradient that need not be converted.
+    fn is_scaled<T: Element>(&self) -> bool {
+        self.gradient.dtype == T::COMPUTE.dtype() && self.links.first().is_some_and(|link| link.scales)
+    }
+
     /// Sends the gradient tile `d` of the elements from `at` on through the links. The last one subtracts its `dx` from `x`
     /// on the way to `land`, unless that is null: then `d` becomes `dx`. What is at `land` then goes through the links that
     /// decide where the parameter lands.
@@ -88,12 +100,13 @@ impl Job<'_> {
         way: Way,
     ) {
         let ordinary = self.links.len() - self.lands;
-        if ordinary == 0 && !land.is_null() {
+        if ordinary == usize::from(self.is_scaled::<T>()) && !land.is_null() {
             // SAFETY: the caller's promise.
             unsafe { subtract(way.level, x, d, land) };
         }
         let mut states = &tables.states[self.states.clone()];
-        for (i, (link, k)) in self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate() {
+        let links = self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate();
+        for (i, (link, k)) in links.skip(usize::from(self.is_scaled::<T>())) {
             let (own, rest) = states.split_at(link.slots.len());
             states = rest;
             let last = i + 1 == ordinary && !land.is_null();
@@ -237,6 +250,15 @@ mod tests {
                 assert!(a.is_multiple_of(LINE));
                 assert!(starts[..i].iter().all(|&b| distance(a, b) >= 448), "{starts:?}");
             }
+        }
+    }
+}
+
+per_level! {
+    fn scale<T: Element>(k: [T::Real; SCALARS], g: &[T], d: &mut [T]) where [] {
+        let [factor, rest, ..] = k;
+        for (d, &g) in d.iter_mut().zip(g) {
+            *d = g * factor * rest;
         }
     }
 }
