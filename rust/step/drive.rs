@@ -6,11 +6,13 @@
 //! pieces, one thread does it all.
 
 use super::job::{Job, TILE, Tables, Way};
+use crate::loops::dtype::Compute;
 use crate::loops::simd;
 use crate::loops::stream::{fence, stream};
 use crate::memory::placement::LINE;
 use crate::memory::reserve::{OutOfMemory, Put};
 use crate::threads::pool::{self, Border};
+use num_complex::Complex;
 use std::cell::Cell;
 use std::ptr;
 
@@ -116,7 +118,7 @@ impl<'a> Plan<'a> {
     unsafe fn alone(&self, way: Way) {
         for job in self.jobs {
             // SAFETY: the caller's promise.
-            unsafe { job.run(self.tables, 0, job.n, way) };
+            unsafe { run(job, self.tables, 0, job.n, way) };
         }
         for copy in self.copies {
             // SAFETY: the caller's promise.
@@ -165,7 +167,7 @@ impl<'a> Plan<'a> {
         // SAFETY: the caller's promise.
         unsafe {
             match piece {
-                Piece::Job { job, start, end } => self.jobs[job].run(self.tables, start, end, way),
+                Piece::Job { job, start, end } => run(&self.jobs[job], self.tables, start, end, way),
                 Piece::Copy { copy, start, end } => self.copy(&self.copies[copy], start, end, way),
             }
         }
@@ -182,6 +184,28 @@ impl<'a> Plan<'a> {
             } else {
                 ptr::copy_nonoverlapping(from, to, end - start)
             }
+        }
+    }
+}
+
+/// Steps elements `start..end` of a job.
+///
+/// # Safety
+/// As for [`Plan::run`], for those elements.
+unsafe fn run(job: &Job<'_>, tables: Tables<'_>, start: usize, end: usize, way: Way) {
+    if start == end {
+        return; // an empty array's pointer may be anything
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        if job.is_lone(tables) {
+            return job.lone(tables, start, end, way);
+        }
+        match job.compute {
+            Compute::F32 => job.tiles::<f32>(tables, start, end, way),
+            Compute::F64 => job.tiles::<f64>(tables, start, end, way),
+            Compute::C64 => job.tiles::<Complex<f32>>(tables, start, end, way),
+            Compute::C128 => job.tiles::<Complex<f64>>(tables, start, end, way),
         }
     }
 }

@@ -1,13 +1,8 @@
 //! One array and the links that its gradient passes.
 //!
-//! A job of one link is one loop over the array ([`lone`]). A job of several is cut into tiles: a tile's gradient goes into
+//! A job of one link is one loop over the array ([`super::lone`]). A job of several is cut into tiles: a tile's gradient goes into
 //! a scratch tile in the first-level cache, each link turns it into its `dx` and steps its own state, and the last `dx` is
-//! subtracted on the way out ([`tiles`]). 16-bit and foreign types are converted at the edge of the tile.
-
-mod lone;
-mod tiles;
-
-pub use lone::Lone;
+//! subtracted on the way out ([`super::tiles`]). 16-bit and foreign types are converted at the edge of the tile.
 
 use crate::loops::dtype::{Compute, DType};
 use crate::loops::simd::Level;
@@ -23,7 +18,7 @@ use std::slice::from_raw_parts_mut;
 /// Elements of a tile, at most. With fewer the calls show, with many more a tile's arrays crowd each other out.
 pub const TILE: usize = 512;
 /// Elements of a tile beyond the caches, where the next one is on its way meanwhile and needs room, too.
-const FAR_TILE: usize = 256;
+pub(super) const FAR_TILE: usize = 256;
 const _: () = assert!(TILE.is_multiple_of(FAR_TILE), "a piece for a thread, cut by tiles, is of whole far ones");
 
 /// An array to read: its first element and type.
@@ -37,7 +32,7 @@ pub struct Source {
 
 impl Source {
     /// Asks for the far tile that starts at element `at`, which is about to be read.
-    fn ask(&self, at: usize) {
+    pub(super) fn ask(&self, at: usize) {
         ahead(self.ptr.wrapping_add(at * self.dtype.size()), FAR_TILE * self.dtype.size());
     }
 }
@@ -125,33 +120,11 @@ impl Job<'_> {
     /// place. The other arrays, as far as they are ours or NumPy's, lie in their lines as that does ([`crate::memory::placement`]): from
     /// there on no vector of a whole line lies across two. In cache, those took a fifth to two fifths longer.
     #[inline]
-    fn head(&self, start: usize, end: usize) -> usize {
+    pub(super) fn head(&self, start: usize, end: usize) -> usize {
         let Some(y) = self.y.filter(|_| end - start >= HEAD) else { return 0 };
         let size = y.dtype.size();
         let first = (y.ptr as usize + start * size) % LINE;
         if first.is_multiple_of(size) { (LINE - first) % LINE / size } else { 0 }
-    }
-
-    /// Steps elements `start..end`.
-    ///
-    /// # Safety
-    /// As for [`super::drive::Plan::run`], for those elements.
-    pub unsafe fn run(&self, tables: Tables, start: usize, end: usize, way: Way) {
-        if start == end {
-            return; // an empty array's pointer may be anything
-        }
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.is_lone(tables) {
-                return self.lone(tables, start, end, way);
-            }
-            match self.compute {
-                Compute::F32 => self.tiles::<f32>(tables, start, end, way),
-                Compute::F64 => self.tiles::<f64>(tables, start, end, way),
-                Compute::C64 => self.tiles::<Complex<f32>>(tables, start, end, way),
-                Compute::C128 => self.tiles::<Complex<f64>>(tables, start, end, way),
-            }
-        }
     }
 }
 

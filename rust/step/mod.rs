@@ -11,9 +11,11 @@
 pub mod drive;
 mod group;
 pub mod job;
+pub mod lone;
 pub mod norms;
 pub mod planner;
 mod scratch;
+mod tiles;
 pub mod transfer;
 
 use crate::loops::dtype::DType;

@@ -1,6 +1,6 @@
 //! The way through tiles: what a job of several links, or of types that are converted at the edge, does.
 
-use super::{FAR_TILE, Job, State, TILE, Tables, Way};
+use super::job::{FAR_TILE, Job, State, TILE, Tables, Way};
 use crate::loops::dtype::Compute;
 use crate::loops::element::Element;
 use crate::loops::kernel::{Call, Mode};
@@ -15,7 +15,7 @@ impl Job<'_> {
     /// Steps elements `start..end`, a tile at a time.
     ///
     /// # Safety
-    /// As for [`Job::run`].
+    /// As for [`super::drive::Plan::run`].
     // Apart from the one loop of `lone`, which needs no room for tiles on the stack.
     #[inline(never)]
     pub(super) unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {

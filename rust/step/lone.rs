@@ -1,6 +1,6 @@
 //! The way of a job of one link on arrays of the type it computes in: one loop over them as they are.
 
-use super::{Job, Sink, Tables, Way};
+use super::job::{Job, Sink, Tables, Way};
 use crate::loops::dtype::Compute;
 use crate::loops::kernel::{Call, Mode};
 use crate::loops::simd::Level;
@@ -25,7 +25,7 @@ impl Job<'_> {
     /// Steps elements `start..end` of a lone job.
     ///
     /// # Safety
-    /// As for [`Job::run`].
+    /// As for [`super::drive::Plan::run`].
     pub(super) unsafe fn lone(&self, tables: Tables, start: usize, end: usize, way: Way) {
         let Some(y) = self.y else { return };
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
