@@ -65,7 +65,8 @@ pub trait Element:
         self.bounded_by(Self::Real::SQUARABLE)
     }
 
-    /// The average `beta self + (1 - beta) next`, of which `share` knows what [`crate::program::contract::share`] makes of `beta`. It moves
+    /// The average `beta self + (1 - beta) next`, of which `share` knows what [`crate::program::contract::share`] makes of
+    /// `beta`. It moves
     /// `self` by the share `1 - beta` of the way to `next`, or for small beta `next` by the share `beta` back, so that no
     /// digits are lost at either end. Where beta is 0 it is `next` to the last bit.
     #[inline(always)]
@@ -345,7 +346,7 @@ complex!(f64, C128, |z| {
     if large == 0.0 || large == f64::INFINITY { large + small * 0.0 } else { large * (1.0 + ratio * ratio).sqrt() }
 });
 
-/// 2 to the power `n`, which is that of a normal number.
+/// 2 to the power `n`, the exponent of a normal number.
 pub(crate) const fn power_of_two(n: i32) -> f64 {
     f64::from_bits(((n + f64::MAX_EXP - 1) as u64) << (f64::MANTISSA_DIGITS - 1))
 }

@@ -31,8 +31,8 @@ pub enum Mode {
 
 /// The arrays of one loop, all `n` elements long.
 ///
-/// The pointers are aligned and valid for the loop's time; what [`Mode`] says is written is written by nobody else and
-/// overlaps nothing, and what it says is only read is written by nobody.
+/// The pointers are aligned and valid for the loop's time; what [`Mode`] says is written is written by no other thread and
+/// overlaps nothing, and what it says is only read is not written at all.
 #[derive(Clone, Copy)]
 pub struct Call {
     /// What to do.
@@ -52,7 +52,7 @@ pub struct Call {
     /// Whether the arrays lie beyond the caches: what is written when pure goes past them, but `y` if it is read `again`.
     pub far: bool,
     /// See [`Self::far`].
-    pub again: bool,
+    pub reread_y: bool,
 }
 
 /// One element's state as a tuple, and the loops over arrays of it.
@@ -128,7 +128,7 @@ macro_rules! columns {
                 }
                 per_level! {
                     fn pure_far<R: Elementwise, T: Element, $($S: Element),*>(
-                        stores: Level, again: bool, k: &Scalars, x: &[T], y: &mut [T], g: &[T],
+                        stores: Level, reread_y: bool, k: &Scalars, x: &[T], y: &mut [T], g: &[T],
                         $($s: &[$S], $o: &mut [$S]),*
                     ) where [R: Elementwise<State<T> = ($($S,)*)>] {
                         let (k, mut new) = (narrow(k), Aligned([T::ZERO; PART]));
@@ -140,7 +140,7 @@ macro_rules! columns {
                             ask(g);
                             $(ask($s);)*
                             renew::<R, T, $($S),*>(k, x, &mut new.0, g, $($s, &mut _new.$i.0),*);
-                            if again {
+                            if reread_y {
                                 y[i..i + PART].copy_from_slice(&new.0);
                             } else {
                                 past(stores, &new.0, &mut y[i..i + PART]);
@@ -156,7 +156,7 @@ macro_rules! columns {
                         pass_on::<R, T, $($S),*>(narrow(k), x, g, $($s),*);
                     }
                 }
-                let &Call { mode, n, x, y, g, s: _s, o: _o, far, again } = call;
+                let &Call { mode, n, x, y, g, s: _s, o: _o, far, reread_y } = call;
                 let (x, y, g) = (x.cast::<T>(), y.cast::<T>(), g.cast::<T>());
                 let whole = if far { n / PART * PART } else { 0 };
                 let rest = n - whole;
@@ -171,7 +171,7 @@ macro_rules! columns {
                         Mode::Pure => {
                             if whole > 0 {
                                 pure_far::<R, T, $($S),*>(
-                                    level, level, again, k, from_raw_parts(x, whole), from_raw_parts_mut(y, whole),
+                                    level, level, reread_y, k, from_raw_parts(x, whole), from_raw_parts_mut(y, whole),
                                     from_raw_parts(g, whole),
                                     $(from_raw_parts(_s[$i].cast(), whole), from_raw_parts_mut(_o[$i].cast(), whole)),*
                                 );

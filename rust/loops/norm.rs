@@ -1,8 +1,8 @@
 //! Norms in float64, added up in an order that depends on nothing but the length.
 //!
 //! An array is cut into blocks of [`BLOCK`] elements, a block into lanes; the lanes are added up in order, then the
-//! blocks, without a loss of digits however many there are. Threads share out whole blocks, so that their number never changes a bit, and the lanes are the same on every
-//! instruction set.
+//! blocks, without a loss of digits however many there are. Threads share out whole blocks, so that their number never
+//! changes a bit, and the lanes are the same on every instruction set.
 //!
 //! A norm is first read [`Reading::Plain`]: the sum of the powers of the moduli as they are. Where that sum may have lost
 //! digits, or is not finite, powers of some elements were beyond float64; then the array is read again, with the elements

@@ -1,6 +1,6 @@
 //! Stores past the caches, for results that are larger than they are.
 //!
-//! An ordinary store reads the line that it overwrites. A pure update of large arrays writes what nobody reads before the
+//! An ordinary store reads the line that it overwrites. A pure update of large arrays writes what is not read before the
 //! next step, so it saves that read; in the caches the same stores would cost twice as much (see [`crate::step::drive`] for
 //! where the border lies).
 

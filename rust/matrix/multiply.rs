@@ -2,7 +2,7 @@
 
 use super::kernel::Tile;
 use super::pack::Lines;
-use super::product::{BLOCK, Product, Way};
+use super::product::{BLOCK, Product, SumOrder};
 use super::vector::{Plain, Square, Vector};
 use super::{narrow, thin};
 use crate::loops::simd::Level;
@@ -13,8 +13,8 @@ use std::mem::MaybeUninit;
 /// Rows of `a` that are packed at a time, for every lane: they stay in the second-level cache, of which processors with
 /// longer vectors have more.
 const M_PACK: usize = 64;
-/// From so many rows of `a` on, the next columns of `b` are asked for ahead.
-const FAR: usize = 128;
+/// From this number of rows of `a` on, the next columns of `b` are prefetched.
+const PREFETCH_ROWS: usize = 128;
 /// The greatest width of a panel of `b`.
 const WIDEST: usize = 32;
 
@@ -27,7 +27,7 @@ thread_local! {
     static ROOM: Cell<Option<Buffer>> = const { Cell::new(None) };
 }
 
-/// Room to pack in, if the system has so much. Taken, not borrowed: nothing can be in its way.
+/// Memory to pack in; `None` where the system has none. It is taken, not borrowed: so no borrow can fail.
 fn room(bytes: usize) -> Option<Buffer> {
     ROOM.take().filter(|room| room.len() >= bytes).or_else(|| Buffer::new(bytes))
 }
@@ -73,12 +73,12 @@ unsafe fn multiply<V: Vector, S: Square, const ROWS: usize>(product: &Product) {
         if product.m.min(product.n) == 0 {
             return;
         }
-        match product.way {
+        match product.order {
             _ if product.k == 0 => return product.empty(),
-            Way::Dots => return thin::dots::<S>(product),
-            Way::Tiles if product.m == 1 && product.b_col == 1 => return thin::sums::<V>(product),
-            Way::Tiles if narrow::fits(product) => return narrow::rows::<V>(product),
-            Way::Tiles => {}
+            SumOrder::Dots => return thin::dots::<S>(product),
+            SumOrder::Tiles if product.m == 1 && product.b_col == 1 => return thin::sums::<V>(product),
+            SumOrder::Tiles if narrow::fits(product) => return narrow::rows::<V>(product),
+            SumOrder::Tiles => {}
         }
         let packs = product.m > 2 * ROWS && product.n > V::LANES && product.k >= 16 && product.work() > 1 << 15;
         let room = if packs { room((M_PACK * V::LANES + WIDEST + 8) * BLOCK * size_of::<f32>()) } else { None };
@@ -148,7 +148,8 @@ unsafe fn packed<V: Vector, S: Square, const ROWS: usize>(product: &Product, buf
                 for j in (0..product.n).step_by(width) {
                     columns(j).pack::<S>(width, b);
                     // A few rows come from near anyway.
-                    let next = if m >= FAR && j + width < product.n { Some(columns(j + width)) } else { None };
+                    let next =
+                        if m >= PREFETCH_ROWS && j + width < product.n { Some(columns(j + width)) } else { None };
                     for i in (0..m).step_by(ROWS) {
                         if let Some(next) = next {
                             next.prefetch::<V>(i / ROWS, m.div_ceil(ROWS));

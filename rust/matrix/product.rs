@@ -34,13 +34,13 @@ pub struct Product {
     pub out: *mut f32,
     /// From row to row of `out`.
     pub out_row: usize,
-    /// How the sums are added up: a property of the whole product, which its parts share.
-    pub way: Way,
+    /// In which order terms are added up: a property of the whole product, which its parts share.
+    pub order: SumOrder,
 }
 
 /// The order of a sum.
 #[derive(Clone, Copy)]
-pub enum Way {
+pub enum SumOrder {
     /// Term by term, in blocks of [`BLOCK`].
     Tiles,
     /// In lanes, for one row times contiguous columns.
@@ -69,7 +69,7 @@ impl Product {
         }
     }
 
-    /// The same product with one column turned into one row, and the way to add it up.
+    /// The same product with one column turned into one row, and the order in which its terms are added up.
     pub fn ready(self) -> Self {
         let mut product = self;
         if self.n == 1 && self.out_row == 1 {
@@ -87,7 +87,7 @@ impl Product {
             };
         }
         let dots = product.m == 1 && product.a_col == 1 && product.b_row == 1;
-        Self { way: if dots { Way::Dots } else { Way::Tiles }, ..product }
+        Self { order: if dots { SumOrder::Dots } else { SumOrder::Tiles }, ..product }
     }
 
     /// A sum of no terms.

@@ -5,7 +5,7 @@ use super::product::Product;
 use crate::loops::simd;
 use crate::threads::pool::{self, Border};
 
-/// From so many multiplications on they are shared out.
+/// From this number of multiplications on they are shared out.
 const PARALLEL: Border = Border { awake: 1 << 20, asleep: 4 << 20 };
 /// Multiplications in a part, at least.
 const PART: usize = 1 << 19;

@@ -14,10 +14,10 @@ const GROUP: usize = 4;
 /// Sums that a dot product is added up in.
 const LANES: usize = 16;
 
-/// `out[0, j]` where the columns of `b` are contiguous: dot products, each in [`LANES`] sums over every so manieth term.
+/// `out[0, j]` where the columns of `b` are contiguous: dot products, each in [`LANES`] sums over terms at equal distances.
 ///
 /// # Safety
-/// That of [`super::multiply::run`]; `m`, `b_row` and `a_col` are 1.
+/// As for [`super::multiply::run`]; `m`, `b_row` and `a_col` are 1.
 #[inline(always)]
 pub unsafe fn dots<S: Square>(p: &Product) {
     // SAFETY: the caller's promise; the groups cover the columns and no more.
@@ -80,7 +80,7 @@ unsafe fn dot_group<S: Square, const N: usize>(p: &Product, j: usize, k0: usize,
 /// `out[0, j]` where the rows of `b` are contiguous: a sum of rows.
 ///
 /// # Safety
-/// That of [`super::multiply::run`]; `m` is 1, `b_col` is 1 and `k` is not 0.
+/// As for [`super::multiply::run`]; `m` is 1, `b_col` is 1 and `k` is not 0.
 #[inline(always)]
 pub unsafe fn sums<V: Vector>(p: &Product) {
     let mut strip = [0.0_f32; STRIP];

@@ -35,14 +35,14 @@ fn layout(bytes: usize) -> Option<Layout> {
 
 /// Some bytes, 64-byte aligned, with any content; not initialised unless [`Buffer::is_initialised`] says so.
 ///
-/// Who writes to one writes initialised bytes only: the next buffer of its block may be read before it is written.
+/// Only initialised bytes are written to one: the next buffer of its block may be read before it is written.
 pub struct Buffer {
     block: Option<Block>,
     offset: usize,
     bytes: usize,
 }
 
-// SAFETY: a buffer is plain memory; who may write to it when is its users' affair, which they say where they do.
+// SAFETY: a buffer is plain memory; which thread may write to it is its users' affair, as they say where they do.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {

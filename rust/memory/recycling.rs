@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-/// So much may be kept however little is in use.
+/// The bytes that may be kept however little is in use.
 const FLOOR: usize = 64 << 20;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
@@ -111,7 +111,7 @@ impl Kept {
     }
 }
 
-/// The kept blocks, unless another thread has them just now: after a `fork` that thread may not exist, so nobody waits.
+/// The kept blocks, unless another thread has them just now: after a `fork` that thread may not exist, so no thread waits.
 fn kept() -> Option<MutexGuard<'static, Kept>> {
     match KEPT.try_lock() {
         Ok(kept) => Some(kept),
@@ -163,7 +163,7 @@ fn fresh(layout: Layout) -> Option<Block> {
     Block::zeroed(layout)
 }
 
-/// How much may be kept while so much is in use.
+/// How much may be kept while `in_use` bytes are in use.
 fn bound(in_use: usize) -> usize {
     let other = if is_recycling() { MOST.load(Ordering::Relaxed).saturating_sub(in_use) } else { in_use };
     other.max(FLOOR)

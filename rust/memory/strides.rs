@@ -109,7 +109,8 @@ struct Term {
     reach: i128,
     /// The greatest number that divides the factors of this term and those behind it.
     divisor: i128,
-    /// Which `x` leave to the terms behind this one what their divisor divides: every so many from `rest · inverse` on, where
+    /// Which `x` leave to the terms behind this one what their divisor divides: those at distances of `every` from `rest ·
+    /// inverse` on, where
     /// `rest` is what is left to this term and those behind it, over `divisor`.
     every: i128,
     inverse: i128,
@@ -192,7 +193,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// Goes on for so many trials. Whether there is a solution; `None` where it is not known yet.
+    /// Goes on for this number of trials. Whether there is a solution; `None` where it is not known yet.
     pub fn advance(&mut self, trials: usize) -> Option<bool> {
         for _ in 0..trials {
             let Some(equation) = self.equations.last() else { return Some(false) };

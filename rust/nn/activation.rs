@@ -11,7 +11,7 @@ use crate::threads::pool::{self, Border};
 const TASK: usize = 1 << 15;
 /// Numbers for which there is room on the stack.
 const FEW: usize = 512;
-/// From so many elements on more than one thread pays.
+/// From this number of elements on, more than one thread pays.
 const PARALLEL: Border = Border { awake: 1 << 16, asleep: 1 << 18 };
 
 /// The formulas of one activation.

@@ -130,7 +130,7 @@ impl Network {
             let z = if layer.activation.needs_input() { &z[..n_out] } else { y };
             let x = input(x, &work.kept[..i], n_in);
             if i == 0 {
-                // Nobody asks for the gradient by the rows themselves.
+                // The gradient by the rows themselves is not asked for.
                 layer.backward_first(batch, x, [z, y], &mut d[..n_out], out.layer(0));
                 break;
             }

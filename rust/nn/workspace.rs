@@ -32,7 +32,7 @@ impl Floats {
         }
         let mut floats = Self { buffer, len };
         if cfg!(debug_assertions) {
-            floats.fill(f32::NAN); // shows who reads what nobody has written
+            floats.fill(f32::NAN); // shows where numbers are read that were not written
         }
         floats
     }
@@ -67,7 +67,7 @@ pub(super) struct Kept {
     pub(super) y: Floats,
 }
 
-/// Memory for batches of up to so many rows, for one network.
+/// Memory for batches of up to this number of rows, for one network.
 pub struct Workspace {
     pub(super) kept: Vec<Kept>,
     /// The gradient by a layer's output, and room for the one by its input.

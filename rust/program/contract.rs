@@ -62,7 +62,7 @@ pub struct Number {
 }
 
 impl Number {
-    /// Which of a group's steps was the last one: the greatest in a group says who took part in it.
+    /// Which of a group's steps was the last one: the greatest in a group says which arrays took part in it.
     pub const STAMP: Self = Self { name: "", float: false };
 
     /// A whole number.

@@ -356,7 +356,7 @@ impl Program {
         })
     }
 
-    /// Whether the state of one rule lies as that of the other, so that either can step it.
+    /// Whether the states of two rules lie alike, so that either can step it.
     #[must_use]
     pub fn lies_like(&self, other: &Self) -> bool {
         let states = |program: &Self| -> Vec<_> {

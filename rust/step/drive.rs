@@ -5,7 +5,7 @@
 //! Nothing here can fail: whoever makes a [`Plan`] has checked everything before, and where there is no memory for a list of
 //! pieces, one thread does it all.
 
-use super::job::{Job, TILE, Tables, Way};
+use super::job::{Job, LoopOptions, TILE, Tables};
 use crate::loops::dtype::Compute;
 use crate::loops::simd;
 use crate::loops::stream::{fence, stream};
@@ -16,14 +16,14 @@ use num_complex::Complex;
 use std::cell::Cell;
 use std::ptr;
 
-/// From so many bytes of traffic on more than one thread pays.
+/// From this number of bytes of traffic on, more than one thread pays.
 pub const PARALLEL_BYTES: Border = Border { awake: 512 << 10, asleep: 8 << 20 };
 /// Bytes of traffic in a task of a thread: at least, where there is little to share, and at most.
 const TASK_BYTES: (usize, usize) = (64 << 10, 2 << 20);
 /// Tasks of a thread where there is little to share.
 const TASKS: usize = 2;
-/// From so many bytes of traffic on, results that do not replace what was read go past the caches, and tiles are asked for
-/// ahead: with less, the next step finds some of them there.
+/// From this number of bytes of traffic on, results that do not replace what was read go past the caches, and tiles are asked
+/// for ahead: with less, the next step finds some of them there.
 const FAR_BYTES: usize = 64 << 20;
 
 /// Bytes to copy unchanged.
@@ -33,7 +33,7 @@ pub struct Copy {
     pub from: *const u8,
     /// To here.
     pub to: *mut u8,
-    /// So many.
+    /// The number of bytes.
     pub bytes: usize,
 }
 
@@ -90,21 +90,21 @@ impl<'a> Plan<'a> {
     pub unsafe fn run(&self) {
         let total = self.traffic;
         let threads = pool::threads_for(total, PARALLEL_BYTES);
-        let way = Way { level: simd::level(), far: total >= FAR_BYTES };
+        let options = LoopOptions { level: simd::level(), far: total >= FAR_BYTES };
         if threads == 1 {
             // SAFETY: the caller's promise.
-            return unsafe { self.alone(way) };
+            return unsafe { self.alone(options) };
         }
         let task = (total / (TASKS * threads)).clamp(TASK_BYTES.0, TASK_BYTES.1);
         let (mut pieces, mut tasks) = LISTS.take();
         if self.cut(task, &mut pieces).and_then(|()| self.group(&pieces, task, &mut tasks)).is_err() {
             // SAFETY: the caller's promise.
-            return unsafe { self.alone(way) };
+            return unsafe { self.alone(options) };
         }
         pool::run(threads, tasks.len() - 1, &|i| {
             for &piece in &pieces[tasks[i]..tasks[i + 1]] {
                 // SAFETY: the caller's promise; the pieces are disjoint parts of the plan.
-                unsafe { self.piece(piece, way) };
+                unsafe { self.piece(piece, options) };
             }
             fence();
         });
@@ -115,14 +115,14 @@ impl<'a> Plan<'a> {
     ///
     /// # Safety
     /// As for [`Plan::run`].
-    unsafe fn alone(&self, way: Way) {
+    unsafe fn alone(&self, options: LoopOptions) {
         for job in self.jobs {
             // SAFETY: the caller's promise.
-            unsafe { run(job, self.tables, 0, job.n, way) };
+            unsafe { run(job, self.tables, 0, job.n, options) };
         }
         for copy in self.copies {
             // SAFETY: the caller's promise.
-            unsafe { self.copy(copy, 0, copy.bytes, way) };
+            unsafe { self.copy(copy, 0, copy.bytes, options) };
         }
         fence();
     }
@@ -163,24 +163,24 @@ impl<'a> Plan<'a> {
         starts.put(pieces.len())
     }
 
-    unsafe fn piece(&self, piece: Piece, way: Way) {
+    unsafe fn piece(&self, piece: Piece, options: LoopOptions) {
         // SAFETY: the caller's promise.
         unsafe {
             match piece {
-                Piece::Job { job, start, end } => run(&self.jobs[job], self.tables, start, end, way),
-                Piece::Copy { copy, start, end } => self.copy(&self.copies[copy], start, end, way),
+                Piece::Job { job, start, end } => run(&self.jobs[job], self.tables, start, end, options),
+                Piece::Copy { copy, start, end } => self.copy(&self.copies[copy], start, end, options),
             }
         }
     }
 
-    unsafe fn copy(&self, copy: &Copy, start: usize, end: usize, way: Way) {
+    unsafe fn copy(&self, copy: &Copy, start: usize, end: usize, options: LoopOptions) {
         // SAFETY: the caller's promise.
         unsafe {
             let (from, to) = (copy.from.add(start), copy.to.add(start));
-            if way.far {
+            if options.far {
                 let head = to.align_offset(LINE).min(end - start);
                 ptr::copy_nonoverlapping(from, to, head);
-                stream(way.level, from.add(head), to.add(head), end - start - head)
+                stream(options.level, from.add(head), to.add(head), end - start - head)
             } else {
                 ptr::copy_nonoverlapping(from, to, end - start)
             }
@@ -192,20 +192,20 @@ impl<'a> Plan<'a> {
 ///
 /// # Safety
 /// As for [`Plan::run`], for those elements.
-unsafe fn run(job: &Job<'_>, tables: Tables<'_>, start: usize, end: usize, way: Way) {
+unsafe fn run(job: &Job<'_>, tables: Tables<'_>, start: usize, end: usize, options: LoopOptions) {
     if start == end {
         return; // an empty array's pointer may be anything
     }
     // SAFETY: the caller's promise.
     unsafe {
         if job.is_lone(tables) {
-            return job.lone(tables, start, end, way);
+            return job.lone(tables, start, end, options);
         }
         match job.compute {
-            Compute::F32 => job.tiles::<f32>(tables, start, end, way),
-            Compute::F64 => job.tiles::<f64>(tables, start, end, way),
-            Compute::C64 => job.tiles::<Complex<f32>>(tables, start, end, way),
-            Compute::C128 => job.tiles::<Complex<f64>>(tables, start, end, way),
+            Compute::F32 => job.tiles::<f32>(tables, start, end, options),
+            Compute::F64 => job.tiles::<f64>(tables, start, end, options),
+            Compute::C64 => job.tiles::<Complex<f32>>(tables, start, end, options),
+            Compute::C128 => job.tiles::<Complex<f64>>(tables, start, end, options),
         }
     }
 }

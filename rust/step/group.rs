@@ -82,7 +82,7 @@ impl<'a> Asked<'a> {
 }
 
 impl<'a> StepGroup<'a> {
-    /// That of a parameter; `scalars` gets those of its links.
+    /// The group of a parameter; `scalars` gets the scalars of its links.
     pub fn new<P: Parameter<'a>>(
         p: &P,
         scalars: &mut SmallVec<[Scalars; 4]>,
@@ -151,7 +151,7 @@ impl<'a> StepGroup<'a> {
         p.given().map_or_else(|| self.program.hyper(link, p.counts()), |given| given[link])
     }
 
-    /// Whether it is that of this parameter.
+    /// Whether it is the group of this parameter.
     #[inline]
     pub fn has<P: Parameter<'a>>(&self, p: &P) -> bool {
         std::ptr::eq(self.program, p.program())
@@ -250,8 +250,8 @@ impl<'a> Whole<'a> {
         };
     }
 
-    /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`, or nearly: norms over `2^e` have squares that neither
-    /// over- nor underflow.
+    /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`, or nearly: norms over `2^e` have squares that
+    /// neither over- nor underflow.
     fn exponent(&self) -> i32 {
         libm::frexp(self.greatest).1.max(-1000)
     }

@@ -1,8 +1,8 @@
 //! One array and the links that its gradient passes.
 //!
-//! A job of one link is one loop over the array ([`super::lone`]). A job of several is cut into tiles: a tile's gradient goes into
-//! a scratch tile in the first-level cache, each link turns it into its `dx` and steps its own state, and the last `dx` is
-//! subtracted on the way out ([`super::tiles`]). 16-bit and foreign types are converted at the edge of the tile.
+//! A job of one link is one loop over the array ([`super::lone`]). A job of several is cut into tiles: a tile's gradient goes
+//! into a scratch tile in the first-level cache, each link turns it into its `dx` and steps its own state, and the last `dx`
+//! is subtracted on the way out ([`super::tiles`]). 16-bit and foreign types are converted at the edge of the tile.
 
 use crate::loops::dtype::{Compute, DType};
 use crate::loops::simd::Level;
@@ -71,7 +71,7 @@ const HEAD: usize = 256;
 
 /// How the loops of a plan run.
 #[derive(Clone, Copy)]
-pub struct Way {
+pub struct LoopOptions {
     /// The instruction set.
     pub level: Level,
     /// Whether the arrays lie beyond the caches: results that do not replace what was read go past them, and of what a tile
@@ -117,8 +117,9 @@ impl Job<'_> {
     }
 
     /// Elements from `start` to the first place where a line of the cache starts in what is written; none if there is no such
-    /// place. The other arrays, as far as they are ours or NumPy's, lie in their lines as that does ([`crate::memory::placement`]): from
-    /// there on no vector of a whole line lies across two. In cache, those took a fifth to two fifths longer.
+    /// place. The other arrays, as far as they are ours or NumPy's, lie in their lines as that does
+    /// ([`crate::memory::placement`]): from there on no vector of a whole line lies across two. In cache, those took a fifth
+    /// to two fifths longer.
     #[inline]
     pub(super) fn head(&self, start: usize, end: usize) -> usize {
         let Some(y) = self.y.filter(|_| end - start >= HEAD) else { return 0 };

@@ -1,6 +1,6 @@
-//! The way of a job of one link on arrays of the type it computes in: one loop over them as they are.
+//! Jobs of one link on arrays of the type it computes in: one loop over the arrays as they are.
 
-use super::job::{Job, Sink, Tables, Way};
+use super::job::{Job, LoopOptions, Sink, Tables};
 use crate::loops::dtype::Compute;
 use crate::loops::kernel::{Call, Mode};
 use crate::loops::simd::Level;
@@ -26,19 +26,19 @@ impl Job<'_> {
     ///
     /// # Safety
     /// As for [`super::drive::Plan::run`].
-    pub(super) unsafe fn lone(&self, tables: Tables, start: usize, end: usize, way: Way) {
+    pub(super) unsafe fn lone(&self, tables: Tables, start: usize, end: usize, options: LoopOptions) {
         let Some(y) = self.y else { return };
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
         unsafe {
             let whole = start + self.head(start, end);
             if whole > start {
-                self.lone_part(tables, y, start, whole, Way { far: false, ..way });
+                self.lone_part(tables, y, start, whole, LoopOptions { far: false, ..options });
             }
-            self.lone_part(tables, y, whole, end, way);
+            self.lone_part(tables, y, whole, end, options);
         }
     }
 
-    unsafe fn lone_part(&self, tables: Tables, y: Sink, start: usize, end: usize, way: Way) {
+    unsafe fn lone_part(&self, tables: Tables, y: Sink, start: usize, end: usize, options: LoopOptions) {
         // SAFETY: the caller's promise; `start..end` lies within the arrays.
         unsafe {
             let mut call = self.call(tables, y, start, end);
@@ -51,8 +51,8 @@ impl Job<'_> {
                     }
                 }
             }
-            call.far = way.far;
-            self.links[0].kernel.run(self.compute, way.level, &tables.scalars[self.scalars], &call);
+            call.far = options.far;
+            self.links[0].kernel.run(self.compute, options.level, &tables.scalars[self.scalars], &call);
         }
     }
 
@@ -75,7 +75,7 @@ impl Job<'_> {
                 s,
                 o,
                 far: false,
-                again: false,
+                reread_y: false,
             }
         }
     }
@@ -91,7 +91,7 @@ pub struct Lone {
 }
 
 impl Lone {
-    /// That of `job`, if it is one.
+    /// The loop of `job`, if it is a lone one.
     ///
     /// # Safety
     /// The pointers of the job are valid for its `n` elements.

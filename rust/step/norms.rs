@@ -20,7 +20,7 @@ pub struct Measure {
     pub norm: Norm,
     /// Of this array,
     pub of: Source,
-    /// which has so many elements.
+    /// which has this number of elements.
     pub n: usize,
     /// The type in which moduli are taken.
     pub compute: Compute,

@@ -186,8 +186,8 @@ impl<'a> Planner<'a> {
         !self.facts.is_empty()
     }
 
-    /// Brings the counts of a parameter to where they are after the step. Parameters come in order; `known`, 0 at first, is where
-    /// among the facts those of the next one stand.
+    /// Brings the counts of a parameter to where they are after the step. Parameters come in order; `known`, 0 at first, is
+    /// where among the facts those of the next one stand.
     pub fn advance<P: Parameter<'a>>(&self, i: usize, p: &P, counts: &mut [u64], known: &mut usize) {
         let outcome = self.outcomes[i];
         let start = *known;

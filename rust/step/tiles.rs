@@ -1,6 +1,6 @@
-//! The way through tiles: what a job of several links, or of types that are converted at the edge, does.
+//! Jobs of several links, or of types that are converted at the edge: they run a tile at a time.
 
-use super::job::{FAR_TILE, Job, State, TILE, Tables, Way};
+use super::job::{FAR_TILE, Job, LoopOptions, State, TILE, Tables};
 use crate::loops::dtype::Compute;
 use crate::loops::element::Element;
 use crate::loops::kernel::{Call, Mode};
@@ -18,21 +18,28 @@ impl Job<'_> {
     /// As for [`super::drive::Plan::run`].
     // Apart from the one loop of `lone`, which needs no room for tiles on the stack.
     #[inline(never)]
-    pub(super) unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, way: Way) {
+    pub(super) unsafe fn tiles<T: Element>(&self, tables: Tables, start: usize, end: usize, options: LoopOptions) {
         let mut scratch = Scratch::<T>::new();
-        let tile = if way.far { FAR_TILE } else { TILE };
+        let tile = if options.far { FAR_TILE } else { TILE };
         let (mut at, mut n) = (start, self.head(start, end));
         while at < end {
             if n > 0 {
                 // SAFETY: the caller's promise; `at..at + n` lies within the arrays.
-                unsafe { self.tile(tables, at, n, &mut scratch, way) };
+                unsafe { self.tile(tables, at, n, &mut scratch, options) };
             }
             (at, n) = (at + n, tile.min(end - at - n));
         }
     }
 
     /// Steps `n` elements from `at` on, for which there is room in a tile.
-    unsafe fn tile<T: Element>(&self, tables: Tables, at: usize, n: usize, scratch: &mut Scratch<T>, way: Way) {
+    unsafe fn tile<T: Element>(
+        &self,
+        tables: Tables,
+        at: usize,
+        n: usize,
+        scratch: &mut Scratch<T>,
+        options: LoopOptions,
+    ) {
         let native = T::COMPUTE.dtype();
         let strips = scratch.strips();
         let (d, x) = (&mut scratch.d[..n], &mut scratch.x[..n]);
@@ -42,16 +49,16 @@ impl Job<'_> {
             if self.is_scaled::<T>() {
                 // While it is loaded, which saves a pass over the tile.
                 let k = narrow(&tables.scalars[self.scalars]);
-                scale(way.level, k, from_raw_parts(gradient.cast(), n), d);
+                scale(options.level, k, from_raw_parts(gradient.cast(), n), d);
             } else {
                 T::load(self.gradient.dtype, gradient, d);
             }
-            if way.far {
+            if options.far {
                 self.gradient.ask(at + FAR_TILE);
             }
             let mut from = self.x.ptr.add(at * self.x.dtype.size()).cast::<T>();
             if self.x.dtype != native {
-                if way.far {
+                if options.far {
                     self.x.ask(at + FAR_TILE);
                 }
                 T::load(self.x.dtype, from.cast(), x);
@@ -64,7 +71,7 @@ impl Job<'_> {
                 Some(y) if y.dtype != native => x.as_mut_ptr(),
                 Some(_) => to.cast(),
             };
-            self.links(tables, at, from, d, land, strips, way);
+            self.links(tables, at, from, d, land, strips, options);
             if let Some(dx) = self.dx {
                 T::store(native, d, dx.add(at * native.size()));
             }
@@ -97,12 +104,12 @@ impl Job<'_> {
         d: &mut [T],
         land: *mut T,
         strips: [*mut u8; SLOTS],
-        way: Way,
+        options: LoopOptions,
     ) {
         let ordinary = self.links.len() - self.lands;
         if ordinary == usize::from(self.is_scaled::<T>()) && !land.is_null() {
             // SAFETY: the caller's promise.
-            unsafe { subtract(way.level, x, d, land) };
+            unsafe { subtract(options.level, x, d, land) };
         }
         let mut states = &tables.states[self.states.clone()];
         let links = self.links.iter().zip(&tables.scalars[self.scalars..]).enumerate();
@@ -125,10 +132,10 @@ impl Job<'_> {
             }
             // y is read back at once, so it stays in cache.
             let is_converted = self.y.is_some_and(|y| y.dtype != T::COMPUTE.dtype());
-            let again = self.lands > 0 || self.rounded.is_some() || is_converted;
-            let call = Call { mode, n: d.len(), x, y, g, s, o, far: way.far, again };
+            let reread_y = self.lands > 0 || self.rounded.is_some() || is_converted;
+            let call = Call { mode, n: d.len(), x, y, g, s, o, far: options.far, reread_y };
             // SAFETY: the caller's promise.
-            unsafe { link_tile(link.kernel, T::COMPUTE, k, own, at, call, strips, way) };
+            unsafe { link_tile(link.kernel, T::COMPUTE, k, own, at, call, strips, options) };
         }
     }
 }
@@ -146,11 +153,11 @@ unsafe fn link_tile(
     at: usize,
     mut call: Call,
     strips: [*mut u8; SLOTS],
-    way: Way,
+    options: LoopOptions,
 ) {
     if states.is_empty() {
         // SAFETY: the caller's promise.
-        return unsafe { link.run(compute, way.level, k, &call) };
+        return unsafe { link.run(compute, options.level, k, &call) };
     }
     let moves = |state: &State| !ptr::eq(state.from, state.to);
     // SAFETY: the caller's promise; the strips overlap nothing and have room for a tile.
@@ -160,17 +167,17 @@ unsafe fn link_tile(
             // A strip in between where a loop changes what is to go past the caches, and where a pure one would meet its own
             // input.
             let pure = call.mode == Mode::Pure;
-            let new = if pure && !moves(state) || !pure && way.far && moves(state) { strips[i] } else { to };
+            let new = if pure && !moves(state) || !pure && options.far && moves(state) { strips[i] } else { to };
             (call.s[i], call.o[i]) = (if pure { from } else { new }, new);
             if !pure && moves(state) {
-                if way.far {
+                if options.far {
                     ahead(from.wrapping_add(FAR_TILE * state.size), call.n * state.size);
                 }
                 ptr::copy_nonoverlapping(from, new, call.n * state.size);
             }
         }
-        link.run(compute, way.level, k, &call);
-        leave_strips(states, at, &call, way);
+        link.run(compute, options.level, k, &call);
+        leave_strips(states, at, &call, options);
     }
 }
 
@@ -178,7 +185,7 @@ unsafe fn link_tile(
 ///
 /// # Safety
 /// As for [`link_tile`].
-unsafe fn leave_strips(states: &[State], at: usize, call: &Call, way: Way) {
+unsafe fn leave_strips(states: &[State], at: usize, call: &Call, options: LoopOptions) {
     for (state, &from) in states.iter().zip(&call.o) {
         // SAFETY: the caller's promise; a strip overlaps nothing.
         unsafe {
@@ -189,7 +196,7 @@ unsafe fn leave_strips(states: &[State], at: usize, call: &Call, way: Way) {
             if ptr::eq(state.from, state.to) {
                 ptr::copy_nonoverlapping(from, to, bytes);
             } else {
-                stream(way.level, from, to, bytes);
+                stream(options.level, from, to, bytes);
             }
         }
     }

@@ -92,7 +92,7 @@ fn pool() -> &'static Pool {
         if let Some(pool) = made(found) {
             return pool;
         }
-        threads(); // is known from here on, also if nobody has asked
+        threads(); // is known from here on, also if it was not asked for
         let new = Box::into_raw(Box::new(Pool { process: process::id(), queue: Queue::new(&THREADS) }));
         match POOL.compare_exchange(found, new, Ordering::SeqCst, Ordering::Acquire) {
             Ok(_) => found = new,
@@ -109,7 +109,7 @@ fn pool() -> &'static Pool {
 /// Calls `task(0)` to `task(tasks - 1)`, each once, on up to `threads` threads, the calling one among them, and on no more
 /// than are set.
 ///
-/// Nobody waits for a worker that comes too late: on a busy machine it may take milliseconds to wake up.
+/// No caller waits for a worker that comes too late: on a busy machine it may take milliseconds to wake up.
 ///
 /// # Panics
 /// If a task does.

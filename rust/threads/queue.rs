@@ -13,9 +13,9 @@
 //!
 //! Whoever leaves something to do, a request or a surplus worker, calls [`Queue::wake`]: it wakes sleeping workers for what
 //! is not covered by those that come anyhow. A worker that ends may have been counted on for a request, so it calls it too.
-//! Therefore no worker sleeps while there is something to do that nobody comes for.
+//! Therefore no worker sleeps while there is a request that no thread comes for.
 //!
-//! No team waits for workers to come. Its caller does the tasks itself that nobody has begun, withdraws its requests, and
+//! No team waits for workers to come. Its caller does the tasks itself that are not begun, withdraws its requests, and
 //! waits for those workers alone that have joined.
 
 use super::team::{Member, Team};
@@ -39,7 +39,7 @@ pub struct Queue {
     state: Mutex<State>,
     /// Signalled for each worker that is woken.
     wakeup: Condvar,
-    /// How many requests there are, for those who have not got the lock.
+    /// How many requests there are, for threads that do not hold the lock.
     open: AtomicUsize,
     /// Workers that look for work.
     looking: AtomicUsize,
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
 
-    /// A queue of its own, for so many threads at first.
+    /// A queue of its own, for `threads` threads at first.
     fn queue(threads: usize) -> &'static Queue {
         Box::leak(Box::new(Queue::new(Box::leak(Box::new(AtomicUsize::new(threads))))))
     }
@@ -266,7 +266,7 @@ mod tests {
         queue.resize();
     }
 
-    /// Shares out so many tasks; each is done once.
+    /// Shares out this number of tasks; each is done once.
     fn share(queue: &'static Queue, tasks: usize, helpers: usize) {
         let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
         let task: &(dyn Fn(usize) + Sync) = &|i| {
@@ -279,7 +279,7 @@ mod tests {
         assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
     }
 
-    /// Does two tasks for each of so many threads that are there at the same time.
+    /// Does two tasks for each of this number of threads that are there at the same time.
     fn meet(queue: &'static Queue, threads: usize) {
         let inside = AtomicUsize::new(0);
         let task: &(dyn Fn(usize) + Sync) = &|_| {
@@ -292,7 +292,7 @@ mod tests {
         team.check();
     }
 
-    /// Waits until there are so many workers, all of which sleep, and nothing is left to do.
+    /// Waits until there are this many workers, all of which sleep, and nothing is left to do.
     fn settled(queue: &Queue, workers: usize) {
         wait_until(|| {
             let state = queue.state();

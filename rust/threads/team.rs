@@ -9,7 +9,7 @@ use std::thread;
 pub struct Team {
     task: &'static (dyn Fn(usize) + Sync),
     tasks: usize,
-    /// The next task that nobody has begun.
+    /// The next task that is not begun.
     next: AtomicUsize,
     /// `MEMBER` for each worker that has joined and not left, and `CLOSED` once none may join.
     members: AtomicUsize,
@@ -58,7 +58,7 @@ impl Team {
         assert!(!self.failed.load(Ordering::Relaxed), "a task has panicked on another thread");
     }
 
-    /// Does tasks that nobody has begun, one after the other, until none is left.
+    /// Does tasks that are not begun, one after the other, until none is left.
     pub fn work(&self) {
         loop {
             let task = self.next.fetch_add(1, Ordering::Relaxed);

@@ -15,7 +15,7 @@
 mod outer;
 
 use crate::loops::simd::{self, Level, per_level};
-use crate::matrix::product::{Product, Way};
+use crate::matrix::product::{Product, SumOrder};
 use crate::matrix::{narrow, share};
 
 /// The sizes of one call.
@@ -65,7 +65,7 @@ pub fn forward(shape: Shape, w: &[f32], b: &[f32], x: &[f32], y: &mut [f32]) {
         bias_col: 1,
         out: y.as_mut_ptr(),
         out_row: n_out,
-        way: Way::Tiles,
+        order: SumOrder::Tiles,
     };
     // SAFETY: the pointers are of slices whose lengths the lines above have checked; `y` is borrowed exclusively.
     unsafe { run(y) };
@@ -155,11 +155,11 @@ fn weights(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Product {
         bias_col: 1,
         out: dw.as_mut_ptr(),
         out_row: n_in,
-        way: Way::Tiles,
+        order: SumOrder::Tiles,
     }
 }
 
-/// So many multiplications of narrow rows may be shared out to threads.
+/// From this number of multiplications on, narrow rows are shared out to threads.
 const NARROW: usize = 1 << 20;
 
 /// In a batch of so many rows, eight sums of 32 terms, float32 loses no more of the sum of all `|dy|` than some millionths;
@@ -196,7 +196,7 @@ fn column_sums(rows: &[f32], out: &mut [f32]) {
 per_level! {
     fn add_groups<>(values: &[f32], group: usize, sums: &mut [f64; WIDE]) where [] {
         let (mut wide, mut at) = ([0.0; WIDE], 0);
-        // Always as many as there are sums: those behind the group are nobody's.
+        // Always as many as there are sums: those behind the group are not used.
         while let Some(part) = values.get(at..at + WIDE) {
             for i in 0..WIDE {
                 wide[i] += f64::from(part[i]);

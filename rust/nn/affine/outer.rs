@@ -2,7 +2,7 @@
 //! if `x` had a column of ones behind its last.
 //!
 //! A tile of so few rows and columns would wait for every multiply-add before the next, so [`SUMS`] sums run side by side,
-//! each over every so manieth row: several in a vector, four lanes each, and several vectors.
+//! each over rows at equal distances: several in a vector, four lanes each, and several vectors.
 
 use super::Shape;
 use crate::loops::simd::Level;
@@ -128,7 +128,7 @@ unsafe fn outer<V: Vector, const K: usize, const N: usize>(batch: usize, arrays:
     }
 }
 
-/// The sums of the outer products of so many rows, and those of `dy` times one where there is no lane for them beside.
+/// The sums of the outer products of `rows` rows, and those of `dy` times one where there is no lane for them beside.
 ///
 /// # Safety
 /// As for [`columns`]; `x[rows, K]` and `dy[rows, N]` can be read.

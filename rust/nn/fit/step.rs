@@ -14,7 +14,7 @@ use crate::step::lone::Lone;
 use crate::step::planner::{Planner, Progress};
 use crate::step::{Goal, Refused, Skip};
 
-/// Below so many bytes read and written, the loops of a step are called without a look at each.
+/// Below this number of bytes read and written, the loops of a step are called without a look at each.
 const SMALL_BYTES: usize = 16 << 10;
 
 /// One parameter, its rule and its state, in two sets.

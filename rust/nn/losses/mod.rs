@@ -24,7 +24,7 @@ use values::Values;
 
 /// Elements of a block of rows, as far as rows allow it.
 const BLOCK: usize = 1 << 14;
-/// From so many elements on more than one thread pays.
+/// From this number of elements on, more than one thread pays.
 const PARALLEL: Border = Border { awake: 1 << 16, asleep: 1 << 18 };
 
 /// A loss and what predictions are compared with.
@@ -105,7 +105,7 @@ impl Objective<'_> {
         parts.map(|(i, part)| self.block(n, i * step, part, weight, out.as_mut().and_then(Iterator::next))).sum()
     }
 
-    /// The blocks on so many threads.
+    /// The blocks, on this number of threads.
     fn shared<P: Real, D: Real>(
         self,
         threads: usize,

@@ -8,10 +8,10 @@ use crate::loops::element::Real;
 use crate::loops::math::{double::exp, double::log1p};
 use crate::loops::simd::{self, Level, per_level};
 
-/// Partial sums, each of every so manieth element, so that adding up does not wait for the addition before.
+/// Partial sums: each takes the elements that lie this number apart, so that adding up does not wait for the addition before.
 const LANES: usize = 16;
 
-/// Elements of float64 that are added up by themselves: so many that a lane's sum keeps its digits.
+/// The number of float64 elements that are added up by themselves: few enough that a lane's sum keeps its digits.
 const STRETCH: usize = 64 * LANES;
 
 /// The formulas of one loss. `single`: both numbers are float32, so that float64 holds their products exactly.

@@ -279,7 +279,7 @@ pub struct Pointers<'a> {
 unsafe impl Send for Pointers<'_> {}
 
 impl Pointers<'_> {
-    /// That of array number `i`.
+    /// The pointer to array number `i`.
     #[inline]
     pub fn of(&self, i: usize) -> *mut u8 {
         self.all[i]
@@ -396,7 +396,7 @@ pub fn integers<T: Whole, R>(array: &Bound<'_, PyAny>, f: impl for<'a> FnOnce(&'
     fits.then(|| f(unsafe { elements::<T>(array, view.len()) }))
 }
 
-/// Calls `f` with the bytes of an array; `None` if it is not one of so many bytes in C order.
+/// Calls `f` with the bytes of an array; `None` if it is not one of this number of bytes in C order.
 pub fn bytes<R>(array: &Bound<'_, PyAny>, len: usize, f: impl for<'a> FnOnce(&'a [u8]) -> R + Send) -> Option<R> {
     let _rest = Rest::begin(array.py());
     // SAFETY: just looked at, and in C order; `f` holds no Python object.

@@ -12,8 +12,8 @@ use super::{Pinned, is_array, is_exact, numpy, refuse_moved, settled};
 /// How deep lists may nest for the arrays in them to be found.
 const DEPTH: usize = 8;
 
-/// Raises where `value` is a masked array that hides elements, or a list, tuple or dict with one in it. One that hides none is an
-/// array like any other.
+/// Raises where `value` is a masked array that hides elements, or a list, tuple or dict with one in it. One that hides none
+/// is an array like any other.
 ///
 /// Args:
 ///     what: The argument or the place, for the text of the error.

@@ -19,7 +19,7 @@ mod view;
 pub use create::{Fresh, array, can_cast, copy_into, descriptor, empty, of_values, swapped};
 pub use fields::{is_array, is_exact, numpy};
 pub use layout::Layout;
-pub use memory::{Memory, PLACED, Place, Recycling, Request, allocate, placed, too_large};
+pub use memory::{Memory, MemoryPart, PLACED, Recycling, Request, allocate, placed, too_large};
 pub use owner::{learn, refuse_moved, settled};
 pub use pins::{Load, Pinned};
 pub use view::{Look, View, array_span, same_type, shape_text, span};

@@ -1,4 +1,4 @@
-//! Who has the memory that an array shows: the array itself, another one, a buffer, or an object that cannot be asked.
+//! The owner of the memory that an array shows: the array itself, another one, a buffer, or an object that cannot be asked.
 //!
 //! All of this is found without running Python code, provided that the collector of cycles rests ([`Rest`]):
 //! an error that is made and dropped on the way may set it off.
@@ -17,13 +17,13 @@ use super::fields::{Fields, elements, is_exact, itemsize, numpy, reach};
 use crate::memory::reserve::{OutOfMemory, check};
 use crate::python::memory::collector::Rest;
 
-/// Who has the memory that an array shows.
+/// The owner of the memory that an array shows.
 pub(super) enum Owner<'py> {
     /// This array.
     Array(Bound<'py, PyAny>),
     /// An object that lends its memory by Python's protocol of buffers, and keeps it as long as it is lent.
     Buffer(Bound<'py, PyAny>),
-    /// Nobody any more: a memoryview on the way was released.
+    /// There is none any more: a memoryview on the way was released.
     Gone,
     /// Something else.
     Other(Bound<'py, PyAny>),
@@ -53,7 +53,7 @@ impl<'py> Owner<'py> {
                 },
             };
             if next.is(&mark) {
-                return Self::Other(next); // somebody has tied the chain to a ring
+                return Self::Other(next); // the chain of bases is a ring
             }
             hops += 1;
             if hops == pause {

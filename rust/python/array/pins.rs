@@ -34,19 +34,19 @@ impl Load {
     /// Of what takes its time however little it reads.
     pub const LONG: Self = Self { bytes: usize::MAX, is_of_small: false };
 
-    /// Of arrays of a call, with so many bytes in all.
+    /// Of arrays of a call, with this number of bytes in all.
     #[inline]
     pub fn of(bytes: usize) -> Self {
         Self { bytes, is_of_small: false }
     }
 
-    /// Of so many multiplications.
+    /// Of this number of multiplications.
     #[inline]
     pub fn of_products(n: usize) -> Self {
         if n > SHORT_PRODUCTS { Self::LONG } else { Self::NONE }
     }
 
-    /// That of two together.
+    /// The load of two together.
     #[inline]
     pub fn and(self, other: Self) -> Self {
         let is_of_small = self.is_of_small && other.is_of_small;
@@ -69,7 +69,7 @@ impl Load {
 /// What keeps the memory of a call's arrays where it is while the lock is given away.
 ///
 /// NumPy resizes no array to which there is a weak reference, whatever `refcheck` says; a buffer that is lent is neither
-/// resized nor closed. Of other owners nobody can say when they take memory back.
+/// resized nor closed. Of other owners it is not known when they take memory back.
 pub struct Pins {
     /// `None` where the lock is kept.
     pinned: Option<Vec<Pin>>,

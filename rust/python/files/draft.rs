@@ -25,7 +25,7 @@ use crate::python::tree::path::{append, too_deep};
 const DEEPEST: usize = 200;
 /// Where Leafs stand, as key paths name it.
 const ROOT: &str = "state";
-/// The text of a position takes at most so many bytes.
+/// The most bytes that the text of a position takes.
 const KEY: usize = 22;
 
 /// See the module.
@@ -296,7 +296,7 @@ impl Draft {
         }
         let value = match i64::try_from(count) {
             Ok(count) => Int(count).into_pyobject(py)?,
-            Err(_) => count.into_pyobject(py)?, // which nobody has counted to
+            Err(_) => count.into_pyobject(py)?, // larger than any count
         };
         let value = value.into_any();
         let encoded = if is_json(&value) { value } else { self.encoded(&value, tuple(py, [Text(ROOT)])?)? };

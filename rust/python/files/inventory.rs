@@ -20,7 +20,7 @@ use super::texts::{Texts, wrong};
 use crate::loops::dtype::DType;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
 use crate::python::array::access::{bytes, fill_bytes};
-use crate::python::array::{Place, View, copy_into, is_exact};
+use crate::python::array::{MemoryPart, View, copy_into, is_exact};
 use crate::python::memory::lists::{Items, Text, bytes as new_bytes, dict, ints, list};
 
 /// Bytes that are copied, summed and written at a time: they stay in the cache.
@@ -69,7 +69,7 @@ enum Bytes {
     /// In an array.
     Array(Py<PyAny>),
     /// In memory of ours, as many as its kind says, in C order.
-    Ours(Place),
+    Ours(MemoryPart),
     /// Nowhere yet.
     None,
 }
@@ -281,7 +281,7 @@ impl Inventory {
     }
 
     /// Adds an array in memory of ours that is just like another one, which was pushed.
-    pub fn push_like(&mut self, other: usize, place: Place, name: &str) -> Result<usize, OutOfMemory> {
+    pub fn push_like(&mut self, other: usize, place: MemoryPart, name: &str) -> Result<usize, OutOfMemory> {
         self.put(self.of[other], Bytes::Ours(place), name)
     }
 
@@ -462,7 +462,7 @@ fn order(view: &View, fortran: bool) -> Option<Vec<usize>> {
     (!axes.is_sorted()).then_some(axes)
 }
 
-/// The bytes of so many elements; `None` if there is no such number.
+/// The bytes of this number of elements; `None` if there is no such number.
 fn volume(shape: &[isize], itemsize: usize) -> Option<usize> {
     let mut bytes = Some(itemsize);
     for &n in shape {

@@ -17,7 +17,9 @@ use crate::memory::reserve::{Reserve, collected, list, listed};
 use crate::program::{Form, Part, Program, Start};
 use crate::python::array::access::Seen;
 use crate::python::array::masked::{refuse, refuse_other};
-use crate::python::array::{Layout, PLACED, Place, Request, View, allocate, can_cast, copy_into, is_exact, shape_text};
+use crate::python::array::{
+    Layout, MemoryPart, PLACED, Request, View, allocate, can_cast, copy_into, is_exact, shape_text,
+};
 use crate::python::errors::{asked, at, placeless};
 use crate::python::memory::lists::Items;
 use crate::python::tree::path::place_text;
@@ -263,7 +265,7 @@ pub fn restored_leaves<'py>(
 }
 
 /// The state arrays of a leaf, in the next of these places.
-fn slots(program: &Program, dtype: DType, places: &mut impl Iterator<Item = Place>) -> Slots {
+fn slots(program: &Program, dtype: DType, places: &mut impl Iterator<Item = MemoryPart>) -> Slots {
     program.slots(dtype).into_iter().zip(places).map(|((dtype, _), place)| Slot { place, dtype }).collect()
 }
 
@@ -307,7 +309,7 @@ fn filled(
     dtype: DType,
     layout: Arc<Layout>,
     program: Arc<Program>,
-    places: &mut impl Iterator<Item = Place>,
+    places: &mut impl Iterator<Item = MemoryPart>,
     state: &Bound<'_, PyAny>,
 ) -> PyResult<Leaf> {
     suits(&program, dtype, || Ok("the top".into()))?;

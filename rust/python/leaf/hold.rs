@@ -1,4 +1,4 @@
-//! `Hold`: leave to read many leaves at once, for as long as Python needs it.
+//! `Hold`: access to read many leaves at once, for as long as Python needs it.
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -49,7 +49,7 @@ impl Hold {
 impl Hold {
     fn release(&mut self) {
         for leaf in self.leaves.drain(..) {
-            leaf.get().leave();
+            leaf.get().release();
         }
     }
 }

@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyTuple};
 use smallvec::{SmallVec, smallvec};
 
-use super::array::{Layout, Place, array, descriptor, shape_text};
+use super::array::{Layout, MemoryPart, array, descriptor, shape_text};
 use super::memory::lists::{Int, Items, dict, float, ints, text, tuple};
 use crate::loops::dtype::DType;
 use crate::memory::placement::Streams;
@@ -29,7 +29,7 @@ use create::{placed, restored, suitable};
 /// A state array of a leaf.
 pub struct Slot {
     /// Where it lies.
-    pub place: Place,
+    pub place: MemoryPart,
     /// The type of its elements.
     pub dtype: DType,
 }
@@ -113,16 +113,16 @@ pub struct Leaf {
     inner: UnsafeCell<Inner>,
 }
 
-// SAFETY: `inner` is reached only under a guard, of which `users` admits one writer or many readers.
+// SAFETY: `inner` is reached only through an access, of which `users` admits one writer or many readers.
 unsafe impl Sync for Leaf {}
 
-/// Leave to use a leaf until it is dropped.
-pub struct Guard<'a> {
+/// Access to a leaf, released when this is dropped.
+pub struct Access<'a> {
     leaf: &'a Leaf,
     write: bool,
 }
 
-impl<'a> Guard<'a> {
+impl<'a> Access<'a> {
     /// The leaf.
     pub fn leaf(&self) -> &'a Leaf {
         self.leaf
@@ -135,29 +135,29 @@ impl<'a> Guard<'a> {
 
     /// What the leaf holds.
     pub fn get(&self) -> &Inner {
-        // SAFETY: while this guard lives nobody writes, except its own holder through `get_mut`.
+        // SAFETY: while there is this access no other one writes; its own holder does through `get_mut`.
         unsafe { &*self.leaf.inner.get() }
     }
 
-    /// The same, to be changed; `None` for a reader's guard.
+    /// The same, to be changed; `None` for an access to read.
     pub fn get_mut(&mut self) -> Option<&mut Inner> {
-        // SAFETY: a writer's guard is alone.
+        // SAFETY: an access to write is the only one.
         self.write.then(|| unsafe { &mut *self.leaf.inner.get() })
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for Access<'_> {
     fn drop(&mut self) {
         if self.write {
             self.leaf.users.store(0, Ordering::Release);
         } else {
-            self.leaf.leave();
+            self.leaf.release();
         }
     }
 }
 
 impl Leaf {
-    /// A leaf that nobody uses yet.
+    /// A new leaf, to which there is no access yet.
     pub fn new(dtype: DType, layout: Arc<Layout>, inner: Inner) -> Self {
         Self { dtype, layout, users: AtomicIsize::new(0), inner: UnsafeCell::new(inner) }
     }
@@ -174,36 +174,36 @@ impl Leaf {
         Self::new(self.dtype, self.layout, Inner { frozen, ..self.inner.into_inner() })
     }
 
-    /// What a leaf held that nobody has.
+    /// What a leaf held to which there is no access.
     pub fn into_inner(self) -> Inner {
         self.inner.into_inner()
     }
 
-    /// What a leaf holds that nobody else has.
+    /// What a leaf holds to which there is no other access.
     pub fn inner_mut(&mut self) -> &mut Inner {
         self.inner.get_mut()
     }
 
-    /// Leave to read; `None` while someone writes.
-    pub fn read(&self) -> Option<Guard<'_>> {
+    /// Access to read; `None` while another one writes.
+    pub fn read(&self) -> Option<Access<'_>> {
         let enter = |n| if n < 0 { None } else { Some(n + 1) };
         self.users.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).ok()?;
-        Some(Guard { leaf: self, write: false })
+        Some(Access { leaf: self, write: false })
     }
 
-    /// Gives a leave to read back.
-    pub fn leave(&self) {
+    /// Releases one access to read.
+    pub fn release(&self) {
         self.users.fetch_sub(1, Ordering::Release);
     }
 
-    /// Leave to write; `None` while anyone else uses it.
-    pub fn write(&self) -> Option<Guard<'_>> {
+    /// Access to write; `None` while there is another one.
+    pub fn write(&self) -> Option<Access<'_>> {
         self.users.compare_exchange(0, -1, Ordering::Acquire, Ordering::Relaxed).ok()?;
-        Some(Guard { leaf: self, write: true })
+        Some(Access { leaf: self, write: true })
     }
 
-    /// Leave to read, or the error of meeting a writer.
-    pub fn reading(&self) -> PyResult<Guard<'_>> {
+    /// Access to read, or the error of meeting a writer.
+    pub fn reading(&self) -> PyResult<Access<'_>> {
         self.read().ok_or_else(busy)
     }
 }
@@ -369,8 +369,8 @@ pub fn stamps<'py>(leaf: &Bound<'py, Leaf>) -> PyResult<Bound<'py, PyTuple>> {
     tuple(leaf.py(), stamps)
 }
 
-/// Leave to write to all of `leaves`, no two of which are the same.
-pub fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Guard<'a>>> {
+/// Access to write to all of `leaves`, no two of which are the same.
+pub fn writing<'a>(leaves: &'a [Bound<'_, Leaf>]) -> PyResult<Vec<Access<'a>>> {
     collected(leaves.iter().map(|leaf| leaf.get().write().ok_or_else(busy)))
 }
 

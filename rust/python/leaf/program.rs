@@ -31,7 +31,7 @@ pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Arc<Program>
         let same = last.iter().find(|known| known.0 == at && known.1.bind(py).upgrade().is_some());
         same.map(|known| known.2.clone())
     };
-    // Nobody waits for the lock: after a fork its holder may not exist.
+    // No thread waits for the lock: after a fork its holder may not exist.
     if let Some(program) = LAST.try_lock().ok().and_then(|last| known(&last)) {
         return Ok(program);
     }
@@ -48,7 +48,7 @@ pub fn program(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Arc<Program>
     Ok(program)
 }
 
-/// As [`program`], of a rule that nobody asks for again.
+/// As [`program`], of a rule that is not asked for again.
 pub fn compiled(py: Python<'_>, rule: &Bound<'_, PyAny>) -> PyResult<Arc<Program>> {
     static DESCRIBED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let described = DESCRIBED.import(py, "optirs.rules", "described")?.call1((rule,))?;

@@ -37,7 +37,7 @@ impl<T> Put<T> for List<'_, T> {
     }
 }
 
-/// So much is kept for a thread's next update: enough for some ten thousand leaves.
+/// The bytes that are kept for a thread's next update: enough for some ten thousand leaves.
 const BOUND: usize = 8 << 20;
 
 thread_local! {

@@ -5,7 +5,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyTuple};
 
-/// The collector looks at new objects every so often, and at all others the more there are: several times at each.
+/// The collector looks at new objects again and again, and at all others the more there are: several times at each.
 ///
 /// Blocks may nest and run in several threads: the first one stops the collector, if it runs, the last one starts it. All of it
 /// is C code, so that no signal's handler runs in the middle.

@@ -1,8 +1,8 @@
 //! The allocator of the module: the system's, and some spare memory for small requests that the system refuses.
 //!
-//! Collections that grow with the user's data can be refused room ([`crate::memory::reserve`]). Small requests stand between them, and
-//! cannot be: a shape, a key path, the words of an error. They are met from the spare memory where the system has none; from
-//! then on no collection grows, so that the call ends, with `MemoryError`, long before the spare memory does.
+//! Collections that grow with the user's data can be refused room ([`crate::memory::reserve`]). Small requests stand between
+//! them, and cannot be: a shape, a key path, the words of an error. They are met from the spare memory where the system has
+//! none; from then on no collection grows, so that the call ends, with `MemoryError`, long before the spare memory does.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
@@ -29,7 +29,7 @@ static ROOM: Room = Room(UnsafeCell::new([[0; UNIT * GROUP]; GROUPS]));
 /// Which units are in use, by group.
 static TAKEN: [AtomicU64; GROUPS] = [const { AtomicU64::new(0) }; GROUPS];
 
-/// So many bits that are set, from bit `first` on.
+/// `n` bits that are set, from bit `first` on.
 fn bits(n: usize, first: usize) -> u64 {
     (u64::MAX >> (GROUP - n)) << first
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// So much is left for what a walk calls on its way; a quarter, where stacks are small.
+/// The bytes that are left for what a walk calls on its way; a quarter, where stacks are small.
 const RESERVE: usize = 128 << 10;
 
 thread_local! {

@@ -19,7 +19,7 @@ use crate::nn::workspace::Workspace;
 use crate::python::array::access::{Looks, Wanted, integers, run};
 use crate::python::array::numbers::{Kept, KeptReals, Reals, shape_text};
 use crate::python::array::{Load, of_values};
-use crate::python::leaf::{Guard, Leaf, busy};
+use crate::python::leaf::{Access, Leaf, busy};
 use crate::python::memory::lists::text;
 use crate::python::update::entry::Names;
 use crate::python::update::refusal::{Skipped, refusal};
@@ -279,7 +279,7 @@ impl Fit {
             guards.push(pair);
         }
         let side = self.progress.side;
-        let programs: Vec<_> = listed(guards.iter().map(|g: &[Guard<'_>; 2]| g[side].get().moments.program.clone()))?;
+        let programs: Vec<_> = listed(guards.iter().map(|g: &[Access<'_>; 2]| g[side].get().moments.program.clone()))?;
         let (arena, names) = (Bump::new(), Names(held.state.bind(py)));
         let looks = |looks: &mut Looks<'_, '_, '_>| look_again(py, &held.parameters, looks);
         let wanted = Wanted::new(&arena, 2 * held.parameters.len(), Load::LONG, &names, looks);

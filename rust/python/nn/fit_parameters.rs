@@ -16,7 +16,7 @@ use crate::python::array::access::{Looks, Role, Seen};
 use crate::python::array::numbers::Kept;
 use crate::python::array::{Look, View, span};
 use crate::python::errors::asked;
-use crate::python::leaf::{Guard, Leaf, Moments};
+use crate::python::leaf::{Access, Leaf, Moments};
 use crate::python::tree::node::flatten;
 use crate::python::tree::path::place_text;
 
@@ -168,7 +168,7 @@ pub fn arrays<'py>(
 }
 
 /// Whether two leaves are of one type and layout, and their states lie alike, so that a step can read one and write the other.
-pub fn alike(first: &Guard<'_>, second: &Guard<'_>) -> bool {
+pub fn alike(first: &Access<'_>, second: &Access<'_>) -> bool {
     let (a, b) = (first.leaf(), second.leaf());
     let [one, two] = [first, second].map(|guard| &guard.get().moments);
     let same = Arc::ptr_eq(&one.program, &two.program) || one.program.lies_like(&two.program);
@@ -254,7 +254,7 @@ fn overlap(a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> bool {
 }
 
 /// Replaces the step counts of a leaf.
-pub fn set_counts(guard: &mut Guard<'_>, new: &[u64]) {
+pub fn set_counts(guard: &mut Access<'_>, new: &[u64]) {
     if let Some(inner) = guard.get_mut() {
         inner.moments.counts.copy_from_slice(new);
     }
@@ -275,7 +275,7 @@ pub fn look_again(py: Python<'_>, parameters: &[Trained], looks: &mut Looks<'_, 
 /// The plain data of a parameter, whose arrays start at `x`.
 pub fn parameter<'a>(
     p: &Trained,
-    guards: &[Guard<'_>; 2],
+    guards: &[Access<'_>; 2],
     program: &'a Program,
     side: usize,
     x: [*mut u8; 2],

@@ -209,7 +209,7 @@ fn check_unit(py: Python<'_>, name: &str, targets: &Reals<'_>) -> PyResult<()> {
     Err(PyValueError::new_err(format!("{name}: targets must lie in [0, 1], got {value}{at}")))
 }
 
-/// How far the sums of rows of so many probabilities may be from 1.
+/// How far the sum of a row of `columns` probabilities may be from 1.
 ///
 /// Rounding once moves the sum by half a unit in the last place of 1 at most, as each entry is moved by that part of itself;
 /// in float16 also by half the least number an entry. To divide by a sum that was rounded, or to mix rows, does it a few times

@@ -92,7 +92,7 @@ pub fn supervised_loss<'py>(
     Ok(Some(loss))
 }
 
-/// How long a network takes for so many rows.
+/// How long a network takes for this number of rows.
 fn takes(network: &Network, batch: usize) -> Takes {
     let weights: usize = network.layers().iter().map(|l| l.n_out * (l.n_in + 1)).sum();
     Takes(Load::of_products(weights.saturating_mul(batch)))

@@ -13,7 +13,7 @@ use crate::python::memory::stack::exhausted;
 /// Deeper structures are refused: a walk may not overflow the stack.
 pub const MAX_DEPTH: usize = 1000;
 
-/// From this depth on a walk asks how much of the stack is left: every thread has room for so many levels.
+/// From this depth on a walk asks how much of the stack is left: every thread has stack for this number of levels.
 const SAFE_DEPTH: usize = 32;
 
 /// Whether a walk at this depth may not go deeper.

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use super::node::{Node, children, node, rebuild};
 use super::path::Path;
 use super::twins::Twins;
-use super::walk::{Found, Place};
+use super::walk::{Found, TreePlace};
 use crate::memory::reserve::{Put, list};
 use crate::python::array::is_array;
 use crate::python::leaf::Leaf;
@@ -19,14 +19,14 @@ type Pair<'py> = (Object<'py>, Object<'py>);
 /// New trees like `state` and `model` with these leaves and arrays at the places that [`super::walk::walk`] found.
 ///
 /// `elsewhere`: by their numbers, the arrays beside the leaves that are parameters, too, each with what it becomes.
-pub fn replace<'py>(
+pub fn rebuild_trees<'py>(
     state: &Object<'py>,
     model: &Object<'py>,
     found: &Found<'_, 'py>,
     new: impl Iterator<Item = PyResult<Pair<'py>>>,
     elsewhere: FxHashMap<usize, (Object<'py>, Object<'py>)>,
 ) -> PyResult<(Object<'py>, Object<'py>)> {
-    let mut replacing = Replacing {
+    let mut replacing = Rebuilding {
         new: found.places.iter().zip(new),
         looks_beside: found.twins_beside || !elsewhere.is_empty(),
         elsewhere,
@@ -44,7 +44,7 @@ pub fn replace<'py>(
 }
 
 /// A replacement under way.
-struct Replacing<'py, I> {
+struct Rebuilding<'py, I> {
     /// The places to come.
     new: I,
     elsewhere: FxHashMap<usize, (Object<'py>, Object<'py>)>,
@@ -59,7 +59,7 @@ struct Replacing<'py, I> {
     path: Path,
 }
 
-impl<'a, 'py: 'a, I: Iterator<Item = (&'a Place<'py>, PyResult<Pair<'py>>)>> Replacing<'py, I> {
+impl<'a, 'py: 'a, I: Iterator<Item = (&'a TreePlace<'py>, PyResult<Pair<'py>>)>> Rebuilding<'py, I> {
     /// The error of a tree that code of others has changed since the walk, at the place where it shows.
     fn changed(&self, what: &str, py: Python<'py>) -> PyResult<PyErr> {
         let place = self.path.text(py)?;

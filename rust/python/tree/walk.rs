@@ -20,7 +20,7 @@ use crate::python::memory::arena::List;
 use crate::python::memory::lists::Items;
 
 /// A place in the trees where a leaf stands.
-pub struct Place<'py> {
+pub struct TreePlace<'py> {
     /// The leaf.
     pub leaf: Bound<'py, Leaf>,
     /// What the model has there.
@@ -32,7 +32,7 @@ pub struct Place<'py> {
 /// What a walk found, in the order of the state.
 pub struct Found<'b, 'py> {
     /// The places of the leaves.
-    pub places: List<'b, Place<'py>>,
+    pub places: List<'b, TreePlace<'py>>,
     /// The model's arrays at the other places, which an update does not touch.
     pub bystanders: List<'b, Bound<'py, PyAny>>,
     /// Whether a node among those places may stand elsewhere in the model, too.
@@ -76,7 +76,7 @@ pub fn bystander_name(arena: &Bump, state: &Object<'_>, model: &Object<'_>, i: u
     Ok(walk.name.unwrap_or_else(|| "?".into()))
 }
 
-/// So many classes are remembered.
+/// The number of classes that are remembered.
 const CLASSES: usize = 4;
 
 /// A walk under way.
@@ -144,7 +144,7 @@ impl<'b, 'py> Walk<'b, 'py> {
         let gradient = gradient.filter(|g| !g.is_none());
         if self.is_leaf(&state) {
             let leaf = state.cast_into_exact::<Leaf>()?;
-            return Ok(self.found.places.put(Place { leaf, array: model, gradient })?);
+            return Ok(self.found.places.put(TreePlace { leaf, array: model, gradient })?);
         }
         self.down(key, &state, &model, gradient.as_ref())
     }
@@ -391,7 +391,7 @@ impl<'b, 'py> Walk<'b, 'py> {
     }
 }
 
-/// Whether `value` is in `object` because the class has that default for an argument, rather than because somebody gave it.
+/// Whether `value` is in `object` because the class has that default for an argument, rather than because it was given.
 #[cold]
 fn is_default(object: &Object<'_>, value: &Object<'_>) -> PyResult<bool> {
     let py = object.py();

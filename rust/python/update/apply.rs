@@ -17,7 +17,7 @@ use crate::loops::dtype::DType;
 use crate::python::array::{Layout, View, array, descriptor, placed};
 use crate::python::leaf::create::{held, make_leaves, restored};
 use crate::python::memory::lists::Items;
-use crate::python::tree::walk::Place;
+use crate::python::tree::walk::TreePlace;
 use crate::rules::RULES;
 
 /// The registry: every rule's name and the names of its hyper-parameters.
@@ -55,7 +55,7 @@ pub fn apply<'py>(
     let dtype = dtype.unwrap_or(DType::F32);
     let leaf = Bound::new(py, restored(py, rule, dtype, layout.clone(), state)?)?;
     held(py, &leaf.get().reading()?.get().moments.program, dtype)?;
-    let places = [Place { leaf: leaf.clone(), array: x.clone(), gradient: Some(dx) }];
+    let places = [TreePlace { leaf: leaf.clone(), array: x.clone(), gradient: Some(dx) }];
     let (names, arena) = (Names(leaf.as_any()), Bump::new());
     let (mut entries, _) = entries(&arena, py, &places, &names, false)?;
     let gradients = [entries[0].gradient(py, &names)?];

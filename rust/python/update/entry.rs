@@ -15,19 +15,19 @@ use crate::python::array::access::{Places, Seen};
 use crate::python::array::masked::refuse_other;
 use crate::python::array::{Look, View, is_array, is_exact, numpy, shape_text};
 use crate::python::errors::asked;
-use crate::python::leaf::{Guard, Leaf, busy};
+use crate::python::leaf::{Access, Leaf, busy};
 use crate::python::memory::arena::{List, list_in};
 use crate::python::tree::node::flatten;
 use crate::python::tree::order::a_leaf;
 use crate::python::tree::path::place_text;
-use crate::python::tree::walk::Place;
+use crate::python::tree::walk::TreePlace;
 
 /// A parameter, once however many places it stands at.
 pub struct Entry<'a, 'py> {
     /// The first of its places.
     pub place: usize,
-    /// Leave to use its leaf.
-    pub guard: Guard<'a>,
+    /// Access to its leaf.
+    pub guard: Access<'a>,
     /// Its array at the first place.
     pub array: &'a Bound<'py, PyAny>,
     /// Where that lay when it was looked at.
@@ -37,17 +37,17 @@ pub struct Entry<'a, 'py> {
     /// The hyper-parameters of its links at this step, where a function in Python has said what they are.
     pub given: Option<Arc<[Hyper]>>,
     /// The gradient at the first place that has one.
-    pub gradient: Option<Part<'a, 'py>>,
+    pub gradient: Option<GradientTerm<'a, 'py>>,
     /// Those at its other places.
-    pub others: Vec<Part<'a, 'py>>,
+    pub others: Vec<GradientTerm<'a, 'py>>,
 }
 
-/// A gradient, whether it is that of the transpose, and at which place.
-pub type Part<'a, 'py> = (&'a Bound<'py, PyAny>, bool, usize);
+/// A gradient, whether it is the transpose's, and at which place it stands.
+pub type GradientTerm<'a, 'py> = (&'a Bound<'py, PyAny>, bool, usize);
 
 /// Where a place's array comes from: an entry, transposed or not.
 #[derive(Clone, Copy)]
-pub struct Origin {
+pub struct ArrayOrigin {
     /// The index of the entry.
     pub entry: u32,
     /// Whether the place has the transpose of the entry's array.
@@ -76,10 +76,10 @@ impl Places for Names<'_, '_> {
 pub fn entries<'b, 'a, 'py>(
     arena: &'b Bump,
     py: Python<'py>,
-    places: &'a [Place<'py>],
+    places: &'a [TreePlace<'py>],
     names: &Names,
     in_place: bool,
-) -> PyResult<(List<'b, Entry<'a, 'py>>, List<'b, Origin>)> {
+) -> PyResult<(List<'b, Entry<'a, 'py>>, List<'b, ArrayOrigin>)> {
     let mut entries = list_in(places.len(), arena)?;
     let mut origins = list_in(places.len(), arena)?;
     let mut seen = Known::default();
@@ -101,19 +101,19 @@ pub fn entries<'b, 'a, 'py>(
             let gradient = place.gradient.as_ref().map(|g| (g, false, i));
             let (array, address, others) = (&place.array, look.address, Vec::new());
             entries.push(Entry { place: i, guard, array, address, strided, given: None, gradient, others });
-            origins.push(Origin { entry: new, transposed: false });
+            origins.push(ArrayOrigin { entry: new, transposed: false });
             continue;
         };
         let first: &mut Entry = &mut entries[entry as usize];
         let tied = View::of(first.array).zip(View::of(&place.array)).and_then(|(a, b)| tied(&a, &b));
         let Some(transposed) = tied else { return Err(not_tied(&names.of(first.place)?, &names.of(i)?)) };
         first.add(place, transposed, i)?;
-        origins.push(Origin { entry, transposed });
+        origins.push(ArrayOrigin { entry, transposed });
     }
     Ok((entries, origins))
 }
 
-/// The entries by their leaves, as far as somebody asked: in place, that is only where there are ties.
+/// A lazy index from leaf to entry: filled as far as a leaf was looked up, in place only where there are ties.
 #[derive(Default)]
 struct Known(FxHashMap<*const Leaf, u32>);
 
@@ -129,17 +129,17 @@ impl Known {
     }
 }
 
-/// Leave to use a leaf met for the first time, and how the array lies if it is not stepped there. `guard`: `None` if somebody
+/// Access to a leaf met for the first time, and how the array lies if it is not stepped there. `guard`: `None` if somebody
 /// else uses the leaf.
 #[inline]
 fn checked<'a>(
     py: Python<'_>,
-    place: &'a Place,
+    place: &'a TreePlace,
     i: usize,
     look: &Look,
-    guard: Option<Guard<'a>>,
+    guard: Option<Access<'a>>,
     names: &Names,
-) -> PyResult<(Guard<'a>, Option<Box<View>>)> {
+) -> PyResult<(Access<'a>, Option<Box<View>>)> {
     if !look.fits {
         return Err(wrong_shape(py, place, &names.of(i)?));
     }
@@ -163,7 +163,7 @@ fn checked<'a>(
 
 impl<'a, 'py> Entry<'a, 'py> {
     /// Adds the gradient at another place.
-    fn add(&mut self, place: &'a Place<'py>, transposed: bool, i: usize) -> Result<(), OutOfMemory> {
+    fn add(&mut self, place: &'a TreePlace<'py>, transposed: bool, i: usize) -> Result<(), OutOfMemory> {
         let Some(g) = &place.gradient else { return Ok(()) };
         match self.gradient {
             None => self.gradient = Some((g, transposed, i)),
@@ -197,7 +197,7 @@ impl<'a, 'py> Entry<'a, 'py> {
 
 /// A look at the model's array at a place; its type must be the leaf's.
 #[inline]
-fn parameter(py: Python<'_>, place: &Place, i: usize, names: &Names) -> PyResult<Look> {
+fn parameter(py: Python<'_>, place: &TreePlace, i: usize, names: &Names) -> PyResult<Look> {
     let leaf = place.leaf.get();
     if !is_exact(&place.array) && is_array(&place.array) {
         refuse_other(&place.array, || Ok(format!("parameter at {}", names.of(i)?)))?;
@@ -209,7 +209,7 @@ fn parameter(py: Python<'_>, place: &Place, i: usize, names: &Names) -> PyResult
 }
 
 #[cold]
-fn no_parameter(py: Python<'_>, place: &Place, look: Option<Look>, name: &str) -> PyResult<PyErr> {
+fn no_parameter(py: Python<'_>, place: &TreePlace, look: Option<Look>, name: &str) -> PyResult<PyErr> {
     if look.is_some() {
         let (dtype, expected) = (place.array.getattr(intern!(py, "dtype"))?, place.leaf.get().dtype.name());
         return Ok(PyTypeError::new_err(format!("parameter at {name} is {dtype}, its Leaf is {expected}")));
@@ -224,7 +224,7 @@ fn no_parameter(py: Python<'_>, place: &Place, look: Option<Look>, name: &str) -
     Ok(PyTypeError::new_err(format!("model at {name} is {kind}, the state has a Leaf there{hint}")))
 }
 
-fn wrong_shape(py: Python<'_>, place: &Place, name: &str) -> PyErr {
+fn wrong_shape(py: Python<'_>, place: &TreePlace, name: &str) -> PyErr {
     let found = View::of(&place.array).map_or_else(String::new, |view| shape_text(py, &view.shape));
     let expected = shape_text(py, &place.leaf.get().layout.shape);
     PyValueError::new_err(format!("parameter at {name} has shape {found}, its Leaf has {expected}"))

@@ -8,7 +8,7 @@ use pyo3::types::PyList;
 use super::entry::{Entry, Names};
 use crate::loops::dtype::DType;
 use crate::python::array::access::Seen;
-use crate::python::array::{Layout, Look, Place, descriptor, is_exact};
+use crate::python::array::{Layout, Look, MemoryPart, descriptor, is_exact};
 use crate::python::errors::{moved, noted};
 use crate::python::leaf::Leaf;
 use crate::python::tree::order::a_leaf;
@@ -22,7 +22,7 @@ pub struct Gradient<'a, 'py> {
     /// The array.
     pub array: Held<'a, 'py>,
     /// Where it is copied to before anything is written, if something that is written shares its memory.
-    pub copy: Option<Place>,
+    pub copy: Option<MemoryPart>,
 }
 
 impl Gradient<'_, '_> {

@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use super::array::access::{Looks, Role, Wanted, run};
 use super::array::{
-    Layout, Load, PLACED, Place as Part, Request, allocate, array, copy_into, descriptor, placed, swapped, too_large,
+    Layout, Load, MemoryPart, PLACED, Request, allocate, array, copy_into, descriptor, placed, swapped, too_large,
 };
 use super::errors::{at, moved};
 use super::leaf::{Counts, Inner, Leaf, Moments, OwnState, Slot, copied};
 use super::memory::arena::{List, list_in, with_arena};
 use super::memory::lists::{Int, Items, tuple};
-use super::tree::rebuild::replace;
+use super::tree::rebuild::rebuild_trees;
 use super::tree::walk::walk;
 use crate::memory::buffer::Buffer;
 use crate::memory::placement::Streams;
@@ -33,7 +33,7 @@ use crate::program::Program;
 use crate::step::job::Source;
 use crate::step::planner::{Planner, Progress};
 use crate::step::{Outcome, Skip};
-use entry::{Entry, Names, Origin, entries};
+use entry::{ArrayOrigin, Entry, Names, entries};
 use gradient::Gradient;
 use overlap::Touched;
 use refusal::{Skipped, refusal};
@@ -112,7 +112,7 @@ fn update_in<'py>(
     let mut moved = FxHashMap::default();
     moved.make_room(elsewhere.len())?;
     moved.extend(elsewhere);
-    replace(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), moved)
+    rebuild_trees(state, model, &found, origins.iter().map(|o| fresh.at(py, *o)), moved)
 }
 
 /// What a call steps.
@@ -133,7 +133,7 @@ pub enum Targets<'c> {
     /// To new memory, for each parameter.
     Fresh(&'c [Fresh]),
     /// The `dx` of the only parameter to new memory, the state to its place.
-    Direction(&'c Part),
+    Direction(&'c MemoryPart),
 }
 
 /// The new state of a rule of the user's own.
@@ -226,7 +226,7 @@ impl<'c, 'py> Call<'c, '_, 'py> {
         let compute = program.working(leaf.dtype).compute().dtype();
         let bytes = leaf.layout.len * compute.size();
         let streams = || entry.guard.get().streams(entry.address, None).choose(None);
-        let as_array = |place: &Part| array(py, place, &descriptor(py, compute)?, compute.size(), &leaf.layout);
+        let as_array = |place: &MemoryPart| array(py, place, &descriptor(py, compute)?, compute.size(), &leaf.layout);
         let dx = match source {
             None => gradient.array.array().clone(),
             Some(source) => {
@@ -341,7 +341,7 @@ struct Pairs<'b, 'py> {
 
 impl<'py> Pairs<'_, 'py> {
     /// What belongs at a place.
-    fn at(&mut self, py: Python<'py>, origin: Origin) -> PyResult<Pair<'py>> {
+    fn at(&mut self, py: Python<'py>, origin: ArrayOrigin) -> PyResult<Pair<'py>> {
         let (leaf, array) = &self.pairs[origin.entry as usize];
         if !origin.transposed {
             return Ok((leaf.clone(), array.clone()));
@@ -361,7 +361,7 @@ struct OwnMade {
     own: usize,
     state: OwnState,
     /// What is passed on, if anything is.
-    dx: Option<(Part, Source)>,
+    dx: Option<(MemoryPart, Source)>,
 }
 
 /// The user's own rules in the programs of a call's entries, as they are at this step, and what they have made.
@@ -369,7 +369,7 @@ struct OwnMade {
 struct OwnRules<'py> {
     /// By entry, where a rule was asked for: those of the last one.
     last: Option<(usize, Vec<Bound<'py, PyAny>>)>,
-    kept: Vec<Part>,
+    kept: Vec<MemoryPart>,
 }
 
 impl<'py> OwnRules<'py> {

@@ -6,11 +6,11 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::entry::{Entry, Names, Origin, answer, tied};
+use super::entry::{ArrayOrigin, Entry, Names, answer, tied};
 use super::gradient::Gradient;
 use crate::memory::meet::Arrays;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve, list, listed};
-use crate::python::array::{Memory, Place, View, placed, same_type, span};
+use crate::python::array::{Memory, MemoryPart, View, placed, same_type, span};
 use crate::python::memory::arena::{List, list_in};
 use crate::python::memory::lists::Items;
 use crate::python::tree::walk::bystander_name;
@@ -56,7 +56,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
         py: Python<'py>,
         arena: &Bump,
         gradients: &mut [Option<Gradient<'a, 'py>>],
-        elsewhere: &mut Vec<(usize, Origin)>,
+        elsewhere: &mut Vec<(usize, ArrayOrigin)>,
     ) -> PyResult<()> {
         let mut written = self.written(arena)?;
         let mut others = self.others(arena, gradients)?;
@@ -93,7 +93,7 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
 
     /// Refuses parameters that share elements with each other or with bystanders, and finds the bystanders that are
     /// parameters.
-    fn compare(&self, py: Python<'py>, arena: &Bump, elsewhere: &mut Vec<(usize, Origin)>) -> PyResult<()> {
+    fn compare(&self, py: Python<'py>, arena: &Bump, elsewhere: &mut Vec<(usize, ArrayOrigin)>) -> PyResult<()> {
         let parameters = self.entries.iter().map(|entry| entry.array);
         let arrays: Vec<_> = listed(parameters.chain(self.bystanders))?;
         let names = Names(self.state);
@@ -102,13 +102,13 @@ impl<'a, 'py> Touched<'_, 'a, 'py> {
             Some(j) => bystander_name(arena, self.state, self.model, j),
         };
         each_pair(py, &arrays, self.entries.len(), &mut |i, j, tied| match (tied, j.checked_sub(self.entries.len())) {
-            (Some(transposed), Some(j)) => Ok(elsewhere.put((j, Origin { entry: i as u32, transposed }))?),
+            (Some(transposed), Some(j)) => Ok(elsewhere.put((j, ArrayOrigin { entry: i as u32, transposed }))?),
             (Some(_), None) => Err(tied_in_the_model(&name(i)?, &name(j)?)),
             (None, _) => Err(overlap(&name(i)?, &name(j)?)),
         })
     }
 
-    /// What nobody else may share: the parameters and, in place, the memory of the state.
+    /// What may not be shared: the parameters and, in place, the memory of the state.
     fn written<'b>(&self, arena: &'b Bump) -> Result<List<'b, Span>, OutOfMemory> {
         let mut spans = list_in(self.entries.len() + 8, arena)?;
         for (i, entry) in (0_u32..).zip(self.entries) {
@@ -256,7 +256,7 @@ fn copy_shared(
         let before = written.partition_point(|w| w.low < other.high);
         before > 0 && ends[before - 1] > other.low
     };
-    let mut copies: FxHashMap<(usize, usize), Place> = FxHashMap::default();
+    let mut copies: FxHashMap<(usize, usize), MemoryPart> = FxHashMap::default();
     for other in others {
         let Whose::Gradient(i) = other.whose else { continue };
         let Some(gradient) = gradients[i as usize].as_mut().filter(|_| meets(other)) else { continue };

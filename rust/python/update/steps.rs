@@ -11,7 +11,7 @@ use crate::memory::reserve::Reserve;
 use crate::program::Program;
 use crate::program::contract::Hyper;
 use crate::python::array::access::Pointers;
-use crate::python::array::{Layout, Place as Part, View};
+use crate::python::array::{Layout, MemoryPart, View};
 use crate::python::leaf::{Counts, Inner, Leaf, Moments};
 use crate::step::job::{Source, State};
 use crate::step::planner::{Planner, Progress};
@@ -26,7 +26,7 @@ pub struct Step<'a> {
     pub inner: &'a Inner,
     /// The hyper-parameters of its links at this step, where a function in Python has said what they are.
     pub given: Option<&'a [Hyper]>,
-    /// The number of its array; that of its gradient is the next one.
+    /// The number of its array; its gradient's is the next one.
     pub array: usize,
     /// The copy through which it is stepped, if it does not lie as the leaf says.
     pub through: Option<Box<Through<'a>>>,
@@ -43,7 +43,7 @@ pub struct Incoming<'a> {
     /// The type of its elements.
     pub dtype: DType,
     /// Where it is copied to first, if it is.
-    pub copy: Option<&'a Part>,
+    pub copy: Option<&'a MemoryPart>,
 }
 
 /// A parameter that does not lie as its leaf says.
@@ -57,11 +57,11 @@ pub struct Through<'a> {
 /// New memory for what becomes of a parameter and its state.
 pub struct Fresh {
     /// For the parameter.
-    pub x: Part,
+    pub x: MemoryPart,
     /// How that lies there: as the old one did.
     pub layout: Arc<Layout>,
     /// For the state arrays.
-    pub slots: SmallVec<[Part; 2]>,
+    pub slots: SmallVec<[MemoryPart; 2]>,
 }
 
 /// Where the results of a step go.
@@ -72,7 +72,7 @@ pub enum Target<'a> {
     /// To new memory.
     Fresh(&'a Fresh),
     /// `dx` to new memory, in the compute type; the state to its place.
-    Direction(&'a Part),
+    Direction(&'a MemoryPart),
 }
 
 impl Step<'_> {
@@ -119,7 +119,7 @@ impl Step<'_> {
         unsafe { Transfer { shape: &self.leaf.layout.shape, from: from.1, to: to.1, size, swap }.run(from.0, to.0) }
     }
 
-    /// Copies what the step reads and somebody else may have a hand on.
+    /// Copies what the step reads and other threads might change.
     ///
     /// # Safety
     /// The arrays are open, and nothing has been written.
