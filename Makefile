@@ -78,17 +78,17 @@ peers: ## the tests that need PyTorch, JAX or optax (after `make bench-env`)
 	$(BENCH_BIN)/python -m pytest -m peers
 
 fuzz: ## the fuzz test of trees for longer: make fuzz EXAMPLES=1000000
-	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_tree_fuzz.py
+	OPTIRS_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/trees/test_tree_fuzz.py
 
 kill: ## the test of killed processes for longer: make kill KILLS=10000
-	OPTIRS_KILLS=$(KILLS) $(BIN)/pytest tests/test_checkpoint_damage.py -k killed
+	OPTIRS_KILLS=$(KILLS) $(BIN)/pytest tests/files/test_checkpoint_damage.py -k killed
 
 attack: ## the fuzzer of hostile worlds for longer: make attack ROUNDS=1000000 SEED=7 ONLY="--acts memory"
 	PYTHONPATH=tests $(BIN)/python -m attack --rounds $(ROUNDS) --seed $(SEED) $(ONLY)
 
 sanitize: address thread ## the tests under AddressSanitizer, and those of the crate under ThreadSanitizer
 
-address: ## the tests of the package under AddressSanitizer, with debug assertions: make address TESTS=tests/test_update.py
+address: ## the tests of the package under AddressSanitizer, with debug assertions: make address TESTS=tests/update
 	$(call SANITIZER,address) PYO3_PYTHON=$(abspath $(BIN)/python) \
 		cargo build --locked --profile sanitize --features python --lib --target $(HOST)
 	rm -rf $(SANITIZED)/python

@@ -5,15 +5,15 @@ import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import hypothesis
 import pytest
 from libraries import LIBRARIES, PEER, Bridge
+from repository import ROOT
 
-from optirs._compiled import Compiled
+from optirs.training._compiled import Compiled
 
 # Ctrl-C works in the tests, and in the processes that they start, also where the shell has told them to ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,5 +63,5 @@ def bare_collector() -> Iterator[None]:
 @pytest.fixture
 def benches(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Imports a module of the benchmarks, which are not installed."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(ROOT))
     return lambda name: importlib.import_module(f"benches.{name}")

@@ -1,7 +1,8 @@
-"""What the tests walk: hyper-parameters for every rule, element types, shapes, data, and two own rules."""
+"""What the tests walk: hyper-parameters of every rule, element types, shapes, layouts, data, and two own rules."""
 
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +159,42 @@ def bits(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [bits(value) for value in tree]
     return tree
+
+
+def swapped(x: Array) -> Array:
+    return x.astype(x.dtype.newbyteorder("S"))
+
+
+def unaligned(x: Array) -> Array:
+    memory = np.zeros(x.nbytes + 1, np.uint8)
+    y = memory[1:].view(x.dtype).reshape(x.shape)
+    y[...] = x
+    return y
+
+
+def strided(x: Array) -> Array:
+    if x.ndim == 0:
+        return x
+    y = np.zeros([2 * n for n in x.shape], x.dtype)[(slice(None, None, 2),) * x.ndim]
+    y[...] = x
+    return y
+
+
+def permuted(x: Array) -> Array:
+    """The second axis is the slowest."""
+    return x if x.ndim < 3 else np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, 0)), 0, 1)
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "C": lambda x: x,
+    "Fortran": np.asfortranarray,
+    "permuted": permuted,
+    "reversed": lambda x: x[::-1] if x.ndim else x,
+    "strided": strided,
+    "unaligned": unaligned,
+    "swapped": swapped,
+}
+"""How an array of the same numbers may lie in memory."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every rule again: in float64 or complex128, with NumPy, one function a rule, as close to RULES.md as can be.
+"""Every rule again: in float64 or complex128, with NumPy, one function a rule, as close to the papers as can be.
 
 Nothing here is fast or shared with the package; it is to be obviously right. A rule's function takes its
 hyper-parameters, the state (under the names of `leaf.state`), `x` and `g`, and returns `(state, dx)`. One for the whole

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 import optirs
 from optirs import _notebook as notebook
 from optirs.__main__ import main
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "notebook.py"
+EXAMPLE = ROOT / "examples" / "notebook.py"
 COMMAND = [sys.executable, "-m", "optirs"]
 
 

@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 
 from . import rules, schedules
 from ._core import Leaf, Xoshiro, affine_gradient
-from .affine import affine_forward
 from .averages import averaged
 from .bridges import with_autograd, with_jax, with_torch
-from .callbacks import EarlyStopping, Evaluation, HeldOut
-from .checkpoint import Checkpoint, load, save
-from .digest import digest
-from .events import Event
-from .flat import Restructure, destructure
-from .gradients import supervised
-from .history import History
+from .files.checkpoint import Checkpoint, load, save
+from .files.digest import digest
 from .layers import Affine, Chain, Dense
-from .losses import binary_crossentropy, crossentropy, huber, mae, mse
+from .layers.forward import affine_forward
+from .layers.gradients import supervised
+from .layers.losses import binary_crossentropy, crossentropy, huber, mae, mse
 from .metrics import metrics
 from .rules import *  # noqa: F403
 from .state import adjust, adjust_, freeze_, setup, thaw_, update, update_
 from .threads import get_num_threads, release_memory, set_num_threads
-from .ties import trainables
-from .train import NonFiniteLossError, Training, train
-from .tree import KeyPath, functor, getkeypath, isnumeric
+from .training.callbacks import EarlyStopping, Evaluation, HeldOut
+from .training.events import Event
+from .training.history import History
+from .training.train import NonFiniteLossError, Training, train
+from .trees.flat import Restructure, destructure
+from .trees.ties import trainables
+from .trees.tree import KeyPath, functor, getkeypath, isnumeric
 
 __all__ = [
     "Affine",

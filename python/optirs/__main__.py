@@ -11,10 +11,10 @@ import numpy as np
 
 from . import _notebook as notebook
 from ._rule_expression import parse_rule
-from .events import Event
-from .history import History
 from .rules import Descent
-from .train import Training
+from .training.events import Event
+from .training.history import History
+from .training.train import Training
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""

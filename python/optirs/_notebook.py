@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._core import Xoshiro
-from .events import Event
-from .gradients import supervised
 from .layers import Affine
-from .losses import mse
-from .train import Training, train
+from .layers.gradients import supervised
+from .layers.losses import mse
+from .training.events import Event
+from .training.train import Training, train
 
 SEED_TRUTH, SEED_MODEL = 12345, 54321
 ROWS, N_IN, N_OUT = 100, 3, 2

@@ -14,7 +14,7 @@ def cast(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
     """`array` in type `dtype`, itself where it is: too large numbers become infinite, without a warning.
 
     Raises:
-        RuntimeError: It is a view of memory that was given back; `what` names it.
+        RuntimeError: If it is a view of memory that was given back; `what` names it.
     """
     if array.dtype == dtype:
         return array

@@ -12,7 +12,7 @@ import numpy as np
 
 from ._core import Pinned
 from ._gradient import Array, as_array, nests_deeper
-from .tree import KeyPath, isnumeric, leaves
+from .trees.tree import KeyPath, isnumeric, leaves
 
 PLAIN = (
     str,

@@ -10,7 +10,7 @@ from ._core import Leaf
 from ._rounding import store
 from .rules import Ema, Lookahead, Rule, Swa, is_built_in, parent, with_states
 from .state import leafs
-from .ties import Parameter, origins, parameters
+from .trees.ties import Parameter, origins, parameters
 
 Array = NDArray[Any]
 

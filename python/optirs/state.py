@@ -7,8 +7,8 @@ from . import _core
 from ._core import Leaf
 from ._untrained import warn_of_model
 from .rules import Rule, adjusted, fields
-from .ties import parameters
-from .tree import KeyPath
+from .trees.ties import parameters
+from .trees.tree import KeyPath
 
 RuleFunction = Callable[[KeyPath, Any], Rule | None]
 Placed = tuple[tuple[Any, ...], Leaf]

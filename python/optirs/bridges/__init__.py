@@ -24,7 +24,7 @@ def with_autograd(f: Function) -> GradientFunction:
     else in the model, and the batch, it gets as they are.
 
     Args:
-        f: function of model and batch that returns a real number.
+        f: Function of model and batch that returns a real number.
 
     Returns:
         A function `(model, *batch) -> (loss, gradient)`. The gradient is a tree like the model: NumPy arrays of the
@@ -33,9 +33,9 @@ def with_autograd(f: Function) -> GradientFunction:
         `.loss(model, *batch)` is the loss alone.
 
     Raises:
-        ImportError: autograd is not installed (extra `autograd`).
-        TypeError: `f` is not callable; when called, what it returns is no real number.
-        ValueError: when called, `f` returns an array that is not 0-d, or one that depends on no parameter.
+        ImportError: If autograd is not installed (extra `autograd`).
+        TypeError: If `f` is not callable; when called, if what it returns is no real number.
+        ValueError: When called, if `f` returns an array that is not 0-d, or one that depends on no parameter.
 
     Examples:
         >>> import autograd.numpy as anp
@@ -58,8 +58,8 @@ def with_jax(f: Function, *, jit: bool = True) -> GradientFunction:
     64 bits, whatever `jax_enable_x64` says; without one, JAX's own setting holds.
 
     Args:
-        f: function of model and batch that returns a real number.
-        jit: whether `f` is compiled: once for every structure of the model, shapes and types of arrays. Everything in
+        f: Function of model and batch that returns a real number.
+        jit: Whether `f` is compiled: once for every structure of the model, shapes and types of arrays. Everything in
             the model that is not an array of numbers belongs to its structure. False for functions that JAX cannot
             compile, such as those with an `if` on a value.
 
@@ -70,9 +70,9 @@ def with_jax(f: Function, *, jit: bool = True) -> GradientFunction:
         `dL/da + i dL/db`, which descends. Its `.loss(model, *batch)` is the loss alone.
 
     Raises:
-        ImportError: JAX is not installed (extra `jax`).
-        TypeError: `f` is not callable; when called, what it returns is no real number.
-        ValueError: when called, `f` returns an array that is not 0-d, or one that depends on no parameter.
+        ImportError: If JAX is not installed (extra `jax`).
+        TypeError: If `f` is not callable; when called, if what it returns is no real number.
+        ValueError: When called, if `f` returns an array that is not 0-d, or one that depends on no parameter.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -94,8 +94,8 @@ def with_torch(f: Function, *, compile: bool = False) -> GradientFunction:
     arrays. A tied parameter is one tensor everywhere. All else in the model is as it is.
 
     Args:
-        f: function of model and batch that returns a real number.
-        compile: whether `f` goes through `torch.compile`.
+        f: Function of model and batch that returns a real number.
+        compile: Whether `f` goes through `torch.compile`.
 
     Returns:
         A function `(model, *batch) -> (loss, gradient)`. The gradient is a tree like the model: NumPy arrays of the
@@ -104,9 +104,9 @@ def with_torch(f: Function, *, compile: bool = False) -> GradientFunction:
         descends. Its `.loss(model, *batch)` is the loss alone.
 
     Raises:
-        ImportError: PyTorch is not installed (extra `torch`).
-        TypeError: `f` is not callable; when called, what it returns is no real number.
-        ValueError: when called, `f` returns a tensor that is not 0-d, or one that depends on no parameter.
+        ImportError: If PyTorch is not installed (extra `torch`).
+        TypeError: If `f` is not callable; when called, if what it returns is no real number.
+        ValueError: When called, if `f` returns a tensor that is not 0-d, or one that depends on no parameter.
 
     Examples:
         >>> import torch

@@ -13,8 +13,8 @@ from autograd.tracer import getval, isbox, primitive
 
 from .. import _core
 from .._rounding import cast
-from ..tensors import Inside
-from ..tree import is_trained_type
+from ..trees.tensors import Inside
+from ..trees.tree import is_trained_type
 from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent
 
 

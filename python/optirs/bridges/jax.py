@@ -14,8 +14,8 @@ import numpy as np
 
 from .. import _core
 from .._rounding import cast
-from ..affine import check_shapes
-from ..tensors import Inside
+from ..layers.forward import check_shapes
+from ..trees.tensors import Inside
 from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent, is_numbers
 from .structure import Structure
 

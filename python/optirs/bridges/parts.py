@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ..tensors import Inside
-from ..ties import Parameter, parameters
-from ..tree import is_bfloat16, is_trained_type
+from ..trees.tensors import Inside
+from ..trees.ties import Parameter, parameters
+from ..trees.tree import is_bfloat16, is_trained_type
 
 Array = NDArray[Any]
 Role = tuple[int, bool]
@@ -30,12 +30,12 @@ class Parts:
     """A tree taken apart, by default a batch, in which nothing is trained. `name` is what errors call it.
 
     Attributes:
-        tree: the tree.
-        leaves: its leaves, also those of untrained children.
-        roles: what each leaf is: the index of a parameter and whether transposed; `CONSTANT` for an array that could be
+        tree: The tree.
+        leaves: Its leaves, also those of untrained children.
+        roles: What each leaf is: the index of a parameter and whether transposed; `CONSTANT` for an array that could be
             one, but is not trained; `OTHER` for one that could not; or None for what is no array, in the sense of
             `is_array`.
-        constants: the arrays that are no parameters, in order.
+        constants: The arrays that are no parameters, in order.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Model(Parts):
     """A model taken apart.
 
     Attributes:
-        arrays: its parameters, tied ones once.
+        arrays: Its parameters, tied ones once.
     """
 
     def __init__(self, model: Any, is_array: Callable[[Any], bool] = is_numbers) -> None:
@@ -125,8 +125,8 @@ def check_loss(maker: str, shape: tuple[int, ...], dtype: str) -> None:
     """Raises unless what the function returned is one real floating-point number.
 
     Raises:
-        ValueError: it is an array of another shape.
-        TypeError: it is of another type.
+        ValueError: If it is an array of another shape.
+        TypeError: If it is of another type.
     """
     if tuple(shape) != ():
         raise ValueError(f"{maker}: the function must return a scalar, it returned an array of shape {tuple(shape)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import _core
-from ..tree import attributes
+from ..trees.tree import attributes
 from .parts import Parts, Role
 
 
@@ -16,7 +16,7 @@ class Structure:
     Two are equal if their leaves are equal and of the same types; those that cannot be hashed, if they are the same.
 
     Attributes:
-        skeletons: the trees without their arrays, taken apart.
+        skeletons: The trees without their arrays, taken apart.
     """
 
     def __init__(self, *trees: Parts) -> None:

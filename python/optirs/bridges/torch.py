@@ -11,8 +11,8 @@ import torch
 from numpy.lib.array_utils import byte_bounds
 
 from .. import _core
-from ..tensors import Inside
-from ..tree import is_bfloat16
+from ..trees.tensors import Inside
+from ..trees.tree import is_bfloat16
 from .parts import Array, Model, Parts, affine_gradient, check_loss, gelu, independent, is_numbers
 
 TRAINED = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128))
@@ -118,7 +118,7 @@ def array(tensor: Any, dtype: np.dtype[Any]) -> Array:
     """A tensor as an array on its memory; `dtype` is what is wanted of bfloat16, for which NumPy has no type itself.
 
     Raises:
-        TypeError, RuntimeError, NotImplementedError: PyTorch cannot, as where the tensor is not on the CPU.
+        TypeError, RuntimeError, NotImplementedError: If PyTorch cannot, as where the tensor is not on the CPU.
     """
     tensor = tensor.detach()
     if tensor.layout is not torch.strided:

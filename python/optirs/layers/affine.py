@@ -11,9 +11,9 @@ import numpy.typing as npt
 from .. import _core
 from .._core import Xoshiro, affine_gradient
 from .._equality import Compared
-from ..affine import affine_forward
-from ..tree import functor
+from ..trees.tree import functor
 from ._base import Float32, check_arrays, check_sizes, generator
+from .forward import affine_forward
 
 
 @functor
@@ -22,15 +22,15 @@ class Affine(Compared):
     """The affine layer `y = W x + b`, for rows `y = x @ W.T + b`, computed in float32.
 
     Args:
-        W: weights, `(n_out, n_in)`.
-        b: bias, `(n_out,)`.
+        W: Weights, `(n_out, n_in)`.
+        b: Bias, `(n_out,)`.
 
     The arrays are kept as they are, not copied; other dtypes than float32 are converted at every call. A field may
     be `None` where an `Affine` is a gradient.
 
     Raises:
-        TypeError: W or b is not an array.
-        ValueError: W is not a matrix, b not a vector, or their lengths differ.
+        TypeError: If W or b is not an array.
+        ValueError: If W is not a matrix, b not a vector, or their lengths differ.
 
     Examples:
         >>> import numpy as np, optirs
@@ -54,13 +54,13 @@ class Affine(Compared):
         """A layer with W, then b, uniform in [0, 1), in the order in which Julia draws them.
 
         Args:
-            n_in: length of an input row.
-            n_out: length of an output row.
-            rng: generator; by default a new one, seeded by the operating system.
+            n_in: Length of an input row.
+            n_out: Length of an output row.
+            rng: Generator; by default a new one, seeded by the operating system.
 
         Raises:
-            TypeError: the sizes are not integers, or `rng` is another kind of generator.
-            ValueError: a size is negative.
+            TypeError: If the sizes are not integers, or `rng` is another kind of generator.
+            ValueError: If a size is negative.
 
         Examples:
             >>> import optirs
@@ -78,8 +78,8 @@ class Affine(Compared):
         """`x @ W.T + b`: `(batch, n_out)` for `x` of `(batch, n_in)`, `(n_out,)` for `(n_in,)`; see `affine_forward`.
 
         Raises:
-            ValueError: the shapes do not fit.
-            TypeError: `x` is not an array of real numbers.
+            ValueError: If the shapes do not fit.
+            TypeError: If `x` is not an array of real numbers.
         """
         return affine_forward(self.W, self.b, x)
 
@@ -89,11 +89,11 @@ class Affine(Compared):
         `back(dy)` is the gradient of `sum(dy * y)`: `(Affine(W=dy.T @ x, b=sum of the rows of dy), dy @ W)`.
 
         Args:
-            x: rows, `(batch, n_in)` or `(n_in,)`. It must not be changed before `back` is called.
+            x: Rows, `(batch, n_in)` or `(n_in,)`. It must not be changed before `back` is called.
 
         Raises:
-            ValueError: the shapes do not fit.
-            TypeError: an argument is not an array of real numbers.
+            ValueError: If the shapes do not fit.
+            TypeError: If an argument is not an array of real numbers.
 
         Examples:
             >>> import numpy as np, optirs

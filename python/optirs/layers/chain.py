@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from .. import _core
 from .._equality import Compared
-from ..affine import bridge
-from ..tree import functor
+from ..trees.tree import functor
 from ._base import Layer
 from .affine import Affine
 from .dense import Dense
+from .forward import bridge
 
 
 @functor(children=("layers",))
@@ -31,7 +31,7 @@ class Chain(Compared):
     run as a whole, by one call of compiled code; the answer has the same bits as that of its layers one by one.
 
     Raises:
-        TypeError: something is not a layer.
+        TypeError: If something is not a layer.
 
     Examples:
         >>> import numpy as np, optirs
@@ -76,8 +76,8 @@ class Chain(Compared):
         """The output of the last layer; a tensor if `x` or a parameter is one, as for the layers themselves.
 
         Raises:
-            ValueError: the shapes do not fit; the text names the place.
-            TypeError: `x` is not an array of real numbers.
+            ValueError: If the shapes do not fit; the text names the place.
+            TypeError: If `x` is not an array of real numbers.
         """
         if bridge(x, *_parameters(self)) is None:
             y: Any = _core.forward(self, x)
@@ -92,10 +92,10 @@ class Chain(Compared):
         """The output, and the function that takes gradients back through all layers.
 
         Args:
-            x: what the first layer takes. It must not be changed before `back` is called.
+            x: What the first layer takes. It must not be changed before `back` is called.
 
         Raises:
-            ValueError, TypeError: what the layers raise.
+            ValueError, TypeError: What the layers raise.
 
         Examples:
             >>> import numpy as np, optirs

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from .. import _core
 from .._core import Xoshiro
 from .._equality import Compared
-from ..affine import bridge
-from ..tree import functor
+from ..trees.tree import functor
 from ._base import Float32, check_arrays, check_sizes, generator
+from .forward import bridge
 
 ACTIVATIONS = tuple(_core.activations())
 
@@ -25,9 +25,9 @@ class Dense(Compared):
     """The dense layer `y = activation(z)`, `z = W x + b`, for rows `z = x @ W.T + b`, computed in float32.
 
     Args:
-        W: weights, `(n_out, n_in)`.
-        b: bias, `(n_out,)`.
-        activation: what is applied to each element of `z`; the default leaves it as it is:
+        W: Weights, `(n_out, n_in)`.
+        b: Bias, `(n_out,)`.
+        activation: What is applied to each element of `z`; the default leaves it as it is:
 
             "identity"    z
             "relu"        max(z, 0)
@@ -40,8 +40,8 @@ class Dense(Compared):
     activations overflows. A field may be `None` where a `Dense` is a gradient.
 
     Raises:
-        TypeError: W or b is not an array, or the activation is not a name.
-        ValueError: W is not a matrix, b not a vector, their lengths differ, or there is no such activation.
+        TypeError: If W or b is not an array, or the activation is not a name.
+        ValueError: If W is not a matrix, b not a vector, their lengths differ, or there is no such activation.
 
     Examples:
         >>> import numpy as np, optirs
@@ -68,14 +68,15 @@ class Dense(Compared):
         """A layer with W uniform in +-sqrt(6 / (n_in + n_out)), so that variances are kept, and b = 0.
 
         Args:
-            n_in: length of an input row.
-            n_out: length of an output row.
-            activation: its name, as for `Dense` itself.
-            rng: generator; by default a new one, seeded by the operating system.
+            n_in: Length of an input row.
+            n_out: Length of an output row.
+            activation: Its name, as for `Dense` itself.
+            rng: Generator; by default a new one, seeded by the operating system.
 
         Raises:
-            TypeError: the sizes are not integers, `rng` is another kind of generator, or the activation is not a name.
-            ValueError: a size is negative, or there is no such activation.
+            TypeError: If the sizes are not integers, `rng` is another kind of generator, or the activation is not a
+                name.
+            ValueError: If a size is negative, or there is no such activation.
 
         Examples:
             >>> import optirs
@@ -99,8 +100,8 @@ class Dense(Compared):
         `affine_forward`, the activation the library's own.
 
         Raises:
-            ValueError: the shapes do not fit.
-            TypeError: `x` is not an array of real numbers.
+            ValueError: If the shapes do not fit.
+            TypeError: If `x` is not an array of real numbers.
         """
         W, b = self.W, self.b
         if type(x) is not np.ndarray or type(W) is not np.ndarray or type(b) is not np.ndarray:
@@ -117,11 +118,11 @@ class Dense(Compared):
         `(Dense(W=dz.T @ x, b=sum of the rows of dz), dz @ W)`.
 
         Args:
-            x: rows, `(batch, n_in)` or `(n_in,)`. It must not be changed before `back` is called.
+            x: Rows, `(batch, n_in)` or `(n_in,)`. It must not be changed before `back` is called.
 
         Raises:
-            ValueError: the shapes do not fit.
-            TypeError: an argument is not an array of real numbers.
+            ValueError: If the shapes do not fit.
+            TypeError: If an argument is not an array of real numbers.
 
         Examples:
             >>> import numpy as np, optirs

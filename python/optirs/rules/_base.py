@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _core
-from ._checked import Checked, checked, own_fields
-from ._parameters import Count
+from .._checked import Checked, checked, own_fields
+from .._parameters import Count
 
 Array = NDArray[Any]
 R = TypeVar("R", bound="Rule")

@@ -1,7 +1,7 @@
 """The mean of n gradients."""
 
+from .._parameters import Gradients
 from ._base import BuiltIn, builtin
-from ._parameters import Gradients
 
 
 @builtin

@@ -1,7 +1,7 @@
 """Steps in the units of the parameter, without a rate."""
 
+from .._parameters import Memory, SquareEpsilon
 from ._base import BuiltIn, builtin
-from ._parameters import Memory, SquareEpsilon
 
 
 @builtin

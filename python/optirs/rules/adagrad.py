@@ -1,7 +1,7 @@
 """Steps over the root of the sum of squares."""
 
+from .._parameters import Epsilon, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import Epsilon, StepSize
 
 
 @builtin

@@ -1,7 +1,7 @@
 """Momentum over the root of a running mean square."""
 
+from .._parameters import Betas, Epsilon, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import Betas, Epsilon, StepSize
 
 
 @builtin

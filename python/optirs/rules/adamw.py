@@ -2,8 +2,8 @@
 
 from dataclasses import KW_ONLY
 
+from .._parameters import Betas, Couple, Decay, Epsilon, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import Betas, Couple, Decay, Epsilon, StepSize
 
 
 @builtin

@@ -1,7 +1,7 @@
 """Adam whose second moment never falls."""
 
+from .._parameters import Betas, Epsilon, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import Betas, Epsilon, StepSize
 
 
 @builtin

@@ -3,8 +3,8 @@
 import math
 from typing import ClassVar
 
+from .._parameters import Lower, Upper
 from ._base import BuiltIn, builtin
-from ._parameters import Lower, Upper
 
 
 @builtin

@@ -1,7 +1,7 @@
 """Every element of the gradient, clamped."""
 
+from .._parameters import Bound
 from ._base import BuiltIn, builtin
-from ._parameters import Bound
 
 
 @builtin

@@ -2,8 +2,8 @@
 
 from dataclasses import KW_ONLY
 
+from .._parameters import NormBound, Order, Throw
 from ._base import BuiltIn, builtin
-from ._parameters import NormBound, Order, Throw
 
 
 @builtin

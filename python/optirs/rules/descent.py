@@ -1,7 +1,7 @@
 """Gradient descent."""
 
+from .._parameters import Rate
 from ._base import BuiltIn, builtin
-from ._parameters import Rate
 
 
 @builtin

@@ -1,7 +1,7 @@
 """The sign of a momentum that looks ahead."""
 
+from .._parameters import LionBetas, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import LionBetas, StepSize
 
 
 @builtin

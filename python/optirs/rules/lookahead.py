@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+from .._parameters import SlowEvery, SlowShare
 from ._base import BuiltIn, builtin
-from ._parameters import SlowEvery, SlowShare
 
 
 @builtin

@@ -1,7 +1,7 @@
 """Adam with Nesterov's momentum."""
 
+from .._parameters import Betas, Epsilon, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import Betas, Epsilon, StepSize
 
 
 @builtin

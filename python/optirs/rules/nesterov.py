@@ -1,7 +1,7 @@
 """Gradient descent with Nesterov's momentum."""
 
+from .._parameters import Inertia, Rate
 from ._base import BuiltIn, builtin
-from ._parameters import Inertia, Rate
 
 
 @builtin

@@ -1,7 +1,7 @@
 """Optimistic Adam."""
 
+from .._parameters import Betas, Epsilon, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import Betas, Epsilon, StepSize
 
 
 @builtin

@@ -1,7 +1,7 @@
 """Adam, whose adaptive part waits until its variance is known."""
 
+from .._parameters import Betas, Epsilon, StepSize
 from ._base import BuiltIn, builtin
-from ._parameters import Betas, Epsilon, StepSize
 
 
 @builtin

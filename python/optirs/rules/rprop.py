@@ -1,7 +1,7 @@
 """Steps from the signs of the gradient alone."""
 
+from .._parameters import Factors, FirstStep, Limits
 from ._base import BuiltIn, builtin
-from ._parameters import Factors, FirstStep, Limits
 
 
 @builtin

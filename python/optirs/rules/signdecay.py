@@ -1,7 +1,7 @@
 """The gradient of the sum of moduli, added."""
 
+from .._parameters import Decay
 from ._base import BuiltIn, builtin
-from ._parameters import Decay
 
 
 @builtin

@@ -3,8 +3,8 @@
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
+from .._parameters import GroupName, SkipLimit
 from ._base import BuiltIn, builtin
-from ._parameters import GroupName, SkipLimit
 
 
 @builtin

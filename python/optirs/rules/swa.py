@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+from .._parameters import FirstSample, SampleEvery
 from ._base import BuiltIn, builtin
-from ._parameters import FirstSample, SampleEvery
 
 
 @builtin

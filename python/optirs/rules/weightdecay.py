@@ -1,7 +1,7 @@
 """The gradient of half the sum of squares, added."""
 
+from .._parameters import Decay
 from ._base import BuiltIn, builtin
-from ._parameters import Decay
 
 
 @builtin

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..history import _new_axes
-from ..rules._checked import Checked, checked
-from ..rules._parameters import FINITE, POSITIVE, Count, Number
+from .._checked import Checked, checked
+from .._parameters import FINITE, POSITIVE, Count, Number
+from .._plot import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ class Schedule(Checked):
         """
         at = np.arange(Count("").read("plot: steps", steps))
         if ax is None:
-            ax = _new_axes()
+            ax = new_axes()
         ax.plot(at, self(at), label=repr(self))
         ax.set_xlabel("step")
         ax.set_ylabel("value")

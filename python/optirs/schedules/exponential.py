@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from ..rules._parameters import FINITE, Number
+from .._parameters import FINITE, Number
 from ._base import Every, Factor, OrNone, Schedule, Start, schedule
 
 Limit = Annotated[float | None, OrNone(Number("value beyond which it does not go", (FINITE,)))]

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from ..rules._parameters import FINITE, FRACTION, POSITIVE, Number
+from .._parameters import FINITE, FRACTION, POSITIVE, Number
 from ._base import Schedule, Steps, Value, schedule
 
 Share = Annotated[float, Number("share of the steps before the peak", (FRACTION,))]

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from ..rules._parameters import FINITE, Number
+from .._parameters import FINITE, Number
 from ._base import Boundaries, Many, Schedule, one_more, schedule
 
 Values = Annotated[tuple[float, ...], Many("the values, one more than boundaries; finite", Number("", (FINITE,)))]

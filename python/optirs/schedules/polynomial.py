@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from ..rules._parameters import FINITE, POSITIVE, Number
+from .._parameters import FINITE, POSITIVE, Number
 from ._base import End, Schedule, Start, Steps, schedule
 
 Power = Annotated[float, Number("exponent; 1 is a line", (FINITE, POSITIVE))]

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from ..rules._parameters import Count
+from .._parameters import Count
 from ._base import Part, Schedule, Start, schedule
 
 Inner = Annotated[Schedule, Part()]

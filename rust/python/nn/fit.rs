@@ -202,7 +202,7 @@ fn prepare<'py>(
     })
 }
 
-/// A model of something else, which `optirs._compiled` finds and names.
+/// A model of something else, which `optirs.training._compiled` finds and names.
 fn other_layers() -> Obstacle {
     Obstacle::Beyond("the model has no layers of this library".into())
 }

@@ -1,4 +1,4 @@
-//! `loss` and `loss_pullback`: the losses of `optirs.losses` by name.
+//! `loss` and `loss_pullback`: the losses of `optirs.layers.losses` by name.
 use numpy::{Element, PyArrayDescrMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;

@@ -42,7 +42,7 @@ impl Registration {
         let py = class.py();
         self.others.get_or_try_init(py, || {
             let children = PyTuple::new(py, &self.children)?;
-            let found = py.import("optirs.tree")?.call_method1("others", (class, children))?;
+            let found = py.import("optirs.trees.tree")?.call_method1("others", (class, children))?;
             let (declared, defaults) = found.extract()?;
             Ok(Others { declared, defaults })
         })

@@ -1,0 +1,1 @@
+"""Models, states and rules in files, and their digests."""
