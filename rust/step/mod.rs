@@ -11,7 +11,6 @@
 pub mod drive;
 mod group;
 pub mod job;
-pub mod lone;
 pub mod norms;
 pub mod planner;
 mod scratch;

@@ -9,8 +9,7 @@ use crate::memory::placement::Streams;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve};
 use crate::program::Program;
 use crate::program::contract::Hyper;
-use crate::step::job::{Source, State};
-use crate::step::lone::Lone;
+use crate::step::job::{Lone, Source, State};
 use crate::step::planner::{Planner, Progress};
 use crate::step::{Goal, Refused, Skip};
 

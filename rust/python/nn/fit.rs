@@ -21,7 +21,7 @@ use crate::python::array::numbers::{Kept, KeptReals, Reals, shape_text};
 use crate::python::array::{Load, of_values};
 use crate::python::leaf::{Access, Leaf, busy};
 use crate::python::memory::lists::text;
-use crate::python::update::entry::Names;
+use crate::python::update::parameter::Names;
 use crate::python::update::refusal::{Skipped, refusal};
 
 /// A training under way, between two equal sets of state and model: every step reads one and writes the other.

@@ -8,8 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::entry::{Names, entries};
-use super::gradient::Gradient;
+use super::parameter::{Gradient, Names, entries};
 use super::refusal::Skipped;
 use super::schedules::schedule;
 use super::{Call, Done, Targets, advance, hand_out, results};

@@ -1,9 +1,8 @@
 //! `update` and `update_`: check everything, plan, run, hand out.
 
 pub mod apply;
-pub mod entry;
-pub mod gradient;
 pub mod overlap;
+pub mod parameter;
 pub mod refusal;
 pub mod schedules;
 pub mod steps;
@@ -33,9 +32,8 @@ use crate::program::Program;
 use crate::step::job::Source;
 use crate::step::planner::{Planner, Progress};
 use crate::step::{Outcome, Skip};
-use entry::{ArrayOrigin, Entry, Names, entries};
-use gradient::Gradient;
 use overlap::Touched;
+use parameter::{ArrayOrigin, Entry, Gradient, Names, entries};
 use refusal::{Skipped, refusal};
 use schedules::schedule;
 use steps::{Fresh, Incoming, Step, Target, Through};

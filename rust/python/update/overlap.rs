@@ -6,8 +6,7 @@ use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::entry::{ArrayOrigin, Entry, Names, answer, tied};
-use super::gradient::Gradient;
+use super::parameter::{ArrayOrigin, Entry, Gradient, Names, answer, tied};
 use crate::memory::meet::Arrays;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve, list, listed};
 use crate::python::array::{Memory, MemoryPart, View, placed, same_type, span};

@@ -4,7 +4,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::entry::{Entry, Names};
+use super::parameter::{Entry, Names};
 use crate::memory::reserve::collected;
 use crate::python::array::{Layout, shape_text, too_large};
 use crate::python::errors::{refused, unusable};

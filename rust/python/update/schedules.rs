@@ -8,8 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
-use super::entry::{Entry, Names};
-use super::gradient::Gradient;
+use super::parameter::{Entry, Gradient, Names};
 use crate::loops::dtype::Compute;
 use crate::program::Program;
 use crate::program::contract::Hyper;
