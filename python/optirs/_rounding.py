@@ -37,8 +37,8 @@ def difference(x: Array, y: Array) -> Array:
     """`x - y` in the type in which such arrays are computed, infinite where that is too large, without a warning."""
     wide = np.result_type(x, np.float32) if x.dtype.itemsize == 2 else x.dtype
     with Pinned("the parameter", x), np.errstate(over="ignore", invalid="ignore"):
-        found: Array = x.astype(wide, copy=False) - y.astype(wide, copy=False)
-    return found
+        # Also of 0-d arrays an array, which their arithmetic would not make.
+        return np.asarray(x.astype(wide, copy=False) - y.astype(wide, copy=False))
 
 
 def _odd(values: Array) -> Array:

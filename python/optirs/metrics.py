@@ -38,14 +38,8 @@ def metrics(state: Any) -> dict[str, float]:
 
     In PyTorch, `clip_grad_norm_` returns the norm; optax keeps counts in the state of `apply_if_finite`.
     """
-    _, own = leafs(state, "metrics")
-    by_name: dict[str, list[_Member]] = {}
-    with _core.Hold([leaf for _, leaf in own]):  # all of one step
-        for path, leaf in own:
-            for member in _members_of(path, leaf):
-                by_name.setdefault(member.name, []).append(member)
     values: dict[str, float] = {}
-    for name, members in by_name.items():
+    for name, members in _groups(state).items():
         _check_one_group(members)
         if isinstance(members[0].rule, ClipGlobalNorm):
             latest = max(members, key=lambda member: (member.stamp, not member.frozen))
@@ -54,6 +48,25 @@ def metrics(state: Any) -> dict[str, float]:
             for count in ("skipped", "consecutive"):
                 values[f"{name}.{count}"] = float(max(member.state[count] for member in members))
     return values
+
+
+def not_taken(state: Any) -> set[str]:
+    """The norms in `metrics` that no step has taken yet: they are 0.0, which says nothing."""
+    groups = _groups(state).items()
+    norms = {name: members for name, members in groups if isinstance(members[0].rule, ClipGlobalNorm)}
+    new = [name for name, members in norms.items() if not any(m.stamp or m.state["norm"] for m in members)]
+    return {f"{name}.norm" for name in new}
+
+
+def _groups(state: Any) -> dict[str, list["_Member"]]:
+    """The rules for the whole step in the Leafs of a state, by their names in `metrics`."""
+    _, own = leafs(state, "metrics")
+    by_name: dict[str, list[_Member]] = {}
+    with _core.Hold([leaf for _, leaf in own]):  # all of one step
+        for path, leaf in own:
+            for member in _members_of(path, leaf):
+                by_name.setdefault(member.name, []).append(member)
+    return by_name
 
 
 @dataclass

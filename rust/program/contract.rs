@@ -220,6 +220,8 @@ pub trait Elementwise: Fields {
     /// Whether it decides where the parameter lands: what it gets is not a gradient but the new parameter, and what it returns
     /// is the parameter then; instead of the parameter it gets what was subtracted from it.
     const LANDS: bool = false;
+    /// Whether its numbers are rounded to the type of the parameter, which must hold them.
+    const STORES: bool = false;
     /// Whether it collects gradients: a step that is skipped behind it empties it all the same.
     const COLLECTS: bool = false;
     /// Whether it passes every gradient on as it is, so that there is nothing to run. Such a rule has no state arrays.
@@ -274,6 +276,8 @@ pub struct Shape {
     pub complex: bool,
     /// See [`Elementwise::LANDS`].
     pub lands: bool,
+    /// See [`Elementwise::STORES`].
+    pub stores: bool,
     /// See [`Elementwise::COLLECTS`].
     pub collects: bool,
     /// See [`Elementwise::PASSES`].
@@ -323,6 +327,7 @@ impl<R: Elementwise> Kernel for Of<R> {
                 numbers: R::NUMBERS,
                 complex: R::COMPLEX,
                 lands: R::LANDS,
+                stores: R::STORES,
                 collects: R::COLLECTS,
                 passes: R::PASSES,
                 scales: R::SCALES,

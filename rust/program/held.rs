@@ -4,7 +4,7 @@
 //! a small one zero: then the step would be another one than its rule says, without a word.
 
 use super::contract::{Rounding, Value};
-use crate::loops::dtype::Compute;
+use crate::loops::dtype::{Compute, DType};
 
 /// What keeps a denominator from 0, or a bound: rounded to zero they do the opposite of what they are there for.
 const NEVER_ZERO: [&str; 4] = ["delta", "epsilon", "gamma", "omega"];
@@ -31,6 +31,16 @@ pub fn refusal(rule: &str, field: &str, value: Value, compute: Compute) -> Optio
         if number.abs() < 1.0 { ("zero", "at least 1.4e-45") } else { ("infinite", "at most 3.4e+38") };
     let (number, name) = (text(number), compute.dtype().name());
     Some(format!("{rule}: {field}{index} = {number} is {becomes} in {name}, the type of the step ({limit})"))
+}
+
+/// Why a parameter of type `dtype` cannot hold this `value` of a field of `rule`; `None` if it can.
+#[must_use]
+pub fn not_stored(rule: &str, field: &str, value: Value, dtype: DType) -> Option<String> {
+    let Value::Float(number) = value else { return None };
+    let stored = Rounding::of(dtype.compute()).storing(dtype).stored(number);
+    let lost = stored.is_infinite() && number.is_finite();
+    let (number, name) = (text(number), dtype.name());
+    lost.then(|| format!("{rule}: {field} = {number} is infinite in {name}, the type of the parameter"))
 }
 
 /// A number as Python prints it, if it is one that Python prints with an exponent.

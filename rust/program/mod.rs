@@ -66,6 +66,7 @@ impl Kernel for Own {
             numbers: &[],
             complex: true,
             lands: false,
+            stores: false,
             collects: false,
             passes: true,
             scales: false,
@@ -338,14 +339,18 @@ impl Program {
         at
     }
 
-    /// Why a step in `compute` cannot use a hyper-parameter, if it cannot: one as the rule was given it, or with `counts` one
-    /// as it is at the next step.
+    /// Why the step of a parameter of type `dtype` cannot use a hyper-parameter, if it cannot: one as the rule was given it, or
+    /// with `counts` one as it is at the next step.
     #[must_use]
-    pub fn refusal(&self, compute: Compute, counts: Option<&[u64]>) -> Option<String> {
+    pub fn refusal(&self, dtype: DType, counts: Option<&[u64]>) -> Option<String> {
+        let compute = self.working(dtype).compute();
         self.links.iter().enumerate().find_map(|(i, link)| {
             let hyper = counts.map_or(link.hyper, |counts| self.hyper(i, counts));
             link.entry.fields.iter().find_map(|&(field, _)| {
-                let why = held::refusal(link.entry.name, field, link.entry.value(&hyper, field)?, compute)?;
+                let (name, value) = (link.entry.name, link.entry.value(&hyper, field)?);
+                let stored =
+                    if link.kernel.shape().stores { held::not_stored(name, field, value, dtype) } else { None };
+                let why = stored.or_else(|| held::refusal(name, field, value, compute))?;
                 let (place, kind) = link.entry.place(field)?;
                 let numbers = place..place + if kind == Kind::Pair { 2 } else { 1 };
                 let by = self.setters.iter().find(|s| s.link == i && numbers.contains(&s.at)).zip(counts);
@@ -517,6 +522,21 @@ impl Link {
     pub fn name(&self) -> String {
         let name = self.entry.name;
         if self.label.is_empty() { name.into() } else { format!("{name}[{}]", self.label) }
+    }
+
+    /// Its name and hyper-parameters: `ClipGlobalNorm(omega=1, throw=true)`.
+    #[must_use]
+    pub fn described(&self, hyper: &Hyper) -> String {
+        let value = |&(field, _): &(&str, Kind)| match self.entry.value(hyper, field) {
+            Some(Value::Float(x)) => format!("{field}={x}"),
+            Some(Value::Count(u64::MAX)) => format!("{field}=None"),
+            Some(Value::Count(n)) => format!("{field}={n}"),
+            Some(Value::Flag(flag)) => format!("{field}={}", if flag { "True" } else { "False" }),
+            Some(Value::Pair([a, b])) => format!("{field}=({a}, {b})"),
+            None => field.into(),
+        };
+        let fields: Vec<String> = self.entry.fields.iter().map(value).collect();
+        format!("{}({})", self.name(), fields.join(", "))
     }
 
     /// Whether it is equal to another one with these hyper-parameters, so that both belong to one group.

@@ -10,6 +10,7 @@ impl Elementwise for Box {
     const SLOTS: &'static [Slot] = &[];
     const COMPLEX: bool = false;
     const LANDS: bool = true;
+    const STORES: bool = true;
     type State<T: Element> = ();
 
     fn prepare(&self, _: At, r: Rounding) -> Scalars {

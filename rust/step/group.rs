@@ -137,7 +137,7 @@ impl<'a> StepGroup<'a> {
             return Ok(false);
         }
         if self.program.is_scheduled()
-            && let Some(reason) = self.program.refusal(self.compute, Some(&self.counts))
+            && let Some(reason) = self.program.refusal(self.dtype, Some(&self.counts))
         {
             return Err(Refused::by(i, Reason::Value(reason)));
         }
@@ -164,7 +164,7 @@ impl<'a> StepGroup<'a> {
     #[cold]
     pub fn check<P: Parameter<'a>>(&mut self, p: &P) -> Option<String> {
         self.is_checked = true;
-        self.program.refusal(self.compute, Some(p.counts()))
+        self.program.refusal(self.dtype, Some(p.counts()))
     }
 }
 

@@ -463,7 +463,8 @@ impl<'a> Planner<'a> {
                 self.walkers.iter().find(later).map(|other| (walker, other))
             })
             .unwrap_or((&self.walkers[0], &self.walkers[0]));
-        let name = |walker: &Walker| waits(walker).map_or_else(String::new, |question| question.of.name());
+        let name =
+            |walker: &Walker| waits(walker).map_or_else(String::new, |question| question.of.described(&question.hyper));
         Refused::by(first.parameter, Reason::Order(other.parameter, [name(first), name(other)]))
     }
 

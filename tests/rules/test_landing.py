@@ -703,3 +703,24 @@ def test_long_runs_follow_the_oracle(seed: int) -> None:
 
 def test_box_bounds_are_infinite_by_default() -> None:
     assert (Box().lower, Box().upper) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(np.float16, 7e4), (ml_dtypes.bfloat16, 3.4e38), (np.float32, 1e39)], ids=str
+)
+def test_a_bound_that_the_parameter_cannot_hold_is_refused(dtype: Any, bound: float) -> None:
+    name = np.dtype(dtype).name
+    for rule in (optirs.Box(bound), optirs.Box(upper=bound), optirs.MixedPrecision(optirs.Box(bound), "float64")):
+        with pytest.raises(
+            ValueError, match=rf"^Box: (lower|upper) = .* is infinite in {name}, the type of the parameter"
+        ):
+            optirs.setup(rule, {"w": np.ones(2, dtype)})
+    optirs.setup(optirs.Box(0.0), {"w": np.ones(2, dtype)})
+
+
+@pytest.mark.parametrize("rule", [optirs.Ema(0.5), optirs.MixedPrecision(optirs.Descent())], ids=repr)
+def test_what_apply_makes_of_0_d_arrays_is_an_array(rule: Any) -> None:
+    x = np.array(1.5)
+    _, dx = optirs.apply(rule, optirs.init(rule, x), x, np.array(2.0))
+    assert isinstance(dx, np.ndarray)
+    assert dx.shape == ()

@@ -524,3 +524,17 @@ def test_an_event_takes_no_orders_but_to_stop(name: str) -> None:
     assert event.stopped
     assert copy.copy(event) == event
     assert pickle.loads(pickle.dumps(event)) == event
+
+
+def test_a_norm_that_no_step_has_taken_ends_no_training() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3)).astype(np.float32), rng.normal(size=(8, 2)).astype(np.float32)
+    model = optirs.Affine.random(3, 2, rng=optirs.Xoshiro(1))
+    rule = optirs.OptimiserChain(optirs.AccumGrad(4), optirs.ClipGlobalNorm(1.0), optirs.Descent(0.1))
+    for options in ({"threshold": 1e-3}, {"patience": 2}):
+        stopping = optirs.EarlyStopping(monitor="ClipGlobalNorm.norm", **options)
+        result = optirs.train(optirs.supervised(optirs.mse), model, (x, y), rule, epochs=6, callbacks=[stopping])
+        assert stopping.best is not None
+        assert stopping.best > 1e-3
+        assert stopping.epoch == 4  # the first one whose step has a norm
+        assert not stopping.stopped or len(result.history) >= 4

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._plot import new_axes
+from ..metrics import not_taken
 from ._copy import copied
 from .batches import batches, mean_over
 from .events import Event
@@ -173,7 +174,7 @@ class EarlyStopping:
     """A callback of `train` that ends the training when a value is good enough or improves no more, and keeps the best.
 
     An improvement is a value smaller than `best - min_delta`, or with `mode="max"` one greater than `best + min_delta`.
-    NaN never is one, nor is an infinite value of `optirs.metrics`. After `patience` values in a row without an
+    NaN never is one, nor is an infinite value of `optirs.metrics`. A norm that no step has taken yet is no value. After `patience` values in a row without an
     improvement, the training ends; with a threshold, after the first value that is at most that (at least, with
     `mode="max"`), if it is finite: this one is kept as the best, whatever `min_delta` says.
 
@@ -271,7 +272,7 @@ class EarlyStopping:
 
     def _look(self, event: Event) -> None:
         value = self._value(event)
-        if value is None:
+        if value is None or (self.monitor not in ALWAYS and self.monitor in not_taken(event.state)):
             return
         reached = self._reaches(value)
         if self._improves(value, 0.0 if reached else self.min_delta):

@@ -97,7 +97,7 @@ pub fn placed(py: Python<'_>, error: PyErr, path: Option<&Bound<'_, PyTuple>>) -
 
 /// Whether the type in which a parameter of this type is stepped holds all hyper-parameters.
 pub fn held(py: Python<'_>, program: &Program, dtype: DType) -> PyResult<()> {
-    let refusal = program.refusal(program.working(dtype).compute(), None);
+    let refusal = program.refusal(dtype, None);
     refusal.map_or(Ok(()), |reason| Err(placeless(py, reason)))
 }
 

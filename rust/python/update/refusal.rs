@@ -27,7 +27,8 @@ pub fn refusal<'l>(
         }
         Reason::Value(reason) => unusable(&place()?, &reason),
         Reason::Order(other, [a, b]) => PyValueError::new_err(format!(
-            "{a} and {b} wait for each other: {a} comes first at {}, {b} at {}; give all parameters one order, or the rules names",
+            "{a} at {} waits for the parameter at {}, where {b} comes first: give all parameters these rules in one order, \
+             or names that tell groups apart",
             place()?,
             of(other)?.0
         )),

@@ -9,7 +9,7 @@ use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
 use super::parameter::{Entry, Gradient, Names};
-use crate::loops::dtype::Compute;
+use crate::loops::dtype::DType;
 use crate::program::Program;
 use crate::program::contract::Hyper;
 use crate::python::errors::{at, placeless};
@@ -25,38 +25,38 @@ pub fn schedule<'py>(
     names: &Names,
 ) -> PyResult<()> {
     const KNOWN: usize = 4;
-    type Known = (Py<PyAny>, Counts, Compute, Arc<[Hyper]>);
+    type Known = (Py<PyAny>, Counts, DType, Arc<[Hyper]>);
     let mut known: SmallVec<[Known; KNOWN]> = SmallVec::new();
     for (entry, gradient) in entries.iter_mut().zip(gradients) {
         let Inner { rule, moments: Moments { program, counts, .. }, .. } = entry.guard.get();
         if !program.asks_python || gradient.is_none() {
             continue;
         }
-        let compute = entry.working().compute();
-        if let Some((.., given)) = known.iter().find(|(r, c, t, _)| r.is(rule) && c == counts && *t == compute) {
+        let dtype = entry.leaf().dtype;
+        if let Some((.., given)) = known.iter().find(|(r, c, t, _)| r.is(rule) && c == counts && *t == dtype) {
             entry.given = Some(given.clone());
             continue;
         }
-        let given = match given(py, rule.bind(py), program, counts, compute) {
+        let given = match given(py, rule.bind(py), program, counts, dtype) {
             Ok(given) => given,
             Err(error) => return Err(at(py, error, &names.of(entry.place)?)),
         };
         if known.len() == KNOWN {
             known.remove(0);
         }
-        known.push((rule.clone_ref(py), counts.clone(), compute, given.clone()));
+        known.push((rule.clone_ref(py), counts.clone(), dtype, given.clone()));
         entry.given = Some(given);
     }
     Ok(())
 }
 
-/// The hyper-parameters of the next step, which is in `compute`.
+/// The hyper-parameters of the next step of a parameter of type `dtype`.
 fn given(
     py: Python<'_>,
     rule: &Bound<'_, PyAny>,
     own: &Program,
     counts: &[u64],
-    compute: Compute,
+    dtype: DType,
 ) -> PyResult<Arc<[Hyper]>> {
     let rules = py.import(intern!(py, "optirs.rules"))?;
     let timers = PyTuple::new(py, own.timers(counts))?;
@@ -66,7 +66,7 @@ fn given(
     if names(&made) != names(own) || made.is_scheduled() {
         return Err(PyValueError::new_err("a rule turned into another one"));
     }
-    match made.refusal(compute, None) {
+    match made.refusal(dtype, None) {
         Some(reason) => Err(placeless(py, reason)),
         None => Ok(made.links.iter().map(|link| link.hyper).collect()),
     }
