@@ -113,7 +113,7 @@ impl Lines {
     /// `8 * N` neighbouring lines, whose elements lie side by side.
     #[inline(always)]
     unsafe fn copy<S: Square, const N: usize>(self, width: usize, to: *mut f32) {
-        // SAFETY: the caller's promise; there are so many lines.
+        // SAFETY: the caller's promise; there are this many lines.
         unsafe {
             for k in 0..self.k {
                 for i in 0..N {

@@ -47,7 +47,7 @@ pub enum SumOrder {
     Dots,
 }
 
-// SAFETY: plain pointers; whoever runs a product promises that they are valid and that nobody else writes there.
+// SAFETY: plain pointers; whoever runs a product promises that they are valid and that no other thread writes there.
 unsafe impl Sync for Product {}
 
 impl Product {

@@ -27,7 +27,7 @@ impl Floats {
 
     fn over(buffer: Buffer, len: usize) -> Self {
         if !buffer.is_initialised() {
-            // SAFETY: the buffer is this long and nobody else's.
+            // SAFETY: the buffer is this long and used by nothing else.
             unsafe { buffer.ptr().write_bytes(0, buffer.len()) };
         }
         let mut floats = Self { buffer, len };

@@ -40,7 +40,7 @@ pub fn placeless(py: Python<'_>, reason: String) -> PyErr {
     }
 }
 
-/// An error of a rule in Python with the place: in its text where it is ours, as a note where it is anybody's.
+/// An error of a rule in Python with the place: in its text where it is ours, as a note where it is not.
 pub fn at(py: Python<'_>, error: PyErr, place: &str) -> PyErr {
     let value = error.value(py);
     if error.is_instance_of::<PyFloatingPointError>(py)

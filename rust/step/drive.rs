@@ -2,8 +2,8 @@
 //!
 //! The [`Job`]s of all arrays are cut into pieces of about equal bytes, and the pieces shared out to threads.
 //!
-//! Nothing here can fail: whoever makes a [`Plan`] has checked everything before, and where there is no memory for a list of
-//! pieces, one thread does it all.
+//! Nothing here can fail: the code that makes a [`Plan`] has checked everything before, and where there is no memory for a
+//! list of pieces, one thread does it all.
 
 use super::job::{Job, LoopOptions, TILE, Tables};
 use crate::loops::dtype::Compute;

@@ -239,7 +239,7 @@ impl Lone {
 /// Fills `n` elements of type `dtype` at `to` with `value`, rounded.
 ///
 /// # Safety
-/// `to` is aligned, valid for that many elements, and nobody else's.
+/// `to` is aligned, valid for that many elements, and used by nothing else.
 pub unsafe fn fill(to: *mut u8, dtype: DType, n: usize, value: f64) {
     // SAFETY: the caller's promise.
     unsafe {

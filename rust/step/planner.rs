@@ -93,7 +93,7 @@ impl<'a> Planner<'a> {
     /// # Safety
     /// The pointers of the parameters are aligned and valid for their elements; no two places that are written overlap each
     /// other or what is read, except that a goal may be its parameter, a state's `to` its `from`, and a direction the
-    /// gradient, of the same parameter; nobody else writes to any of it until the last phase has run.
+    /// gradient, of the same parameter; no other thread writes to any of it until the last phase has run.
     pub unsafe fn plan<P: Parameter<'a>>(
         &mut self,
         n: usize,
@@ -633,7 +633,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds a segment that is not the last one to the loops of this phase: its `dx` goes to scratch, its new state to where
-    /// nobody sees it yet.
+    /// it is not seen yet.
     fn stage<P: Parameter<'a>>(
         &mut self,
         walker: &mut Walker,

@@ -37,7 +37,7 @@ impl Scratch {
             _ => (self.buffer(SHARED, 0)?, 0),
         };
         self.shared = Some((i, start + bytes));
-        // SAFETY: within the buffer, whose bytes from `start` on nobody has.
+        // SAFETY: within the buffer, whose bytes from `start` on nothing has.
         Ok(unsafe { self.buffers[i].ptr().add(start) })
     }
 

@@ -119,7 +119,7 @@ mod tests {
         places
     }
 
-    /// Distances of an array with gaps, some of them negative, and where its first element lies in so many bytes.
+    /// Distances of an array with gaps, some of them negative, and where its first element lies in a buffer of this size.
     fn laid(shape: &[isize], size: usize, order: &[usize], gap: isize, negative: u8) -> (Vec<isize>, isize, usize) {
         let (mut strides, mut step, mut start) = (vec![0; shape.len()], size as isize, 0);
         for &axis in order.iter().filter(|&&axis| axis < shape.len()) {

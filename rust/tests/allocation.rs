@@ -172,7 +172,7 @@ impl Training {
                 release();
             }
             let before = ASKED.load(Ordering::Relaxed);
-            // SAFETY: the arrays are of the network's sizes, aligned, and nobody else's.
+            // SAFETY: the arrays are of the network's sizes, aligned, and used by nothing else.
             let end = unsafe { fit.run(&data, &mut progress, epoch, Duration::from_secs(86_400)) };
             asked += if epoch > first { ASKED.load(Ordering::Relaxed) - before } else { 0 };
             assert_eq!(end, End::Done);

@@ -149,7 +149,7 @@ fn drive(threads: usize) {
         let copies: Vec<_> = to.collect();
         let plan = Plan::new(&jobs, Tables { scalars: &scalars, states: &[] }, &copies);
         REFUSED.store(refused, Ordering::SeqCst);
-        // SAFETY: the arrays are of these lengths, apart from each other, and nobody else's.
+        // SAFETY: the arrays are of these lengths, apart from each other, and used by nothing else.
         unsafe { plan.run() };
         REFUSED.store(0, Ordering::SeqCst);
         drop((jobs, copies));
@@ -172,7 +172,7 @@ fn norms() {
             Measure { norm: norm(2.0), of: source(&huge, DType::F64), n: huge.len(), compute: Compute::F64 },
         ];
         let mut norms = Norms::default();
-        // SAFETY: the arrays are alive, and nobody writes to them.
+        // SAFETY: the arrays are alive, and none is written to.
         <[f64; 3]>::try_from(unsafe { norms.measure(&all) }.ok()?).ok()
     };
     let expected = work().unwrap();
@@ -303,7 +303,7 @@ fn training() {
             for epoch in 1..=3 {
                 loop {
                     let steps = progress.losses.len();
-                    // SAFETY: the arrays are of the network's sizes, aligned, and nobody else's.
+                    // SAFETY: the arrays are of the network's sizes, aligned, and used by nothing else.
                     let end = unsafe { fit.run(&data, &mut progress, epoch, Duration::from_secs(86_400)) };
                     match end {
                         End::Done => break,
@@ -352,7 +352,7 @@ fn overlaps() {
 fn whatever_is_refused_the_answer_is_orderly() {
     for threads in [1, 3] {
         pool::set_threads(threads);
-        // The helpers, who are made once.
+        // The helpers, which are made once.
         pool::run(threads, threads, &|_| std::thread::sleep(Duration::from_millis(20)));
         drive(threads);
         norms();

@@ -11,7 +11,7 @@ pub fn run<T: Send>(threads: usize, data: &mut [T], len: usize, work: &(dyn Fn(u
     pool::run(threads, total.div_ceil(len), &|i| {
         let at = i * len;
         // SAFETY: the part lies within `data`, which is borrowed until `pool::run` returns; that calls every number once, so
-        // nobody else has this part.
+        // nothing else has this part.
         let part = unsafe { from_raw_parts_mut(first.load(Ordering::Relaxed).add(at), len.min(total - at)) };
         work(at, part);
     });

@@ -98,7 +98,7 @@ fn pool() -> &'static Pool {
             Ok(_) => found = new,
             Err(other) => {
                 // Another thread was faster.
-                // SAFETY: it was made above, and nobody else has it.
+                // SAFETY: it was made above, and nothing else has it.
                 drop(unsafe { Box::from_raw(new) });
                 found = other;
             }

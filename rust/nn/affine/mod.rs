@@ -162,8 +162,8 @@ fn weights(shape: Shape, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Product {
 /// From this number of multiplications on, narrow rows are shared out to threads.
 const NARROW: usize = 1 << 20;
 
-/// In a batch of so many rows, eight sums of 32 terms, float32 loses no more of the sum of all `|dy|` than some millionths;
-/// `dW` beside it loses as much.
+/// In a batch of up to this number of rows, which is eight sums of 32 terms, float32 loses no more of the sum of all `|dy|`
+/// than some millionths; `dW` beside it loses as much.
 const SHORT: usize = 256;
 
 /// Columns that are added up at a time.

@@ -105,7 +105,7 @@ impl Weights for Numbers<'_> {
     #[inline(always)]
     fn layer(&self, i: usize) -> (&[f32], &[f32]) {
         let (layer, [w, b]) = (self.network.layers()[i], self.starts[i]);
-        // SAFETY: `Fit::run` asks its caller for arrays of the network's sizes that nobody else writes to, and itself
+        // SAFETY: `Fit::run` asks its caller for arrays of the network's sizes that no other thread writes to, and itself
         // writes to the other set only.
         unsafe { (from_raw_parts(w, layer.n_out * layer.n_in), from_raw_parts(b, layer.n_out)) }
     }
@@ -216,7 +216,7 @@ impl Fit<'_, '_> {
     ///
     /// # Safety
     /// The pointers of the parameters, starts and ties are to aligned arrays of the network's sizes, those of the parameters
-    /// as [`Stepper::step`] asks for; nobody else writes to any of them meanwhile.
+    /// as [`Stepper::step`] asks for; no other thread writes to any of them meanwhile.
     pub unsafe fn run(&mut self, data: &Data<'_>, progress: &mut Progress, epochs: usize, time: Duration) -> End {
         let mut clock = Clock::new(time);
         self.convert(progress.side);

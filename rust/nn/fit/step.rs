@@ -120,7 +120,7 @@ impl<'a> Stepper<'a> {
     ///
     /// # Safety
     /// The pointers of the parameters are aligned and valid for their `n` elements, no two of what is written overlap or
-    /// overlap a gradient, and nobody else uses any of it meanwhile.
+    /// overlap a gradient, and nothing else uses any of it meanwhile.
     pub unsafe fn step(&mut self, from: usize) -> Result<(), Refused> {
         let Self { parameters, planners, loops, .. } = self;
         let (planner, loops) = (&mut planners[from], &mut loops[from]);

@@ -275,7 +275,7 @@ pub struct Pointers<'a> {
     of: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: addresses; who reads and writes what lies there says why it may.
+// SAFETY: addresses; code that reads or writes what lies there says why it may.
 unsafe impl Send for Pointers<'_> {}
 
 impl Pointers<'_> {
@@ -351,12 +351,12 @@ impl<T: Real> Access for Fresh<'_, T> {
     }
 
     fn check(&self, _: &mut Pins) -> PyResult<()> {
-        Ok(()) // nobody else has it, so nothing has changed it
+        Ok(()) // nothing else has it, so nothing has changed it
     }
 
     unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         let Some(fields) = Fields::of(&self.array).filter(|_| self.len > 0) else { return Ok(&mut []) };
-        // SAFETY: an array of ours, of this type and so many elements in a row; nobody else has it.
+        // SAFETY: an array of ours, of this type and with `len` elements in a row; nothing else has it.
         Ok(unsafe { from_raw_parts_mut(fields.data.cast(), self.len) })
     }
 }
@@ -403,7 +403,7 @@ pub fn bytes<R>(array: &Bound<'_, PyAny>, len: usize, f: impl for<'a> FnOnce(&'a
     in_c_order(array, len).map(|()| f(unsafe { elements(array, len) }))
 }
 
-/// Copies `from` to the bytes from `offset` on of an array of ours that nobody else has; `None` if it is not one of so many
+/// Copies `from` to the bytes from `offset` on of an array of ours that nothing else has; `None` if it is not one of that many
 /// bytes in C order.
 pub fn fill_bytes(array: &Bound<'_, PyAny>, len: usize, offset: usize, from: &[u8]) -> Option<()> {
     let _rest = Rest::begin(array.py());

@@ -62,7 +62,7 @@ unsafe fn set_base(array: &Bound<'_, PyAny>, place: &MemoryPart) -> PyResult<()>
     Ok(())
 }
 
-/// An array of ours that nobody else has yet, in C order; its elements are written before anything reads one.
+/// An array of ours that nothing else has yet, in C order; its elements are written before anything reads one.
 pub struct Fresh<'py, T> {
     pub(super) array: Bound<'py, PyAny>,
     /// How many elements it has.

@@ -21,7 +21,7 @@ pub struct MemoryPart {
     pub ptr: *mut u8,
 }
 
-// SAFETY: plain memory, kept alive by `memory`; who may write to it when is decided where it is used.
+// SAFETY: plain memory, kept alive by `memory`; where it is used it is decided what may write to it when.
 unsafe impl Send for MemoryPart {}
 // SAFETY: as above.
 unsafe impl Sync for MemoryPart {}

@@ -1,6 +1,6 @@
 //! The arrays of a file: of what type, shape and memory order each is, where it lies in the file, and its bytes.
 //!
-//! Bytes are copied once, a chunk at a time, into or out of memory that nobody else has: what is summed is what is written,
+//! Bytes are copied once, a chunk at a time, into or out of memory that nothing else has: what is summed is what is written,
 //! whatever another thread does to an array meanwhile.
 
 use numpy::npyffi::{NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr, get_type_object};
@@ -191,7 +191,7 @@ impl Inventory {
             let start = chunk.len();
             if take > 0 {
                 match &self.arrays[i] {
-                    // SAFETY: memory of ours, which has so many bytes as its kind says, and of which no part is ever given back
+                    // SAFETY: memory of ours, which has as many bytes as its kind says, and of which no part is ever given back
                     // alone.
                     Bytes::Ours(place) => chunk.extend_from_slice(unsafe {
                         std::slice::from_raw_parts(place.ptr.add(self.offset).cast_const(), take)

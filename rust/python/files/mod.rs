@@ -38,7 +38,7 @@ const INDEX: &str = "optirs.index";
 /// The first bytes of a file with the arrays of `inventory`, in its order, and the text `about`; None if they would be longer
 /// than readers take.
 ///
-/// Each array is an entry; or, where there is an index of so many bytes, which comes first, all of one type are one.
+/// Each array is an entry; or, where there is an index of `index` bytes, which comes first, all of one type are one.
 #[pyfunction]
 #[pyo3(signature = (inventory, about, index = None))]
 pub fn file_header<'py>(

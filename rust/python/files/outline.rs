@@ -197,7 +197,7 @@ impl Outline {
     }
 }
 
-/// Keys of a tree, each with the one above it: a tuple for each place would be so many objects for the collector of cycles.
+/// Keys of a tree, each with the one above it: a tuple for each place would be as many objects for the collector of cycles.
 struct Keys(Vec<(usize, Option<Py<PyAny>>)>);
 
 /// The top, which has no key.

@@ -223,7 +223,7 @@ impl<'py> InFile<'_, 'py> {
         }
         self.taken.make_room(1).ok()?;
         let to = &slot.place;
-        // SAFETY: the slot was allocated for as many bytes as the layout's elements take, and nobody else has it yet.
+        // SAFETY: the slot was allocated for as many bytes as the layout's elements take, and nothing else has it yet.
         bytes(&array, layout.len * slot.dtype.size(), |from| unsafe {
             from.as_ptr().copy_to_nonoverlapping(to.ptr, from.len())
         })?;

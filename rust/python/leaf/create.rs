@@ -59,7 +59,7 @@ pub fn make_leaves<'py>(py: Python<'py>, items: Items<Parameter<'py>>) -> PyResu
         let counts = smallvec![0; program.counters()];
         let slots = slots.into_iter().zip(places.by_ref()).map(|((dtype, start), place)| {
             if let Start::Value(value) = start {
-                // SAFETY: just allocated with this size; nobody else has it.
+                // SAFETY: just allocated with this size; nothing else has it.
                 unsafe { fill(place.ptr, dtype, layout.len, value) };
             }
             Slot { place, dtype }

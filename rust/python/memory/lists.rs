@@ -75,7 +75,7 @@ pub fn tuple<'py, T: IntoPyObject<'py>>(
     items: impl IntoIterator<Item = T, IntoIter: ExactSizeIterator>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     let items = items.into_iter();
-    // SAFETY: as in `list`; nobody else knows the tuple yet.
+    // SAFETY: as in `list`; nothing else knows the tuple yet.
     unsafe {
         let len = ffi::Py_ssize_t::try_from(items.len())?;
         let tuple = Bound::from_owned_ptr_or_err(py, ffi::PyTuple_New(len))?.cast_into_unchecked::<PyTuple>();
@@ -141,7 +141,7 @@ pub fn float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyAny>> {
 /// A str.
 pub fn text<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
     let len = ffi::Py_ssize_t::try_from(text.len())?;
-    // SAFETY: so many bytes of UTF-8; a new str, or null with an exception set.
+    // SAFETY: the bytes are UTF-8; a new str, or null with an exception set.
     unsafe {
         let made = ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), len);
         Ok(Bound::from_owned_ptr_or_err(py, made)?.cast_into_unchecked())
@@ -164,7 +164,7 @@ impl<'py> IntoPyObject<'py> for Text<'_> {
 /// A bytes.
 pub fn bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
     let len = ffi::Py_ssize_t::try_from(bytes.len())?;
-    // SAFETY: so many bytes; a new object, or null with an exception set.
+    // SAFETY: the bytes of a slice; a new object, or null with an exception set.
     unsafe {
         let made = ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), len);
         Ok(Bound::from_owned_ptr_or_err(py, made)?.cast_into_unchecked())

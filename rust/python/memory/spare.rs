@@ -74,7 +74,7 @@ fn give(offset: usize, layout: Layout) {
 /// See the module.
 pub struct Spare;
 
-// SAFETY: memory is the system's, or units that `take` has given to nobody else; none of it unwinds.
+// SAFETY: memory is the system's, or units that `take` has given to nothing else; none of it unwinds.
 unsafe impl GlobalAlloc for Spare {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -109,7 +109,7 @@ unsafe impl GlobalAlloc for Spare {
 
     #[inline]
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise: a layout of this size is a valid one, and so many bytes can be copied.
+        // SAFETY: the caller's promise: a layout of this size is a valid one, and this many bytes can be copied.
         unsafe {
             let spare = place(at).is_some();
             let found = if spare { ptr::null_mut() } else { System.realloc(at, layout, size) };

@@ -28,7 +28,7 @@ use crate::python::update::refusal::{Skipped, refusal};
 #[pyclass(module = "optirs._core")]
 pub struct Fit {
     network: Network,
-    /// `None` once the collector of cycles has found that nobody can go on with it.
+    /// `None` once the collector of cycles has found that it cannot be gone on with.
     held: Option<Objects>,
     rows: usize,
     batch: usize,
@@ -92,7 +92,7 @@ impl Fit {
         }
     }
 
-    /// Goes on until `epochs` epochs are complete (with an order of the rows: one more), or for so many seconds. Whether it
+    /// Goes on until `epochs` epochs are complete (with an order of the rows: one more), or for `seconds` seconds. Whether it
     /// got there; not so either where the loss has become infinite or NaN, see `failed`.
     #[pyo3(signature = (epochs, order, seconds, /))]
     fn run(&mut self, py: Python<'_>, epochs: usize, order: Option<&Bound<'_, PyAny>>, seconds: f64) -> PyResult<bool> {

@@ -1,7 +1,7 @@
 //! Which classes are registered.
 //!
 //! A registration is an attribute of its class, and goes with it: what it holds, such as a function that says what is trained,
-//! may lead back to the class. Walks do not ask classes for attributes, which may run anybody's code; they look here.
+//! may lead back to the class. Walks do not ask classes for attributes, which may run code of others; they look here.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

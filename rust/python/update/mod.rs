@@ -158,7 +158,7 @@ pub struct Done<'b> {
 
 impl<'c, 'py> Call<'c, '_, 'py> {
     /// Opens the arrays and takes all steps, or none. The rules of the user's own are called in between, when nothing is
-    /// written yet that anybody sees.
+    /// written yet that is seen outside.
     pub fn run<'b>(&self, py: Python<'py>, arena: &'b Bump, names: &Names) -> PyResult<Done<'b>> {
         let n = self.entries.len();
         let (mut steps, mut reached) = (list_in(n, arena)?, list_in(n, arena)?);
@@ -399,7 +399,7 @@ impl<'py> OwnRules<'py> {
 /// What was made elsewhere, for a phase that runs without Python.
 struct Answers<'a>(&'a mut Vec<(usize, Option<Source>)>);
 
-// SAFETY: the pointers are to memory that the call keeps alive, and that nobody else has.
+// SAFETY: the pointers are to memory that the call keeps alive, and that nothing else has.
 unsafe impl Send for Answers<'_> {}
 
 impl<'a> Answers<'a> {

@@ -131,8 +131,8 @@ impl Known {
     }
 }
 
-/// Access to a leaf met for the first time, and how the array lies if it is not stepped there. `guard`: `None` if somebody
-/// else uses the leaf.
+/// Access to a leaf met for the first time, and how the array lies if it is not stepped there. `guard`: `None` if the
+/// leaf is in use.
 #[inline]
 fn checked<'a>(
     py: Python<'_>,

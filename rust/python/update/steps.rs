@@ -243,7 +243,7 @@ impl<'a> Step<'a> {
 ///
 /// # Safety
 /// `arrays` are those that the steps name, and open; the guards that the steps come from are held, as writers' where results
-/// go to their place; the memory of the targets, copies and answers is nobody else's.
+/// go to their place; the memory of the targets, copies and answers is used by nothing else.
 pub unsafe fn go_on<'a>(
     steps: &mut [Step<'a>],
     answers: &mut Vec<(usize, Option<Source>)>,
@@ -270,7 +270,7 @@ pub unsafe fn go_on<'a>(
         return Ok(progress);
     }
     if planner.has_asked() {
-        counts.make_room(steps.len())?; // what is written by now is not seen by anybody
+        counts.make_room(steps.len())?; // what is written by now is not seen outside
     }
     // SAFETY: as above.
     unsafe { planner.run() };
