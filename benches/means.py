@@ -47,14 +47,14 @@ class Means:
 
 
 PURE, BOTH = ("optirs, pure",), ("optirs", "optirs, pure")
-RECYCLING = "buffer/recycling.rs"
+RECYCLING = "memory/recycling.rs"
 
 
 def tile(name: str, size: int, sizes: tuple[int, ...], workload: str) -> Means:
     """Tiles of other sizes."""
     line = "const {}: usize = {};".format
     return Means(
-        "job.rs", line(name, size), {str(n): line(name, n) for n in sizes}, (workload,), (CHAIN, SHORT, STATES)
+        "step/job.rs", line(name, size), {str(n): line(name, n) for n in sizes}, (workload,), (CHAIN, SHORT, STATES)
     )
 
 
@@ -64,7 +64,7 @@ MEANS = {
     ),
     "no huge pages": Means(RECYCLING, "libc::MADV_HUGEPAGE", "libc::MADV_NOHUGEPAGE", ("a", "a2"), modes=BOTH),
     "arrays of ours start in a page": Means(
-        "placement.rs",
+        "memory/placement.rs",
         "start + gap / 2",
         {
             "where another one does": "start + 0 * gap",
@@ -76,10 +76,10 @@ MEANS = {
         modes=BOTH,
     ),
     "tiles and strips start anywhere on the stack": Means(
-        "placement.rs", "#[repr(align(64))]", "#[repr(align(4))]", ("a2",), ("Adam", *LONG), modes=BOTH
+        "memory/placement.rs", "#[repr(align(64))]", "#[repr(align(4))]", ("a2",), ("Adam", *LONG), modes=BOTH
     ),
     "loops begin within a line": Means(
-        "job.rs",
+        "step/job.rs",
         "const HEAD: usize = 256;",
         "const HEAD: usize = usize::MAX;",
         ("b", "a2"),
@@ -87,7 +87,7 @@ MEANS = {
         modes=BOTH,
     ),
     "no stores past the caches": Means(
-        "stream.rs",
+        "loops/stream.rs",
         "let whole = match level {",
         "let whole = match level { _ if bytes > 0 => 0,",
         ("a2",),
@@ -96,7 +96,7 @@ MEANS = {
         threads=(1, 2),
     ),
     "small arrays as if they were far": Means(
-        "drive.rs",
+        "step/drive.rs",
         "const FAR_BYTES: usize = 64 << 20;",
         "const FAR_BYTES: usize = 0;",
         ("b", "c"),
@@ -105,21 +105,21 @@ MEANS = {
     "tiles in cache": tile("TILE", 512, (256, 1024), "b"),
     "tiles from memory": tile("FAR_TILE", 256, (128, 512), "a2"),  # there is room for no larger ones than in cache
     "threads are woken": Means(
-        "drive.rs",
+        "step/drive.rs",
         "awake: 512 << 10",
         {"from 64 KiB": "awake: 1 << 16", "from 8 MiB": "awake: 1 << 23"},
         ("2^14", "b", "2^18", "2^20"),
         threads=(2,),
     ),
     "vectors at most": Means(
-        "simd.rs",
+        "loops/simd.rs",
         "let best = best();",
         {"AVX2": "let best = best().min(Level::Avx2);", "SSE2": "let best = best().min(Level::Baseline);"},
         ("b", "a2"),
         ("Adam", "Lion"),
     ),
     "nothing asked for ahead": Means(
-        "stream.rs",
+        "loops/stream.rs",
         "for line in (0..bytes).step_by(64) {",
         "for line in (0..0 * bytes).step_by(64) {",
         ("a2",),
@@ -127,10 +127,10 @@ MEANS = {
         modes=BOTH,
     ),
     "parts of 256 in pure loops": Means(
-        "kernel.rs", "const PART: usize = 64;", "const PART: usize = 256;", ("a2",), ("Adam", CHAIN, SHORT), modes=PURE
+        "loops/kernel.rs", "const PART: usize = 64;", "const PART: usize = 256;", ("a2",), ("Adam", CHAIN, SHORT), modes=PURE
     ),
     "helpers sleep at once": Means(
-        "pool/queue.rs",
+        "threads/queue.rs",
         "Duration::from_micros(100)",
         "Duration::from_micros(0)",
         ("b", "2^18", "2^20"),

@@ -2,16 +2,17 @@
 //! plan, and the affine layer. Set `OPTIRS_BENCH_THREADS` to measure more than one thread.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use optirs::affine::{self, Gradient, Shape};
-use optirs::buffer::Buffer;
-use optirs::dtype::DType;
-use optirs::job::{Source, State, fill};
-use optirs::placement::Streams;
-use optirs::pool;
+use optirs::loops::dtype::DType;
+use optirs::memory::buffer::Buffer;
+use optirs::memory::placement::Streams;
+use optirs::nn::affine::{self, Gradient, Shape};
+use optirs::program::contract::{Entry, Hyper, Kind, Value};
 use optirs::program::{Program, Spec, Start};
-use optirs::rule::{Entry, Hyper, Kind, Value};
 use optirs::rules::RULES;
-use optirs::step::{Goal, Parameter, Planner};
+use optirs::step::job::{Source, State, fill};
+use optirs::step::planner::Planner;
+use optirs::step::{Goal, Parameter};
+use optirs::threads::pool;
 use std::hint::black_box;
 use std::time::Duration;
 

@@ -2,15 +2,16 @@
 
 /// What a rule's file needs.
 mod prelude {
-    pub(crate) use crate::element::{Element, Real};
-    pub(crate) use crate::reduce::Norm;
-    pub(crate) use crate::rule::{
-        Asks, At, Elementwise, Facts, Fields, Formula, Number, Rounding, SCALARS, SLOTS, Scalars, Slot, Verdict, power,
-        rule, share, toward,
+    pub(crate) use crate::loops::element::{Element, Real};
+    pub(crate) use crate::loops::math::power;
+    pub(crate) use crate::loops::norm::Norm;
+    pub(crate) use crate::program::contract::{
+        Asks, At, Elementwise, Facts, Fields, Formula, Number, Rounding, SCALARS, SLOTS, Scalars, Slot, Verdict, rule,
+        share, toward,
     };
 }
 
-use crate::rule::Entry;
+use crate::program::contract::Entry;
 
 macro_rules! registry {
     ($($module:ident: $rule:ident,)*) => {
@@ -54,8 +55,8 @@ registry! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Compute;
-    use crate::rule::{At, Facts, Hyper, Kind, Rounding, Value};
+    use crate::loops::dtype::Compute;
+    use crate::program::contract::{At, Facts, Hyper, Kind, Rounding, Value};
 
     /// Some values of the fields.
     fn some(entry: &Entry, flag: bool) -> Hyper {

@@ -1,6 +1,6 @@
 //! RAdam (Liu et al. 2020): Adam, whose adaptive part waits until its variance is known.
 use super::prelude::*;
-use crate::doubledouble::DoubleDouble;
+use crate::loops::doubledouble::DoubleDouble;
 use std::ops::{Add, Mul};
 
 rule! {

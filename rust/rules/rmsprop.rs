@@ -1,6 +1,6 @@
 //! RMSProp (Tieleman and Hinton 2012): steps over the root of a mean square, or of a variance when centred.
 use super::prelude::*;
-use crate::rule::{Hyper, Kernel, kernel_of};
+use crate::program::contract::{Hyper, Kernel, kernel_of};
 
 rule! {
     /// See the module.

@@ -6,10 +6,10 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use super::{Parameter, Reason, Refused};
-use crate::dtype::{Compute, DType};
+use crate::loops::dtype::{Compute, DType};
+use crate::memory::reserve::{OutOfMemory, Put, Reserve};
+use crate::program::contract::{Asks, Facts, Hyper, Rounding, Scalars};
 use crate::program::{Link, Program};
-use crate::reserve::{OutOfMemory, Put, Reserve};
-use crate::rule::{Asks, Facts, Hyper, Rounding, Scalars};
 
 /// A link that must know whole gradients, at one step.
 #[derive(Clone, Copy)]
@@ -105,7 +105,7 @@ impl<'a> Asked<'a> {
 }
 
 impl<'a> StepGroup<'a> {
-    /// That of a parameter; `scalars` gets those of its links.
+    /// The group of a parameter; `scalars` gets the scalars of its links.
     pub fn new<P: Parameter<'a>>(
         p: &P,
         scalars: &mut SmallVec<[Scalars; 4]>,
@@ -176,7 +176,7 @@ impl<'a> StepGroup<'a> {
         p.given().map_or_else(|| self.program.hyper(link, p.counts()), |given| given[link])
     }
 
-    /// Whether it is that of this parameter.
+    /// Whether it is the group of this parameter.
     #[inline]
     pub fn has<P: Parameter<'a>>(&self, p: &P, counts: &[u64]) -> bool {
         std::ptr::eq(self.program, p.program())
@@ -272,8 +272,8 @@ impl<'a> Whole<'a> {
         };
     }
 
-    /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`, or nearly: norms over `2^e` have squares that neither
-    /// over- nor underflow.
+    /// Where the greatest norm is `m 2^e` with `m` from 1/2 to 1, this `e`, or nearly: norms over `2^e` have squares that
+    /// neither over- nor underflow.
     fn exponent(&self) -> i32 {
         libm::frexp(self.greatest).1.clamp(-1000, 1000)
     }

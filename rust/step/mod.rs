@@ -1,6 +1,6 @@
 //! One step of many parameters: from checked arrays to the driver's plan, in phases.
 //!
-//! Most rules need one phase: all loops go into one [`crate::drive::Plan`]. A rule that must know whole gradients (a norm, or
+//! Most rules need one phase: all loops go into one [`drive::Plan`]. A rule that must know whole gradients (a norm, or
 //! whether all is finite) ends a segment of the links. Then a phase is: what the rules of all parameters ask is measured
 //! together, in one use of the threads; each rule decides; and the loops up to the next such rule run together. A rule that
 //! asks about a group of parameters waits until all of the group have come so far.
@@ -8,18 +8,21 @@
 //! Whatever may still be refused comes before the last loops: nothing that others see has been written by then, and nothing
 //! fails from then on.
 
+pub mod drive;
 mod group;
-mod planner;
+pub mod job;
+pub mod norms;
+pub mod planner;
 mod scratch;
+mod tiles;
+pub mod transfer;
 
-pub use planner::{Elsewhere, Planner, Progress};
-
-use crate::dtype::DType;
-use crate::job::{Source, State};
-use crate::placement::Streams;
+use crate::loops::dtype::DType;
+use crate::memory::placement::Streams;
+use crate::memory::reserve::OutOfMemory;
 use crate::program::Program;
-use crate::reserve::OutOfMemory;
-use crate::rule::Hyper;
+use crate::program::contract::Hyper;
+use job::{Source, State};
 
 /// Where the results of a parameter's step go.
 #[derive(Clone, Copy)]

@@ -3,15 +3,15 @@
 use smallvec::SmallVec;
 use std::ops::Range;
 
+use super::drive::{Copy, Plan, traffic};
 use super::group::{Asked, Question, StepGroup};
+use super::job::{Job, Sink, Source, State, Tables};
+use super::norms::{Measure, Norms, first_not_finite};
 use super::scratch::Scratch;
 use super::{Goal, Outcome, Parameter, Reason, Refused, Skip};
-use crate::drive::{Copy, Plan, traffic};
-use crate::job::{Job, Sink, Source, State, Tables};
-use crate::measure::{Measure, Norms, first_not_finite};
-use crate::reduce::Norm;
-use crate::reserve::{OutOfMemory, Put, Reserve};
-use crate::rule::{Asks, Facts, Scalars, Verdict};
+use crate::loops::norm::Norm;
+use crate::memory::reserve::{OutOfMemory, Put, Reserve};
+use crate::program::contract::{Asks, Facts, Scalars, Verdict};
 
 /// Among the groups that were met last, a parameter's is looked for: a model has few rules, which may take turns.
 const NEAR: usize = 4;
@@ -104,7 +104,7 @@ impl<'a> Planner<'a> {
     /// # Safety
     /// The pointers of the parameters are aligned and valid for their elements; no two places that are written overlap each
     /// other or what is read, except that a goal may be its parameter, a state's `to` its `from`, and a direction the
-    /// gradient, of the same parameter; nobody else writes to any of it until the last phase has run.
+    /// gradient, of the same parameter; no other thread writes to any of it until the last phase has run.
     pub unsafe fn plan<P: Parameter<'a>>(
         &mut self,
         n: usize,
@@ -205,8 +205,8 @@ impl<'a> Planner<'a> {
         !self.facts.is_empty()
     }
 
-    /// Brings the counts of a parameter to where they are after the step. Parameters come in order; `known`, 0 at first, is where
-    /// among the facts those of the next one stand.
+    /// Brings the counts of a parameter to where they are after the step. Parameters come in order; `known`, 0 at first, is
+    /// where among the facts those of the next one stand.
     pub fn advance<P: Parameter<'a>>(&self, i: usize, p: &P, counts: &mut [u64], known: &mut usize) {
         let outcome = self.outcomes[i];
         let start = *known;
@@ -640,7 +640,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds a segment that is not the last one to the loops of this phase: its `dx` goes to scratch, its new state to where
-    /// nobody sees it yet.
+    /// it is not seen yet.
     fn stage<P: Parameter<'a>>(
         &mut self,
         walker: &mut Walker,

@@ -1,10 +1,10 @@
 //! Memory for what a step keeps between its phases.
 
-use crate::buffer::Buffer;
-use crate::placement::{LINE, Streams};
-use crate::reserve::{OutOfMemory, Put};
+use crate::memory::buffer::Buffer;
+use crate::memory::placement::{LINE, Streams};
+use crate::memory::reserve::{OutOfMemory, Put};
 
-/// From so many bytes on an array has memory of its own, placed in view of what else the step reads and writes.
+/// From this number of bytes on an array has memory of its own, placed in view of what else the step reads and writes.
 const OWN: usize = 32 << 10;
 /// Bytes of the memory that smaller ones share.
 const SHARED: usize = 256 << 10;
@@ -37,11 +37,11 @@ impl Scratch {
             _ => (self.buffer(SHARED, 0)?, 0),
         };
         self.shared = Some((i, start + bytes));
-        // SAFETY: within the buffer, whose bytes from `start` on nobody has.
+        // SAFETY: within the buffer, whose bytes from `start` on nothing has.
         Ok(unsafe { self.buffers[i].ptr().add(start) })
     }
 
-    /// The next buffer: that of the step before, if it is large enough.
+    /// The next buffer: the one of the step before, if it is large enough.
     fn buffer(&mut self, bytes: usize, place: usize) -> Result<usize, OutOfMemory> {
         let i = self.used;
         if self.buffers.get(i).is_none_or(|known| known.len() < bytes) {

@@ -2,21 +2,24 @@
 
 #![cfg(not(feature = "python"))] // the module has an allocator of its own, too
 
-use optirs::affine::{self, Shape};
-use optirs::buffer::release;
-use optirs::dtype::DType;
-use optirs::fit::batch::{Data, Gathered};
-use optirs::fit::step::{Parameter, Stepper};
-use optirs::fit::{Arrays, End, Fit, Origin, Progress};
-use optirs::layers::activation::Activation;
-use optirs::layers::dense::Dense;
-use optirs::layers::network::Network;
-use optirs::layers::workspace::Floats;
-use optirs::losses::{Objective, Pointwise, Rows, Target, Values};
-use optirs::pool;
+use optirs::loops::dtype::DType;
+use optirs::memory::recycling::release;
+use optirs::nn::activation::Activation;
+use optirs::nn::affine::{self, Shape};
+use optirs::nn::dense::Dense;
+use optirs::nn::fit::batch::{Data, Gathered};
+use optirs::nn::fit::step::{Parameter, Stepper};
+use optirs::nn::fit::{Arrays, End, Fit, Origin, Progress};
+use optirs::nn::losses::crossentropy::Target;
+use optirs::nn::losses::pointwise::Pointwise;
+use optirs::nn::losses::values::Values;
+use optirs::nn::losses::{Objective, Rows};
+use optirs::nn::network::Network;
+use optirs::nn::workspace::Floats;
+use optirs::program::contract::Value;
+use optirs::program::schedules::Schedule;
 use optirs::program::{Program, Spec};
-use optirs::rule::Value;
-use optirs::schedules::Schedule;
+use optirs::threads::pool;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -169,7 +172,7 @@ impl Training {
                 release();
             }
             let before = ASKED.load(Ordering::Relaxed);
-            // SAFETY: the arrays are of the network's sizes, aligned, and nobody else's.
+            // SAFETY: the arrays are of the network's sizes, aligned, and used by nothing else.
             let end = unsafe { fit.run(&data, &mut progress, epoch, Duration::from_secs(86_400)) };
             asked += if epoch > first { ASKED.load(Ordering::Relaxed) - before } else { 0 };
             assert_eq!(end, End::Done);

@@ -2,7 +2,8 @@
 //!
 //! It belongs to the process, so this is one of its own, and one test has it at a time.
 
-use optirs::buffer::{Buffer, Recycling, release};
+use optirs::memory::buffer::Buffer;
+use optirs::memory::recycling::{Recycling, release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// So much may be kept however little is in use.

@@ -2,25 +2,28 @@
 
 #![cfg(not(feature = "python"))] // the module has an allocator of its own, too
 
-use optirs::affine::{self, Gradient, Shape};
-use optirs::drive::{Copy, Plan};
-use optirs::dtype::{Compute, DType};
-use optirs::fit::batch::{Data, Gathered};
-use optirs::fit::step::{Parameter, Stepper};
-use optirs::fit::{Arrays, End, Fit, Origin, Progress};
-use optirs::job::{Job, Sink, Source, Tables};
-use optirs::layers::activation::Activation;
-use optirs::layers::dense::Dense;
-use optirs::layers::network::Network;
-use optirs::losses::{Objective, Pointwise, Rows, Target, Values};
-use optirs::measure::{Measure, Norms};
-use optirs::meet;
-use optirs::pool;
+use optirs::loops::dtype::{Compute, DType};
+use optirs::loops::norm::Norm;
+use optirs::memory::meet;
+use optirs::memory::reserve::{OutOfMemory, Put};
+use optirs::memory::strides::Strided;
+use optirs::nn::activation::Activation;
+use optirs::nn::affine::{self, Gradient, Shape};
+use optirs::nn::dense::Dense;
+use optirs::nn::fit::batch::{Data, Gathered};
+use optirs::nn::fit::step::{Parameter, Stepper};
+use optirs::nn::fit::{Arrays, End, Fit, Origin, Progress};
+use optirs::nn::losses::crossentropy::Target;
+use optirs::nn::losses::pointwise::Pointwise;
+use optirs::nn::losses::values::Values;
+use optirs::nn::losses::{Objective, Rows};
+use optirs::nn::network::Network;
+use optirs::program::contract::{Rounding, Value};
 use optirs::program::{Program, Spec};
-use optirs::reduce::Norm;
-use optirs::reserve::{OutOfMemory, Put};
-use optirs::rule::{Rounding, Value};
-use optirs::strides::Strided;
+use optirs::step::drive::{Copy, Plan};
+use optirs::step::job::{Job, Sink, Source, Tables};
+use optirs::step::norms::{Measure, Norms};
+use optirs::threads::pool;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -146,7 +149,7 @@ fn drive(threads: usize) {
         let copies: Vec<_> = to.collect();
         let plan = Plan::new(&jobs, Tables { scalars: &scalars, states: &[] }, &copies);
         REFUSED.store(refused, Ordering::SeqCst);
-        // SAFETY: the arrays are of these lengths, apart from each other, and nobody else's.
+        // SAFETY: the arrays are of these lengths, apart from each other, and used by nothing else.
         unsafe { plan.run() };
         REFUSED.store(0, Ordering::SeqCst);
         drop((jobs, copies));
@@ -169,7 +172,7 @@ fn norms() {
             Measure { norm: norm(2.0), of: source(&huge, DType::F64), n: huge.len(), compute: Compute::F64 },
         ];
         let mut norms = Norms::default();
-        // SAFETY: the arrays are alive, and nobody writes to them.
+        // SAFETY: the arrays are alive, and none is written to.
         <[f64; 3]>::try_from(unsafe { norms.measure(&all) }.ok()?).ok()
     };
     let expected = work().unwrap();
@@ -300,7 +303,7 @@ fn training() {
             for epoch in 1..=3 {
                 loop {
                     let steps = progress.losses.len();
-                    // SAFETY: the arrays are of the network's sizes, aligned, and nobody else's.
+                    // SAFETY: the arrays are of the network's sizes, aligned, and used by nothing else.
                     let end = unsafe { fit.run(&data, &mut progress, epoch, Duration::from_secs(86_400)) };
                     match end {
                         End::Done => break,
@@ -349,7 +352,7 @@ fn overlaps() {
 fn whatever_is_refused_the_answer_is_orderly() {
     for threads in [1, 3] {
         pool::set_threads(threads);
-        // The helpers, who are made once.
+        // The helpers, which are made once.
         pool::run(threads, threads, &|_| std::thread::sleep(Duration::from_millis(20)));
         drive(threads);
         norms();

@@ -14,5 +14,5 @@ def test_the_words_of_every_means_stand_in_the_source_once(means):
 
 
 def test_words_that_are_gone_are_an_error(means):
-    with pytest.raises(ValueError, match=r"rust/job\.rs does not have these words once: no such words"):
-        means.check(means.Means("job.rs", "no such words", "", ()))
+    with pytest.raises(ValueError, match=r"rust/step/job\.rs does not have these words once: no such words"):
+        means.check(means.Means("step/job.rs", "no such words", "", ()))

@@ -12,14 +12,17 @@ use std::cell::OnceCell;
 use std::marker::PhantomData;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
-use super::super::arena::{List, list_in};
 use super::create::Fresh;
+use super::fields::Fields;
 use super::layout::Layout;
-use super::pins::{Load, Pins, Rest};
-use super::view::{Fields, Look, View, moved, shape_text};
-use crate::dtype::DType;
-use crate::element::Real;
-use crate::reserve::{OutOfMemory, Put, collected};
+use super::owner::{is_held, moved};
+use super::pins::{Load, Pins};
+use super::view::{Look, View, shape_text};
+use crate::loops::dtype::DType;
+use crate::loops::element::Real;
+use crate::memory::reserve::{OutOfMemory, Put, collected};
+use crate::python::memory::arena::{List, list_in};
+use crate::python::memory::collector::Rest;
 
 /// What lives as long as arrays are open.
 pub struct Session(());
@@ -97,7 +100,7 @@ impl Seen<'_> {
                 (address, same, look.writeable)
             }
             Self::Other(view) => {
-                let now = View::of(array).filter(|_| Fields::of(array).is_some_and(|f| f.is_held(array.py())))?;
+                let now = View::of(array).filter(|_| Fields::of(array).is_some_and(|f| is_held(&f, array.py())))?;
                 let writeable = now.writeable;
                 (view.address, View { writeable: view.writeable, ..now } == *view, writeable)
             }
@@ -161,7 +164,7 @@ impl<'a> Was<'a> {
             Some(now) if now.strides[..] != *self.strides => {
                 format!("its strides were {} and are {}", text(&self.strides), text(&now.strides))
             }
-            Some(_) if Fields::of(array).is_some_and(|fields| !fields.is_held(array.py())) => return moved(name),
+            Some(_) if Fields::of(array).is_some_and(|fields| !is_held(&fields, array.py())) => return moved(name),
             Some(now) if !now.writeable => "it is read-only".into(),
             _ => "its byte order or alignment is another".into(),
         };
@@ -272,11 +275,11 @@ pub struct Pointers<'a> {
     of: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: addresses; who reads and writes what lies there says why it may.
+// SAFETY: addresses; code that reads or writes what lies there says why it may.
 unsafe impl Send for Pointers<'_> {}
 
 impl Pointers<'_> {
-    /// That of array number `i`.
+    /// The pointer to array number `i`.
     #[inline]
     pub fn of(&self, i: usize) -> *mut u8 {
         self.all[i]
@@ -302,7 +305,7 @@ impl Slice<'_> {
             fields.data as usize == self.address
                 && fields.dtype == Some(self.dtype)
                 && fields.is_plain_and_in_c_order()
-                && fields.is_held(array.py())
+                && is_held(&fields, array.py())
                 && fields.shape.len() == self.shape.len()
                 && fields.shape.iter().zip(self.shape).all(alike)
         });
@@ -348,12 +351,12 @@ impl<T: Real> Access for Fresh<'_, T> {
     }
 
     fn check(&self, _: &mut Pins) -> PyResult<()> {
-        Ok(()) // nobody else has it, so nothing has changed it
+        Ok(()) // nothing else has it, so nothing has changed it
     }
 
     unsafe fn open<'a>(&self, _: &'a Session) -> Result<Self::Open<'a>, OutOfMemory> {
         let Some(fields) = Fields::of(&self.array).filter(|_| self.len > 0) else { return Ok(&mut []) };
-        // SAFETY: an array of ours, of this type and so many elements in a row; nobody else has it.
+        // SAFETY: an array of ours, of this type and with `len` elements in a row; nothing else has it.
         Ok(unsafe { from_raw_parts_mut(fields.data.cast(), self.len) })
     }
 }
@@ -388,19 +391,19 @@ pub fn integers<T: Whole, R>(array: &Bound<'_, PyAny>, f: impl for<'a> FnOnce(&'
     let _rest = Rest::begin(array.py());
     let view = View::of(array)?;
     let alike = view.code.1 == T::KIND && view.itemsize == size_of::<T>();
-    let fits = alike && view.is_plain() && view.c_order && Fields::of(array)?.is_held(array.py());
+    let fits = alike && view.is_plain() && view.c_order && is_held(&Fields::of(array)?, array.py());
     // SAFETY: just looked at; `f` holds no Python object.
     fits.then(|| f(unsafe { elements::<T>(array, view.len()) }))
 }
 
-/// Calls `f` with the bytes of an array; `None` if it is not one of so many bytes in C order.
+/// Calls `f` with the bytes of an array; `None` if it is not one of this number of bytes in C order.
 pub fn bytes<R>(array: &Bound<'_, PyAny>, len: usize, f: impl for<'a> FnOnce(&'a [u8]) -> R + Send) -> Option<R> {
     let _rest = Rest::begin(array.py());
     // SAFETY: just looked at, and in C order; `f` holds no Python object.
     in_c_order(array, len).map(|()| f(unsafe { elements(array, len) }))
 }
 
-/// Copies `from` to the bytes from `offset` on of an array of ours that nobody else has; `None` if it is not one of so many
+/// Copies `from` to the bytes from `offset` on of an array of ours that nothing else has; `None` if it is not one of that many
 /// bytes in C order.
 pub fn fill_bytes(array: &Bound<'_, PyAny>, len: usize, offset: usize, from: &[u8]) -> Option<()> {
     let _rest = Rest::begin(array.py());
@@ -414,7 +417,7 @@ pub fn fill_bytes(array: &Bound<'_, PyAny>, len: usize, offset: usize, from: &[u
 fn in_c_order(array: &Bound<'_, PyAny>, len: usize) -> Option<()> {
     let view = View::of(array)?;
     let lengths = view.shape.iter().map(|&n| n as usize).try_fold(view.itemsize, usize::checked_mul);
-    let held = Fields::of(array)?.is_held(array.py());
+    let held = is_held(&Fields::of(array)?, array.py());
     (view.c_order && lengths == Some(len) && held).then_some(())
 }
 

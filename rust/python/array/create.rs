@@ -11,17 +11,17 @@ use std::os::raw::{c_char, c_int};
 use std::ptr;
 
 use super::access::read;
+use super::fields::{bfloat16, is_array, numpy};
 use super::layout::Layout;
-use super::memory::{OWN, Place, own};
+use super::memory::{MemoryPart, OWN, own};
 use super::pins::Pinned;
-use super::view::{bfloat16, is_array, numpy};
-use crate::dtype::DType;
-use crate::element::Real;
+use crate::loops::dtype::DType;
+use crate::loops::element::Real;
 
 /// A new array of type `descr` over the memory of `place`.
 pub fn array<'py>(
     py: Python<'py>,
-    place: &Place,
+    place: &MemoryPart,
     descr: &Bound<'py, PyAny>,
     itemsize: usize,
     layout: &Layout,
@@ -52,7 +52,7 @@ pub fn array<'py>(
 ///
 /// # Safety
 /// `array` is a NumPy array without a base.
-unsafe fn set_base(array: &Bound<'_, PyAny>, place: &Place) -> PyResult<()> {
+unsafe fn set_base(array: &Bound<'_, PyAny>, place: &MemoryPart) -> PyResult<()> {
     let py = array.py();
     let base = place.memory.clone_ref(py).into_ptr();
     // SAFETY: the caller's promise; NumPy takes over the reference to the base, also where it fails.
@@ -62,7 +62,7 @@ unsafe fn set_base(array: &Bound<'_, PyAny>, place: &Place) -> PyResult<()> {
     Ok(())
 }
 
-/// An array of ours that nobody else has yet, in C order; its elements are written before anything reads one.
+/// An array of ours that nothing else has yet, in C order; its elements are written before anything reads one.
 pub struct Fresh<'py, T> {
     pub(super) array: Bound<'py, PyAny>,
     /// How many elements it has.
@@ -79,7 +79,7 @@ impl<'py, T> Fresh<'py, T> {
 
 impl<'py> Fresh<'py, f32> {
     /// One in memory of ours, which has room for it.
-    pub fn over(py: Python<'py>, place: &Place, shape: &[isize]) -> PyResult<Self> {
+    pub fn over(py: Python<'py>, place: &MemoryPart, shape: &[isize]) -> PyResult<Self> {
         let layout = Layout::row_major(shape);
         let array = array(py, place, &descriptor(py, DType::F32)?, DType::F32.size(), &layout)?;
         Ok(Self { array, len: layout.len, of: PhantomData })

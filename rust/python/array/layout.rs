@@ -1,5 +1,6 @@
 //! The order in which the elements of a parameter, and of its state, lie.
 
+use super::fields::elements;
 use super::view::View;
 
 /// The shape of an array and the order in which its elements lie, without gaps.
@@ -84,9 +85,4 @@ impl Layout {
         }
         (0..self.shape.len()).all(|a| self.shape[a] <= 1 || strides[a] == self.strides[a].wrapping_mul(size as isize))
     }
-}
-
-/// How many elements an array of this shape has. NumPy has seen to it that the number of those that are not empty is one.
-pub fn elements(shape: &[isize]) -> usize {
-    shape.iter().fold(1_isize, |n, &extent| n.wrapping_mul(extent)) as usize
 }

@@ -4,28 +4,29 @@ use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::buffer::{self, Buffer};
-use crate::placement::{LINE, PAGE, Streams};
-use crate::reserve::{OutOfMemory, list};
+use crate::memory::buffer::Buffer;
+use crate::memory::placement::{LINE, PAGE, Streams};
+use crate::memory::recycling;
+use crate::memory::reserve::{OutOfMemory, list};
 
 /// Memory of ours, kept alive by the leaves and arrays that use it.
 #[pyclass(frozen, module = "optirs._core")]
 pub struct Memory(pub Buffer);
 
 /// A part of a [`Memory`].
-pub struct Place {
+pub struct MemoryPart {
     /// The whole.
     pub memory: Py<Memory>,
     /// The first byte of the part.
     pub ptr: *mut u8,
 }
 
-// SAFETY: plain memory, kept alive by `memory`; who may write to it when is decided where it is used.
-unsafe impl Send for Place {}
+// SAFETY: plain memory, kept alive by `memory`; where it is used it is decided what may write to it when.
+unsafe impl Send for MemoryPart {}
 // SAFETY: as above.
-unsafe impl Sync for Place {}
+unsafe impl Sync for MemoryPart {}
 
-impl Place {
+impl MemoryPart {
     /// Another handle on the same part.
     pub fn share(&self, py: Python<'_>) -> Self {
         Self { memory: self.memory.clone_ref(py), ptr: self.ptr }
@@ -50,14 +51,14 @@ pub const OWN: usize = 256 << 10;
 /// where they start does not show in the time of a step.
 pub const PLACED: usize = 32 << 10;
 
-/// Up to so many bytes in all, the groups behind the first share one block.
+/// Up to this number of bytes in all, the groups behind the first share one block.
 const SMALL: usize = 16 << 10;
 
 /// Memory for all of `requests`.
 ///
 /// The groups are state slots: all first moments of small arrays lie together, then all second ones, which makes a
 /// thousand small arrays as fast as one large one. Groups start far from each other in a page.
-pub fn allocate(py: Python<'_>, requests: &[Request]) -> PyResult<Vec<Place>> {
+pub fn allocate(py: Python<'_>, requests: &[Request]) -> PyResult<Vec<MemoryPart>> {
     let groups = requests.iter().map(|r| r.group + 1).max().unwrap_or(0);
     let mut totals = vec![0; groups];
     for request in requests.iter().filter(|r| r.bytes < OWN) {
@@ -65,14 +66,14 @@ pub fn allocate(py: Python<'_>, requests: &[Request]) -> PyResult<Vec<Place>> {
     }
     let mut streams = Streams::default();
     let starts: Vec<usize> = totals.iter().map(|_| streams.choose(None)).collect();
-    let mut shared: Vec<Option<Place>> = (0..groups).map(|_| None).collect();
+    let mut shared: Vec<Option<MemoryPart>> = (0..groups).map(|_| None).collect();
     // The first group may be parameters, which never share memory with states.
     let rest: usize = totals.iter().skip(1).sum();
     if rest > 0 && rest <= SMALL {
         let (starts, bytes) = side_by_side(&totals[1..]);
         let block = held(py, Buffer::at(bytes, streams.choose(None)), bytes)?;
         for (place, start) in shared[1..].iter_mut().zip(starts) {
-            *place = Some(Place { ptr: block.ptr.wrapping_add(start), ..block.share(py) });
+            *place = Some(MemoryPart { ptr: block.ptr.wrapping_add(start), ..block.share(py) });
         }
     }
     let mut places = list(requests.len())?;
@@ -115,19 +116,19 @@ fn side_by_side(sizes: &[usize]) -> (Vec<usize>, usize) {
 }
 
 /// Memory that starts at `place` of a page.
-pub fn placed(py: Python<'_>, bytes: usize, place: usize) -> PyResult<Place> {
+pub fn placed(py: Python<'_>, bytes: usize, place: usize) -> PyResult<MemoryPart> {
     held(py, Buffer::at(bytes, place), bytes)
 }
 
-/// New memory of so many bytes.
-pub fn own(py: Python<'_>, bytes: usize) -> PyResult<Place> {
+/// New memory of `bytes` bytes.
+pub fn own(py: Python<'_>, bytes: usize) -> PyResult<MemoryPart> {
     held(py, Buffer::new(bytes), bytes)
 }
 
-fn held(py: Python<'_>, buffer: Option<Buffer>, bytes: usize) -> PyResult<Place> {
+fn held(py: Python<'_>, buffer: Option<Buffer>, bytes: usize) -> PyResult<MemoryPart> {
     let memory = Bound::new(py, Memory(buffer.ok_or_else(|| too_large(bytes))?))?;
     let ptr = memory.get().0.ptr();
-    Ok(Place { memory: memory.unbind(), ptr })
+    Ok(MemoryPart { memory: memory.unbind(), ptr })
 }
 
 /// The error of memory that the system does not have.
@@ -143,13 +144,13 @@ impl From<OutOfMemory> for PyErr {
 
 /// From when it is made until it is left, memory that is dropped is kept for the next step, as far as it was in use at once.
 #[pyclass(module = "optirs._core")]
-pub struct Recycling(Option<buffer::Recycling>);
+pub struct Recycling(Option<recycling::Recycling>);
 
 #[pymethods]
 impl Recycling {
     #[new]
     fn new() -> Self {
-        Self(Some(buffer::Recycling::begin()))
+        Self(Some(recycling::Recycling::begin()))
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

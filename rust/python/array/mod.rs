@@ -7,7 +7,9 @@
 
 pub mod access;
 mod create;
+mod fields;
 mod layout;
+pub mod masked;
 mod memory;
 pub mod numbers;
 mod owner;
@@ -15,8 +17,9 @@ mod pins;
 mod view;
 
 pub use create::{Fresh, array, can_cast, copy_into, descriptor, empty, of_values, swapped};
+pub use fields::{is_array, is_exact, numpy};
 pub use layout::Layout;
-pub use memory::{Memory, PLACED, Place, Recycling, Request, allocate, placed, too_large};
-pub use owner::{learn, settled};
+pub use memory::{Memory, MemoryPart, PLACED, Recycling, Request, allocate, placed, too_large};
+pub use owner::{learn, refuse_moved, settled};
 pub use pins::{Load, Pinned};
-pub use view::{Look, View, array_span, is_array, is_exact, numpy, refuse_moved, same_type, shape_text, span};
+pub use view::{Look, View, array_span, same_type, shape_text, span};

@@ -6,14 +6,15 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
-use super::super::masked::{as_plain, refuse};
 use super::access::{Access, Session, Slice, elements, integers};
 use super::create::{converted, plain_array};
+use super::fields::{Fields, is_array};
+use super::masked::{as_plain, refuse};
+use super::owner::moved;
 use super::pins::{Load, Pins};
-use super::view::{Fields, is_array, moved};
-use crate::element::Real;
-use crate::losses::Values;
-use crate::reserve::{OutOfMemory, listed};
+use crate::loops::element::Real;
+use crate::memory::reserve::{OutOfMemory, listed};
+use crate::nn::losses::values::Values;
 
 /// A C-contiguous, aligned array of float32 or float64, as it was when a call looked at it.
 pub struct Numbers<'py, T> {

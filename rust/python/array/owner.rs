@@ -1,9 +1,10 @@
-//! Who has the memory that an array shows: the array itself, another one, a buffer, or an object that cannot be asked.
+//! The owner of the memory that an array shows: the array itself, another one, a buffer, or an object that cannot be asked.
 //!
-//! All of this is found without running Python code, provided that the collector of cycles rests ([`super::pins::Rest`]):
+//! All of this is found without running Python code, provided that the collector of cycles rests ([`Rest`]):
 //! an error that is made and dropped on the way may set it off.
 
 use numpy::npyffi::NPY_ARRAY_OWNDATA;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -12,15 +13,17 @@ use pyo3::types::{PyByteArray, PyCapsule, PyCapsuleMethods, PyDict, PyMemoryView
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
-use super::view::{Fields, is_exact, numpy};
+use super::fields::{Fields, elements, is_exact, itemsize, numpy, reach};
+use crate::memory::reserve::{OutOfMemory, check};
+use crate::python::memory::collector::Rest;
 
-/// Who has the memory that an array shows.
+/// The owner of the memory that an array shows.
 pub(super) enum Owner<'py> {
     /// This array.
     Array(Bound<'py, PyAny>),
     /// An object that lends its memory by Python's protocol of buffers, and keeps it as long as it is lent.
     Buffer(Bound<'py, PyAny>),
-    /// Nobody any more: a memoryview on the way was released.
+    /// There is none any more: a memoryview on the way was released.
     Gone,
     /// Something else.
     Other(Bound<'py, PyAny>),
@@ -50,7 +53,7 @@ impl<'py> Owner<'py> {
                 },
             };
             if next.is(&mark) {
-                return Self::Other(next); // somebody has tied the chain to a ring
+                return Self::Other(next); // the chain of bases is a ring
             }
             hops += 1;
             if hops == pause {
@@ -99,6 +102,73 @@ fn behind<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
         Bound::from_owned_ptr_or_err(py, ffi::PyObject_GenericGetDict(object.as_ptr(), std::ptr::null_mut()))
     };
     dict.ok()?.cast_into::<PyDict>().ok()?.get_item(intern!(py, "base")).ok()?
+}
+
+/// Whether the elements lie in the memory of the array that this is a view of, if it is one: that may have been resized,
+/// which leaves the view as it was.
+#[inline]
+pub(super) fn is_held(fields: &Fields<'_>, py: Python<'_>) -> bool {
+    fields.base.is_null() || fields.has(NPY_ARRAY_OWNDATA) || fields.is_of_ours(py) || lies_in_base(fields, py)
+}
+
+#[cold]
+fn lies_in_base(fields: &Fields<'_>, py: Python<'_>) -> bool {
+    let _rest = Rest::begin(py);
+    // SAFETY: an array keeps its base alive.
+    let owner = Owner::of(&unsafe { Bound::from_borrowed_ptr(py, fields.base) }, &mut |_| ());
+    let (start, length) = match owner {
+        Owner::Array(owner) => match Fields::of(&owner) {
+            Some(of) => (of.data as usize, elements(of.shape).wrapping_mul(itemsize(py, of.descr))),
+            None => return true,
+        },
+        Owner::Buffer(owner) => match borrowed(&owner) {
+            Ok(Some(mut buffer)) => {
+                let range = (buffer.buf as usize, usize::try_from(buffer.len).unwrap_or(0));
+                release(py, &mut buffer);
+                range
+            }
+            _ => return false,
+        },
+        Owner::Gone => return false,
+        Owner::Other(_) => return true,
+    };
+    let (low, high) = reach(fields.data as usize, fields.shape, fields.strides, itemsize(py, fields.descr));
+    low == high || start <= low && high <= start.wrapping_add(length)
+}
+
+/// Refuses an array, called `what`, that is a view of memory which was given back, as by `resize` of the array that had it.
+#[pyfunction(name = "refuse_moved")]
+#[pyo3(signature = (what, x, /))]
+pub fn refuse_moved(what: &str, x: &Bound<'_, PyAny>) -> PyResult<()> {
+    let held = Fields::of(x).is_none_or(|fields| is_held(&fields, x.py()));
+    if held { Ok(()) } else { Err(moved(what)) }
+}
+
+/// The error of such an array.
+#[cold]
+pub(super) fn moved(what: &str) -> PyErr {
+    PyRuntimeError::new_err(format!(
+        "{what} was changed while it was in use: the memory that it is a view of was resized or released"
+    ))
+}
+
+/// The buffer of an object that was seen to be of one of Python's own classes, lent until it is released; `None` where it has
+/// none any more.
+pub(super) fn borrowed(owner: &Bound<'_, PyAny>) -> Result<Option<Box<ffi::Py_buffer>>, OutOfMemory> {
+    check::<ffi::Py_buffer>(1)?;
+    let mut buffer = Box::new(ffi::Py_buffer::new());
+    // SAFETY: a live object, and room for what it tells; what is told is released where the pin is dropped.
+    if unsafe { ffi::PyObject_GetBuffer(owner.as_ptr(), &raw mut *buffer, ffi::PyBUF_FULL_RO) } == 0 {
+        return Ok(Some(buffer));
+    }
+    drop(PyErr::take(owner.py()));
+    Ok(None)
+}
+
+/// Gives a buffer back.
+pub(super) fn release(_: Python<'_>, buffer: &mut ffi::Py_buffer) {
+    // SAFETY: it was lent by `borrowed`, and the lock is held.
+    unsafe { ffi::PyBuffer_Release(buffer) };
 }
 
 /// The array itself, or a copy if its memory is lent by an object that may take it back without telling, as one with an

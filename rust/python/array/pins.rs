@@ -5,9 +5,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyList, PyTuple};
 
-use super::owner::Owner;
-use super::view::{Fields, is_array, moved};
-use crate::reserve::{OutOfMemory, Put};
+use super::fields::{Fields, is_array};
+use super::owner::{Owner, borrowed, is_held, moved, release};
+use crate::memory::reserve::Put;
+use crate::python::memory::collector::Rest;
 
 /// How much a kernel reads and writes, or how long it takes as such.
 #[derive(Clone, Copy)]
@@ -33,19 +34,19 @@ impl Load {
     /// Of what takes its time however little it reads.
     pub const LONG: Self = Self { bytes: usize::MAX, is_of_small: false };
 
-    /// Of arrays of a call, with so many bytes in all.
+    /// Of arrays of a call, with this number of bytes in all.
     #[inline]
     pub fn of(bytes: usize) -> Self {
         Self { bytes, is_of_small: false }
     }
 
-    /// Of so many multiplications.
+    /// Of this number of multiplications.
     #[inline]
     pub fn of_products(n: usize) -> Self {
         if n > SHORT_PRODUCTS { Self::LONG } else { Self::NONE }
     }
 
-    /// That of two together.
+    /// The load of two together.
     #[inline]
     pub fn and(self, other: Self) -> Self {
         let is_of_small = self.is_of_small && other.is_of_small;
@@ -65,39 +66,10 @@ impl Load {
     }
 }
 
-/// As long as there is one, the collector of cycles rests: it runs code of others, which may change arrays between a look at
-/// them and their opening.
-pub(super) struct Rest {
-    was_enabled: bool,
-}
-
-impl Rest {
-    #[inline]
-    pub(super) fn begin(_: Python<'_>) -> Self {
-        // SAFETY: the lock is held.
-        Self { was_enabled: unsafe { ffi::PyGC_Disable() } != 0 }
-    }
-
-    /// It may run again.
-    #[inline]
-    pub(super) fn end(&mut self) {
-        if std::mem::take(&mut self.was_enabled) {
-            // SAFETY: the lock is held.
-            unsafe { ffi::PyGC_Enable() };
-        }
-    }
-}
-
-impl Drop for Rest {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 /// What keeps the memory of a call's arrays where it is while the lock is given away.
 ///
 /// NumPy resizes no array to which there is a weak reference, whatever `refcheck` says; a buffer that is lent is neither
-/// resized nor closed. Of other owners nobody can say when they take memory back.
+/// resized nor closed. Of other owners it is not known when they take memory back.
 pub struct Pins {
     /// `None` where the lock is kept.
     pinned: Option<Vec<Pin>>,
@@ -184,7 +156,7 @@ impl Pinned {
         if is_array(x) {
             let _rest = Rest::begin(x.py());
             pin(x, &mut self.pinned)?;
-            let held = Fields::of(x).is_none_or(|fields| fields.is_held(x.py()));
+            let held = Fields::of(x).is_none_or(|fields| is_held(&fields, x.py()));
             return if held { Ok(()) } else { Err(moved(what)) };
         }
         let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
@@ -268,23 +240,4 @@ fn lend(owner: &Bound<'_, PyAny>, pinned: &mut Vec<Pin>) -> PyResult<()> {
         pinned.put(Pin::Lent { _buffer: Lent(buffer) })?;
     }
     Ok(())
-}
-
-/// The buffer of an object that was seen to be of one of Python's own classes, lent until it is released; `None` where it has
-/// none any more.
-pub(super) fn borrowed(owner: &Bound<'_, PyAny>) -> Result<Option<Box<ffi::Py_buffer>>, OutOfMemory> {
-    crate::reserve::check::<ffi::Py_buffer>(1)?;
-    let mut buffer = Box::new(ffi::Py_buffer::new());
-    // SAFETY: a live object, and room for what it tells; what is told is released where the pin is dropped.
-    if unsafe { ffi::PyObject_GetBuffer(owner.as_ptr(), &raw mut *buffer, ffi::PyBUF_FULL_RO) } == 0 {
-        return Ok(Some(buffer));
-    }
-    drop(PyErr::take(owner.py()));
-    Ok(None)
-}
-
-/// Gives a buffer back.
-pub(super) fn release(_: Python<'_>, buffer: &mut ffi::Py_buffer) {
-    // SAFETY: it was lent by `borrowed`, and the lock is held.
-    unsafe { ffi::PyBuffer_Release(buffer) };
 }

@@ -9,23 +9,23 @@ use rustc_hash::FxHashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::super::array::{Layout, is_array};
-use super::super::leaf::{Leaf, Moments, Slot};
-use super::super::lists::{Int, Items, Text, float, ints, list, text, tuple};
-use super::super::path::{append, too_deep};
 use super::forms::{Forms, is_json};
 use super::inventory::Inventory;
 use super::numbers::Numbers;
 use super::outline::{Outline, by_text, outline_to_write};
-use crate::dtype::DType;
+use crate::loops::dtype::DType;
+use crate::memory::reserve::{Put, Reserve, collected, list as room, listed, owned};
 use crate::program::{Form, Part, Program};
-use crate::reserve::{Put, Reserve, collected, list as room, listed, owned};
+use crate::python::array::{Layout, is_array};
+use crate::python::leaf::{Leaf, Moments, Slot};
+use crate::python::memory::lists::{Int, Items, Text, float, ints, list, text, tuple};
+use crate::python::tree::path::{append, too_deep};
 
 /// Levels of the state of one Leaf, so that every reader can follow.
 const DEEPEST: usize = 200;
 /// Where Leafs stand, as key paths name it.
 const ROOT: &str = "state";
-/// The text of a position takes at most so many bytes.
+/// The most bytes that the text of a position takes.
 const KEY: usize = 22;
 
 /// See the module.
@@ -296,7 +296,7 @@ impl Draft {
         }
         let value = match i64::try_from(count) {
             Ok(count) => Int(count).into_pyobject(py)?,
-            Err(_) => count.into_pyobject(py)?, // which nobody has counted to
+            Err(_) => count.into_pyobject(py)?, // larger than any count
         };
         let value = value.into_any();
         let encoded = if is_json(&value) { value } else { self.encoded(&value, tuple(py, [Text(ROOT)])?)? };

@@ -20,11 +20,11 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 
-use super::super::lists::{Int, Items, dict, list, tuple};
-use super::super::path::{MAX_DEPTH, append, append_text};
-use super::super::tree::{Node, among};
 use super::outline::{Outline, address, deep, nonsense};
-use crate::reserve::{Put, Reserve, collected, listed, repeated};
+use crate::memory::reserve::{Put, Reserve, collected, listed, repeated};
+use crate::python::memory::lists::{Int, Items, dict, list, tuple};
+use crate::python::tree::node::{Node, among};
+use crate::python::tree::path::{MAX_DEPTH, append, append_text};
 
 /// Larger ints are not the same to every reader of JSON.
 const EXACT: u64 = 1 << 53;

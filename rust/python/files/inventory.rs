@@ -1,6 +1,6 @@
 //! The arrays of a file: of what type, shape and memory order each is, where it lies in the file, and its bytes.
 //!
-//! Bytes are copied once, a chunk at a time, into or out of memory that nobody else has: what is summed is what is written,
+//! Bytes are copied once, a chunk at a time, into or out of memory that nothing else has: what is summed is what is written,
 //! whatever another thread does to an array meanwhile.
 
 use numpy::npyffi::{NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr, get_type_object};
@@ -14,15 +14,14 @@ use safetensors::Dtype;
 use std::hash::{Hash, Hasher};
 use std::os::raw::c_int;
 
-use super::super::array::access::{bytes, fill_bytes};
-use super::super::array::{Place, View, copy_into, is_exact};
-use super::super::lists::{Items, Text, bytes as new_bytes, dict, ints, list};
 use super::numbers::Numbers;
 use super::outline::Outline;
-use super::texts::Texts;
-use super::type_named;
-use crate::dtype::DType;
-use crate::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
+use super::texts::{Texts, wrong};
+use crate::loops::dtype::DType;
+use crate::memory::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed};
+use crate::python::array::access::{bytes, fill_bytes};
+use crate::python::array::{MemoryPart, View, copy_into, is_exact};
+use crate::python::memory::lists::{Items, Text, bytes as new_bytes, dict, ints, list};
 
 /// Bytes that are copied, summed and written at a time: they stay in the cache.
 const CHUNK: usize = 1 << 20;
@@ -70,7 +69,7 @@ enum Bytes {
     /// In an array.
     Array(Py<PyAny>),
     /// In memory of ours, as many as its kind says, in C order.
-    Ours(Place),
+    Ours(MemoryPart),
     /// Nowhere yet.
     None,
 }
@@ -192,7 +191,7 @@ impl Inventory {
             let start = chunk.len();
             if take > 0 {
                 match &self.arrays[i] {
-                    // SAFETY: memory of ours, which has so many bytes as its kind says, and of which no part is ever given back
+                    // SAFETY: memory of ours, which has as many bytes as its kind says, and of which no part is ever given back
                     // alone.
                     Bytes::Ours(place) => chunk.extend_from_slice(unsafe {
                         std::slice::from_raw_parts(place.ptr.add(self.offset).cast_const(), take)
@@ -282,7 +281,7 @@ impl Inventory {
     }
 
     /// Adds an array in memory of ours that is just like another one, which was pushed.
-    pub fn push_like(&mut self, other: usize, place: Place, name: &str) -> Result<usize, OutOfMemory> {
+    pub fn push_like(&mut self, other: usize, place: MemoryPart, name: &str) -> Result<usize, OutOfMemory> {
         self.put(self.of[other], Bytes::Ours(place), name)
     }
 
@@ -463,7 +462,7 @@ fn order(view: &View, fortran: bool) -> Option<Vec<usize>> {
     (!axes.is_sorted()).then_some(axes)
 }
 
-/// The bytes of so many elements; `None` if there is no such number.
+/// The bytes of this number of elements; `None` if there is no such number.
 fn volume(shape: &[isize], itemsize: usize) -> Option<usize> {
     let mut bytes = Some(itemsize);
     for &n in shape {
@@ -544,4 +543,9 @@ fn one_nan(bytes: &mut [u8], kind: &Kind) {
         }
         _ => {}
     }
+}
+
+/// The type that safetensors calls `name`.
+fn type_named(name: &str) -> PyResult<Dtype> {
+    serde_json::from_value(name.into()).map_err(wrong)
 }

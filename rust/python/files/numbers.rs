@@ -4,10 +4,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 use std::fmt::Write;
 
-use super::super::lists::{ints, text};
-use crate::reserve::{OutOfMemory, Reserve, listed};
+use crate::memory::reserve::{OutOfMemory, Reserve, listed};
+use crate::python::memory::lists::{ints, text};
 
-/// An i64 has at most so many characters, and a comma.
+/// The most characters that an i64 has, and a comma.
 const LONGEST: usize = 21;
 
 /// A list of numbers that Python hands on: an object for each would take longer to make than all else about it.

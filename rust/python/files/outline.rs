@@ -7,16 +7,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
-use super::super::array::View;
-use super::super::leaf::Leaf;
-use super::super::lists::{Int, Items, ints, list, text, tuple};
-use super::super::path::{MAX_DEPTH, Path, append};
-use super::super::ties::{Ties, ties};
-use super::super::tree::{Children, Node, children, node, trained};
 use super::forms::{Container, Form, Forms, Read};
 use super::numbers::Numbers;
 use super::texts::Texts;
-use crate::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed, repeated};
+use crate::memory::reserve::{OutOfMemory, Put, Reserve, collected, list as room, listed, repeated};
+use crate::python::array::View;
+use crate::python::leaf::Leaf;
+use crate::python::memory::lists::{Int, Items, ints, list, text, tuple};
+use crate::python::tree::node::{Children, Node, children, node, trained};
+use crate::python::tree::path::{MAX_DEPTH, Path, append};
+use crate::python::tree::ties::{Ties, ties};
 
 /// See the module. `at`, `places`, `index`, `transposed` and `ends` have an entry for each place where an array or a Leaf
 /// stands. Python gets lists of them where it asks, which it does where something differs, or is wrong.
@@ -197,7 +197,7 @@ impl Outline {
     }
 }
 
-/// Keys of a tree, each with the one above it: a tuple for each place would be so many objects for the collector of cycles.
+/// Keys of a tree, each with the one above it: a tuple for each place would be as many objects for the collector of cycles.
 struct Keys(Vec<(usize, Option<Py<PyAny>>)>);
 
 /// The top, which has no key.

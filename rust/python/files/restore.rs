@@ -4,16 +4,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyList};
 use std::ops::Range;
 
-use super::super::array::access::bytes;
-use super::super::array::{Layout, Look};
-use super::super::leaf::{Leaf, Slot};
-use super::super::lists::Items;
-use super::super::make::{Described, Source, possible, restored_leaves};
-use super::super::path::MAX_DEPTH;
 use super::forms::{Builder, Container, Form, Plain, Read};
 use super::outline::{deep, nonsense, numbers};
+use crate::memory::reserve::{Put, Reserve, collected, list, repeated};
 use crate::program::{self, Part, Program};
-use crate::reserve::{Put, Reserve, collected, list, repeated};
+use crate::python::array::access::bytes;
+use crate::python::array::{Layout, Look};
+use crate::python::leaf::create::{Described, Source, possible, restored_leaves};
+use crate::python::leaf::{Leaf, Slot};
+use crate::python::memory::lists::Items;
+use crate::python::tree::path::MAX_DEPTH;
 
 /// The states of Leafs as a file has them, one after the other.
 #[pyclass(frozen, module = "optirs._core")]
@@ -223,7 +223,7 @@ impl<'py> InFile<'_, 'py> {
         }
         self.taken.make_room(1).ok()?;
         let to = &slot.place;
-        // SAFETY: the slot was allocated for as many bytes as the layout's elements take, and nobody else has it yet.
+        // SAFETY: the slot was allocated for as many bytes as the layout's elements take, and nothing else has it yet.
         bytes(&array, layout.len * slot.dtype.size(), |from| unsafe {
             from.as_ptr().copy_to_nonoverlapping(to.ptr, from.len())
         })?;

@@ -1,12 +1,12 @@
 //! Many texts: the names of places and arrays.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 use rustc_hash::FxHashSet;
 
-use super::super::lists::{Text, list, text};
-use super::wrong;
-use crate::reserve::{OutOfMemory, Reserve, probe};
+use crate::memory::reserve::{OutOfMemory, Reserve, probe};
+use crate::python::memory::lists::{Text, list, text};
 
 /// Texts in one piece of memory; an object, or a piece, for each would take longer to make than all else about it.
 #[derive(Default, PartialEq, Eq)]
@@ -78,4 +78,9 @@ impl Texts {
     pub fn list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         list(py, self.iter().map(Text))
     }
+}
+
+/// The error of a file whose text or header is wrong.
+pub fn wrong(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
 }
