@@ -16,6 +16,7 @@ pub mod planner;
 mod scratch;
 mod tiles;
 pub mod transfer;
+pub mod walker;
 
 use crate::loops::dtype::DType;
 use crate::memory::placement::Streams;

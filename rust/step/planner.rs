@@ -8,6 +8,7 @@ use super::group::{Asked, Question, StepGroup};
 use super::job::{Job, Sink, Source, State, Tables};
 use super::norms::{Measure, Norms, first_not_finite};
 use super::scratch::Scratch;
+use super::walker::{DONE, Elsewhere, Progress, Staged, Walker};
 use super::{Goal, Outcome, Parameter, Reason, Refused, Skip};
 use crate::loops::norm::Norm;
 use crate::memory::reserve::{OutOfMemory, Put, Reserve};
@@ -15,59 +16,6 @@ use crate::program::contract::{Asks, Facts, Scalars, Verdict};
 
 /// Among the groups that were met last, a parameter's is looked for: a model has few rules, which may take turns.
 const NEAR: usize = 4;
-
-/// How far a plan has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
-    /// All but its last phase has run.
-    Ready,
-    /// It waits for what is made elsewhere: see [`Planner::calls`].
-    Elsewhere,
-}
-
-/// What a plan waits for: a link whose work is done elsewhere.
-#[derive(Clone, Copy)]
-pub struct Elsewhere {
-    /// The number of the parameter among those that are on their way.
-    number: usize,
-    /// The parameter.
-    pub parameter: usize,
-    /// The link.
-    pub link: usize,
-    /// What comes to it; `None` where that is the gradient itself.
-    pub source: Option<Source>,
-}
-
-/// A parameter whose rule must know whole gradients, on its way through the links.
-struct Walker {
-    parameter: usize,
-    /// The number of its [`StepGroup`].
-    group: usize,
-    /// The link at which it is.
-    at: usize,
-    /// What that link gets.
-    source: Source,
-    /// The 2-norm of it, once it is known.
-    norm: Option<f64>,
-    /// What is measured of it in this phase, by number.
-    measure: Option<usize>,
-    /// Whether it goes on in this phase.
-    ready: bool,
-    /// Whether what it waited for has been made elsewhere.
-    answered: bool,
-    /// Whether what the link gets was made elsewhere.
-    is_made: bool,
-    /// Memory for a gradient between two segments.
-    scratch: Option<*mut u8>,
-}
-
-/// A new state array that is not yet where it belongs.
-struct Staged {
-    parameter: usize,
-    /// Whether it stays where the step is skipped further on.
-    collects: bool,
-    copy: Copy,
-}
 
 /// Plans steps. It can be kept: then its lists are used again.
 #[derive(Default)]
@@ -705,6 +653,3 @@ impl<'a> Planner<'a> {
 
 // SAFETY: the pointers are to memory that whoever plans keeps alive, and uses from one thread at a time.
 unsafe impl Send for Planner<'_> {}
-
-/// Where a walker is that has gone all the way.
-const DONE: usize = usize::MAX;

@@ -10,7 +10,8 @@ use crate::memory::reserve::{OutOfMemory, Put, Reserve};
 use crate::program::Program;
 use crate::program::contract::Hyper;
 use crate::step::job::{Lone, Source, State};
-use crate::step::planner::{Planner, Progress};
+use crate::step::planner::Planner;
+use crate::step::walker::Progress;
 use crate::step::{Goal, Refused, Skip};
 
 /// Below this number of bytes read and written, the loops of a step are called without a look at each.

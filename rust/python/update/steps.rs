@@ -14,8 +14,9 @@ use crate::python::array::access::Pointers;
 use crate::python::array::{Layout, MemoryPart, View};
 use crate::python::leaf::{Counts, Inner, Leaf, Moments};
 use crate::step::job::{Source, State};
-use crate::step::planner::{Elsewhere, Planner, Progress};
+use crate::step::planner::Planner;
 use crate::step::transfer::Transfer;
+use crate::step::walker::{Elsewhere, Progress};
 use crate::step::{Goal, Outcome, Parameter, Refused};
 
 /// One parameter's step, as plain data.
