@@ -64,7 +64,7 @@ pub(super) struct Asked<'a> {
     /// Numbers of wholes by what they are looked up by.
     index: FxHashMap<u64, usize>,
     /// The step counts of all groups.
-    pub counts: Vec<u64>,
+    pub counts: SmallVec<[u64; 8]>,
     /// The greatest stamp in the states of all parameters.
     pub stamp: u64,
 }

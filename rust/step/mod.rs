@@ -77,11 +77,11 @@ pub trait Parameter<'a>: Copy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// How many links of the rule it has reached; `None` where there was no step.
-    pub reach: Option<usize>,
+    pub reach: Option<u32>,
     /// Whether it has reached the parameter.
     pub steps: bool,
     /// The link that has skipped it.
-    pub skipped: Option<usize>,
+    pub skipped: Option<u32>,
 }
 
 /// A step that a rule has skipped for all parameters of a group.

@@ -118,7 +118,7 @@ impl<'a> Planner<'a> {
         let group = walker.group;
         walker.at = DONE;
         let outcome = &mut self.outcomes[call.parameter];
-        let reach = outcome.reach.replace(call.link + 1).unwrap_or(0);
+        let reach = outcome.reach.replace(call.link as u32 + 1).unwrap_or(0) as usize;
         if std::mem::take(&mut outcome.steps) {
             self.carry_x(p)?;
             self.carry(p, 0..p.program().slots_of(&(0..0)).start)?;
@@ -162,14 +162,14 @@ impl<'a> Planner<'a> {
         let own = &self.facts[start..*known];
         let facts = |link: usize| own.iter().find(|&&(_, at, _)| at == link).map(|(.., facts)| facts);
         let program = p.program();
-        match (outcome.skipped, outcome.reach) {
+        match (outcome.skipped.map(|at| at as usize), outcome.reach) {
             (Some(skipped), _) => {
                 for link in (0..skipped).filter(|&l| program.links[l].kernel.shape().collects) {
                     program.advance_link(counts, link, None);
                 }
                 program.advance_link(counts, skipped, facts(skipped));
             }
-            (None, Some(reach)) => program.advance(counts, reach, outcome.steps, facts),
+            (None, Some(reach)) => program.advance(counts, reach as usize, outcome.steps, facts),
             (None, None) => {}
         }
     }
@@ -224,7 +224,7 @@ impl<'a> Planner<'a> {
         }
         let StepGroup { reach, steps, ref slots, scalars, arrays, .. } = self.groups[group];
         let (slots, asks) = (slots.clone(), !self.groups[group].questions.is_empty());
-        self.outcomes.push(Outcome { reach: Some(reach), steps, skipped: None });
+        self.outcomes.push(Outcome { reach: Some(reach as u32), steps, skipped: None });
         self.carry(p, slots.end..arrays)?;
         if !steps {
             self.carry_x(p)?;
@@ -558,7 +558,7 @@ impl<'a> Planner<'a> {
         let at = walker.at;
         self.facts.put((walker.parameter, at, facts))?;
         let outcome = &mut self.outcomes[walker.parameter];
-        outcome.skipped = Some(at);
+        outcome.skipped = Some(at as u32);
         if std::mem::take(&mut outcome.steps) {
             self.carry_x(p)?;
             self.carry(p, 0..p.program().slots_of(&(0..0)).start)?;
@@ -645,7 +645,7 @@ impl<'a> Planner<'a> {
         copies.make_room(staged.len())?;
         copies.extend(staged.iter().filter(kept).map(|s| s.copy));
         // Of a step that was skipped only the skip itself is known.
-        facts.retain(|&(parameter, link, _)| outcomes[parameter].skipped.is_none_or(|at| at == link));
+        facts.retain(|&(parameter, link, _)| outcomes[parameter].skipped.is_none_or(|at| at as usize == link));
         facts.sort_unstable_by_key(|&(parameter, link, _)| (parameter, link));
         Ok(())
     }

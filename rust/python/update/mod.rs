@@ -218,7 +218,7 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             let done = run(py, &wanted, |arrays| unsafe { steps::finish(all, arrays, plan, counts) })?;
             done.map_err(|why| self.refusal(py, why, names))?;
         }
-        reached.extend(steps.iter().map(|step| step.outcome));
+        reached.extend_from_slice_copy(&planner.outcomes);
         Ok(Done { outcomes: reached, counts, own, old, skipped })
     }
 
@@ -503,7 +503,7 @@ fn own_states(py: Python<'_>, own: &[OwnState], new: Vec<OwnDone>) -> PyResult<V
 pub fn advance(program: &Program, counts: &mut Counts, outcome: Outcome, after: Option<Counts>) {
     match (after, outcome.reach) {
         (Some(after), _) => *counts = after,
-        (None, Some(reach)) => program.advance(counts, reach, outcome.steps, |_| None),
+        (None, Some(reach)) => program.advance(counts, reach as usize, outcome.steps, |_| None),
         (None, None) => {}
     }
 }

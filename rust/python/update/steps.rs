@@ -293,8 +293,9 @@ pub unsafe fn finish<'a>(
     unsafe { planner.run() };
     let mut moves = false;
     for (step, &outcome) in steps.iter_mut().zip(&planner.outcomes) {
-        moves |= step.through.is_some();
-        step.outcome = outcome;
+        if step.through.is_some() {
+            (moves, step.outcome) = (true, outcome);
+        }
     }
     if planner.has_asked() {
         let mut known = 0;
