@@ -127,7 +127,12 @@ MEANS = {
         modes=BOTH,
     ),
     "parts of 256 in pure loops": Means(
-        "loops/kernel.rs", "const PART: usize = 64;", "const PART: usize = 256;", ("a2",), ("Adam", CHAIN, SHORT), modes=PURE
+        "loops/kernel.rs",
+        "const PART: usize = 64;",
+        "const PART: usize = 256;",
+        ("a2",),
+        ("Adam", CHAIN, SHORT),
+        modes=PURE,
     ),
     "helpers sleep at once": Means(
         "threads/queue.rs",

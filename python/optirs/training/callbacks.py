@@ -174,9 +174,10 @@ class EarlyStopping:
     """A callback of `train` that ends the training when a value is good enough or improves no more, and keeps the best.
 
     An improvement is a value smaller than `best - min_delta`, or with `mode="max"` one greater than `best + min_delta`.
-    NaN never is one, nor is an infinite value of `optirs.metrics`. A norm that no step has taken yet is no value. After `patience` values in a row without an
-    improvement, the training ends; with a threshold, after the first value that is at most that (at least, with
-    `mode="max"`), if it is finite: this one is kept as the best, whatever `min_delta` says.
+    NaN never is one, nor is an infinite value of `optirs.metrics`. A norm that no step has taken yet is no value. After
+    `patience` values in a row without an improvement, the training ends; with a threshold, after the first value that
+    is at most that (at least, with `mode="max"`), if it is finite: this one is kept as the best, whatever `min_delta`
+    says.
 
     Args:
         held_out: The `HeldOut` whose results are watched, whenever it makes one. It need not be among the callbacks
