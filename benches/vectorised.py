@@ -2,9 +2,9 @@
 
 Builds the extension module as it ships, but with its symbols, disassembles it (`objdump`, from the binutils that the
 linker comes from) and looks at every loop of `rust/loops/kernel.rs`: every rule, in place, pure, pure past the caches,
-and as a link of a chain, for every element type and instruction set. Each must hold an innermost loop that computes and stores
-whole registers of its instruction set and nothing one element at a time. Divisions and roots of the loop for the last
-few elements must be in one of those, too. It is no timing: the answer depends on the compiler alone.
+and as a link of a chain, for every element type and instruction set. Each must hold an innermost loop that computes and
+stores whole registers of its instruction set and nothing one element at a time. Divisions and roots of the loop for
+the last few elements must be in one of those, too. It is no timing: the answer depends on the compiler alone.
 """
 
 import json
