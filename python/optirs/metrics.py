@@ -20,7 +20,8 @@ def metrics(state: Any) -> dict[str, float]:
         `"ClipGlobalNorm.norm"`, `"SkipNonFinite.skipped"` and `"SkipNonFinite.consecutive"`, as far as there are such
         rules; those that have a name as `"ClipGlobalNorm[decoder].norm"`. Where the Leafs of a group disagree, since
         some of them did not take part in every step, the norm is that of the group's last step, and a count the
-        greatest.
+        greatest. A file does not say which Leafs took part last: after `load`, where they disagree, the norm is that of
+        the first one that is not frozen.
 
     Raises:
         ValueError: If two groups have one name: give their rules different ones.
