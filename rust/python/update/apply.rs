@@ -72,7 +72,7 @@ pub fn apply<'py>(
     };
     let Done { outcomes, counts, own, skipped, .. } =
         Call { entries: &entries, gradients: &gradients, to }.run(py, &arena, &names)?;
-    let (outcome, after) = (outcomes[0], counts.into_iter().next());
+    let (outcome, after) = (outcomes[0], Some(&counts[..]).filter(|counts| !counts.is_empty()));
     let (state, result) = match to {
         Targets::Direction(place) => {
             drop(entries);

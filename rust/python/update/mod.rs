@@ -75,10 +75,10 @@ fn update_in<'py>(
     let to = if in_place { Targets::Places } else { Targets::Fresh(&results) };
     let Done { outcomes, counts: after, own, mut old, skipped } =
         Call { entries: &entries, gradients: &gradients, to }.run(py, arena, &names)?;
-    let (mut own, mut after) = (own.into_iter().peekable(), after.into_iter());
+    let (mut own, mut after) = (own.into_iter().peekable(), &after[..]);
     if in_place {
         for (i, (entry, outcome)) in entries.iter_mut().zip(outcomes).enumerate() {
-            let after = after.next();
+            let after = next_counts(&mut after, &entry.guard.get().moments.program);
             let Some(inner) = entry.guard.get_mut() else { continue };
             while let Some(new) = own.next_if(|new| new.entry == i) {
                 old.push(std::mem::replace(&mut inner.moments.own[new.own], new.state));
@@ -92,11 +92,12 @@ fn update_in<'py>(
     }
     let mut fresh = list_in(entries.len(), arena)?;
     for (i, ((entry, result), outcome)) in entries.iter().zip(&results).zip(outcomes).enumerate() {
+        let after = next_counts(&mut after, &entry.guard.get().moments.program);
         let mut states = Vec::new();
         while let Some(new) = own.next_if(|new| new.entry == i) {
             states.put(new)?;
         }
-        fresh.push(hand_out(py, entry, result, states, (outcome, after.next()))?);
+        fresh.push(hand_out(py, entry, result, states, (outcome, after))?);
     }
     drop((entries, old));
     skipped.iter().for_each(|skipped| skipped.tell(py));
@@ -147,8 +148,8 @@ pub struct OwnDone {
 pub struct Done<'b> {
     /// What the step was to each entry.
     pub outcomes: List<'b, Outcome>,
-    /// The counts of all entries after it, where they do not follow from that; else none.
-    pub counts: Vec<Counts>,
+    /// The counts of all entries after it, one after the other, where they do not follow from that; else none.
+    pub counts: Vec<u64>,
     /// The new states of the user's own rules, in the order of the entries.
     pub own: Vec<OwnDone>,
     /// Those of steps that were skipped later on, with room for the old ones of all others: to drop one may run Python code.
@@ -498,11 +499,18 @@ fn own_states(py: Python<'_>, own: &[OwnState], new: Vec<OwnDone>) -> PyResult<V
     }))
 }
 
+/// The counts of the next entry, whose rule is `program`, among those of all that are left; `None` where there are none.
+fn next_counts<'c>(left: &mut &'c [u64], program: &Program) -> Option<&'c [u64]> {
+    let (own, rest) = left.split_at_checked(program.counters())?;
+    *left = rest;
+    Some(own)
+}
+
 /// Brings counts to where they are after a step.
 #[inline]
-pub fn advance(program: &Program, counts: &mut Counts, outcome: Outcome, after: Option<Counts>) {
+pub fn advance(program: &Program, counts: &mut Counts, outcome: Outcome, after: Option<&[u64]>) {
     match (after, outcome.reach) {
-        (Some(after), _) => *counts = after,
+        (Some(after), _) => counts.copy_from_slice(after),
         (None, Some(reach)) => program.advance(counts, reach as usize, outcome.steps, |_| None),
         (None, None) => {}
     }
@@ -514,7 +522,7 @@ pub fn hand_out<'py>(
     entry: &Entry<'_, 'py>,
     result: &Fresh,
     new: Vec<OwnDone>,
-    (outcome, after): (Outcome, Option<Counts>),
+    (outcome, after): (Outcome, Option<&[u64]>),
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let old = entry.guard.get();
     let (dtype, layout) = (entry.leaf().dtype, &entry.leaf().layout);

@@ -12,7 +12,7 @@ use crate::program::Program;
 use crate::program::contract::Hyper;
 use crate::python::array::access::Pointers;
 use crate::python::array::{Layout, MemoryPart, View};
-use crate::python::leaf::{Counts, Inner, Leaf, Moments};
+use crate::python::leaf::{Inner, Leaf, Moments};
 use crate::step::job::{Source, State};
 use crate::step::planner::Planner;
 use crate::step::transfer::Transfer;
@@ -250,7 +250,7 @@ pub unsafe fn go_on<'a>(
     answers: &mut Vec<(Elsewhere, Option<Source>)>,
     arrays: Pointers<'_>,
     planner: &mut Planner<'a>,
-    counts: &mut Vec<Counts>,
+    counts: &mut Vec<u64>,
     waits: bool,
 ) -> Result<Progress, Refused> {
     let all = &*steps;
@@ -275,8 +275,8 @@ pub unsafe fn go_on<'a>(
     Ok(progress)
 }
 
-/// Takes all steps of a plan that is ready. `counts` gets those of all steps after them, where they do not follow from the
-/// outcomes.
+/// Takes all steps of a plan that is ready. `counts` gets those of all steps after them, one after the other, where they do
+/// not follow from the outcomes.
 ///
 /// # Safety
 /// As for [`go_on`].
@@ -284,10 +284,11 @@ pub unsafe fn finish<'a>(
     steps: &mut [Step<'a>],
     arrays: Pointers<'_>,
     planner: &mut Planner<'a>,
-    counts: &mut Vec<Counts>,
+    counts: &mut Vec<u64>,
 ) -> Result<(), Refused> {
     if planner.has_asked() {
-        counts.make_room(steps.len())?; // what is written by now is not seen outside
+        // What is written by now is not seen outside.
+        counts.make_room(steps.iter().map(|step| step.inner.moments.counts.len()).sum())?;
     }
     // SAFETY: the caller's promise.
     unsafe { planner.run() };
@@ -299,12 +300,11 @@ pub unsafe fn finish<'a>(
     }
     if planner.has_asked() {
         let mut known = 0;
-        counts.extend(steps.iter().enumerate().map(|(i, step)| {
-            let opened = step.opened(arrays);
-            let mut counts = Counts::from_slice(opened.counts());
-            planner.advance(i, &opened, &mut counts, &mut known);
-            counts
-        }));
+        for (i, step) in steps.iter().enumerate() {
+            let (opened, start) = (step.opened(arrays), counts.len());
+            counts.extend_from_slice(opened.counts());
+            planner.advance(i, &opened, &mut counts[start..], &mut known);
+        }
     }
     if moves {
         // SAFETY: the caller's promise.
