@@ -6,7 +6,7 @@ from typing import Any
 
 from . import _core
 from ._core import Leaf
-from .rules import ClipGlobalNorm, Rule, Scheduled, flattened, inside, is_for_whole_step, plain
+from .rules import ClipGlobalNorm, Rule, Scheduled, SkipNonFinite, flattened, inside, is_for_whole_step, plain
 from .state import leafs
 
 
@@ -74,7 +74,7 @@ def _groups(state: Any) -> dict[str, list["_Member"]]:
 class _Member:
     """A rule for the whole step in a Leaf."""
 
-    rule: Rule
+    rule: ClipGlobalNorm | SkipNonFinite
     """As it was at the last step, whatever schedules it follows."""
     state: dict[str, Any]
     path: tuple[Any, ...]
@@ -87,7 +87,7 @@ class _Member:
     @property
     def name(self) -> str:
         """How it is called in `metrics`."""
-        own = self.rule.name  # type: ignore[attr-defined]
+        own = self.rule.name
         return f"{type(self.rule).__name__}[{own}]" if own else type(self.rule).__name__
 
     @property
@@ -107,7 +107,11 @@ def _members_of(path: tuple[Any, ...], leaf: Leaf) -> list[_Member]:
     if not any(map(is_for_whole_step, flattened(leaf.rule))):
         return []  # its state is not asked
     found = enumerate(_in_rule(leaf.rule, leaf.state))
-    members = [_Member(rule, state, path, leaf, place) for place, (rule, state) in found]
+    members = [
+        _Member(rule, state, path, leaf, place)
+        for place, (rule, state) in found
+        if isinstance(rule, ClipGlobalNorm | SkipNonFinite)  # all of them, for the type checker
+    ]
     norms = [member for member in members if isinstance(member.rule, ClipGlobalNorm)]
     for member, stamp in zip(norms, _core.stamps(leaf), strict=True):
         member.stamp = stamp

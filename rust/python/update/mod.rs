@@ -177,11 +177,12 @@ impl<'c, 'py> Call<'c, '_, 'py> {
             let looks = |looks: &mut Looks<'_, '_, '_>| self.look_again(looks);
             let wanted = Wanted::new(arena, 2 * n, load, names, looks);
             let waits = !own.is_empty();
-            // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are
-            // written are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets, copies
-            // and answers are new.
-            let progress =
-                run(py, &wanted, |arrays| unsafe { steps::go_on(all, given.all(), arrays, plan, counts, waits) })?;
+            let progress = run(py, &wanted, |arrays| {
+                // SAFETY: the entries' guards are held by the caller, as writers' where targets are places; arrays that are
+                // written are disjoint, and gradients in their memory are copied, as `Touched::separate` saw to; targets,
+                // copies and answers are new.
+                unsafe { steps::go_on(all, given.all(), arrays, plan, counts, waits) }
+            })?;
             if progress.map_err(|why| self.refusal(py, why, names))? == Progress::Ready {
                 break;
             }
